@@ -1,0 +1,254 @@
+// Backward: nodes in reverse; a region's values are replayed when its last node is reached.
+#pragma once
+
+#include <algorithm>
+#include <cstring>
+#include <remat/autodiff/accumulate.hpp>
+#include <remat/autodiff/recording.hpp>
+#include <vector>
+
+namespace remat::inline REMAT_ABI::detail {
+
+/// One backward over one program. No recursion over nodes, so depth costs no stack.
+class Backward {
+ public:
+  Backward(Program& program, SlotId loss) : p_(program), loss_(loss) {}
+
+  void run() {
+    prune();
+    hold_exactly();
+    seed();
+    std::int32_t level = -1;
+    for (std::int32_t i = p_.node_count() - 1; i >= 0; --i) {
+      while (level >= 0 && i < p_.region(level).node_begin) level = p_.region(level).parent;
+      if (!p_.node(i).live) continue;
+      while (p_.node(i).region != level) {
+        std::int32_t child = p_.node(i).region;
+        while (p_.region(child).parent != level) child = p_.region(child).parent;
+        enter(child);
+        level = child;
+      }
+      step(p_.node(i));
+    }
+    for (Slot& s : p_.slots)
+      if (!s.keep) s.value = {};
+    p_.stats.backward_flops += p_.stats.replay_flops;
+  }
+
+ private:
+  /// Leaves live only what the loss reaches.
+  void prune() {
+    std::vector<std::uint8_t> reached(p_.slots.size());
+    reached[static_cast<std::size_t>(loss_)] = 1;
+    for (std::int32_t i = p_.node_count() - 1; i >= 0; --i) {
+      Node& n = p_.node(i);
+      bool is_reached = false;
+      for (int k = 0; k < n.output_count; ++k)
+        is_reached = is_reached || reached[static_cast<std::size_t>(n.first_output + k)];
+      n.live = n.live && is_reached;
+      if (!n.live) continue;
+      for (const Operand& operand : p_.operands_of(n))
+        if (operand.slot >= 0 && p_.slot(operand.slot).wants_gradient)
+          reached[static_cast<std::size_t>(operand.slot)] = 1;
+    }
+  }
+
+  /// The end of recording: from here on a value lives for its readers alone.
+  void hold_exactly() {
+    p_.slot(loss_).keep = true;
+    p_.finished = true;
+    p_.saved = level_needs(p_, -1);
+    for (Slot& s : p_.slots) s.holds = 0;
+    for (const Need& need : p_.saved) p_.hold(need.slot);
+    std::size_t saved_bytes = 0;
+    for (std::size_t i = 0; i < p_.slots.size(); ++i) {
+      Slot& s = p_.slots[i];
+      if (s.is_leaf()) continue;
+      if (s.holds == 0 && !s.keep) s.value = {};
+      if (s.value && static_cast<SlotId>(i) != loss_) saved_bytes += round_up(s.spec.bytes());
+    }
+    p_.stats.saved_bytes = saved_bytes;
+  }
+
+  void seed() {
+    Slot& loss = p_.slot(loss_);
+    loss.grad = p_.allocate(loss.spec.bytes());
+    if (!p_.computes()) return;
+    if (loss.spec.dtype == DType::float32) *reinterpret_cast<float*>(loss.grad->data()) = 1;
+    if (loss.spec.dtype == DType::float64) *reinterpret_cast<double*>(loss.grad->data()) = 1;
+    if (loss.spec.dtype == DType::bfloat16) *reinterpret_cast<std::uint16_t*>(loss.grad->data()) = narrow(1);
+  }
+
+  void release(SlotId id) {
+    Slot& s = p_.slot(id);
+    if (--s.holds == 0 && !s.keep) s.value = {};
+  }
+
+  /// Makes at hand all that backward of the region's level reads, by running its ops again in tape order, each once.
+  void enter(std::int32_t id) {
+    const std::vector<Need> targets = level_needs(p_, id);
+    for (const Need& need : targets) p_.hold(need.slot);
+    const std::int32_t begin = p_.region(id).node_begin, end = p_.region(id).node_end;
+    std::vector<std::uint8_t> replayed(static_cast<std::size_t>(end - begin));
+    const auto demand = [&](SlotId slot) {
+      const Slot& s = p_.slot(slot);
+      if (s.is_leaf() || s.value) return;
+      require(s.node >= begin, "replay: ", p_.node(s.node).op->name(), " lies before its region and is not held");
+      replayed[static_cast<std::size_t>(s.node - begin)] = 1;
+    };
+    for (const Need& need : targets) demand(need.slot);
+    for (std::int32_t i = end - 1; i >= begin; --i) {
+      if (!replayed[static_cast<std::size_t>(i - begin)]) continue;
+      for_each_operand(p_.node(i), [&](SlotId slot) {
+        demand(slot);
+        p_.hold(slot);
+      });
+    }
+    for (std::int32_t i = begin; i < end; ++i)
+      if (replayed[static_cast<std::size_t>(i - begin)]) replay(p_.node(i));
+    for (const SlotId slot : p_.region(id).held) release(slot);
+  }
+
+  template <class Visit>
+  void for_each_operand(const Node& n, Visit&& visit) {
+    for (const Operand& operand : p_.operands_of(n))
+      if (operand.slot >= 0 && !p_.slot(operand.slot).is_leaf()) visit(operand.slot);
+  }
+
+  void replay(const Node& n) {
+    for (int k = 0; k < n.output_count; ++k) {
+      Slot& s = p_.slot(n.first_output + k);
+      // A result that is still at hand keeps its bytes: the op writes the same ones into a spare.
+      spare_.push_back(std::exchange(s.value, p_.allocate(s.spec.bytes())));
+    }
+    set_values(p_, frame_, p_.operands_of(n), n.first_output, n.output_count, nullptr);
+    run_op(p_, *n.op, n.path, frame_, n.cost.forward_scratch, [&] { n.op->forward(frame_); });
+    for (int k = 0; k < n.output_count; ++k) {
+      Slot& s = p_.slot(n.first_output + k);
+      if (spare_[static_cast<std::size_t>(k)]) s.value = std::move(spare_[static_cast<std::size_t>(k)]);
+      if (s.holds == 0 && !s.keep) s.value = {};
+    }
+    spare_.clear();
+    ++p_.stats.ops_replayed;
+    ++p_.stats.replayed_by_op[n.op->name()];
+    p_.stats.replay_flops += n.cost.flops;
+    for_each_operand(n, [&](SlotId slot) { release(slot); });
+  }
+
+  /// Where the gradient of one operand is written during one backward.
+  struct Target {
+    enum class Kind { none, passed, direct, fresh } kind = Kind::none;
+    Storage buffer{};
+  };
+
+  void step(Node& n) {
+    const auto operands = p_.operands_of(n);
+    bool has_gradient = false;
+    for (int k = 0; k < n.output_count; ++k) has_gradient = has_gradient || p_.slot(n.first_output + k).grad;
+    if (has_gradient) {
+      set_values(p_, frame_, operands, n.first_output, n.output_count, &n.residuals);
+      for (int k = 0; k < n.output_count; ++k)
+        if (const Slot& s = p_.slot(n.first_output + k); s.grad)
+          frame_.outputs[static_cast<std::size_t>(k)].grad = s.grad->data();
+      targets_.clear();
+      bool has_work = false;
+      for (std::size_t i = 0; i < operands.size(); ++i) {
+        targets_.push_back(target(n, operands, i));
+        has_work = has_work || targets_.back().kind >= Target::Kind::direct;
+      }
+      if (has_work) run_op(p_, *n.op, n.path, frame_, n.cost.backward_scratch, [&] { n.op->backward(frame_); });
+      p_.stats.backward_flops += n.cost.backward_flops;
+      for (int k = 0; k < n.output_count; ++k) p_.slot(n.first_output + k).grad = {};
+      for (std::size_t i = 0; i < operands.size(); ++i)
+        if (targets_[i].kind == Target::Kind::passed || targets_[i].kind == Target::Kind::fresh)
+          contribute(operands[i], std::move(targets_[i].buffer));
+    }
+    for_each_residual(p_, n, [&](SlotId slot) { release(slot); });
+  }
+
+  Target target(const Node& n, std::span<const Operand> operands, std::size_t i) {
+    const Operand& operand = operands[i];
+    const int input = static_cast<int>(i);
+    if (operand.slot < 0 || !p_.slot(operand.slot).wants_gradient) return {};
+    Slot& s = p_.slot(operand.slot);
+    Slot& y = p_.slot(n.first_output);
+    const bool same_spec = y.spec.dtype == s.spec.dtype && y.spec.shape == operand.shape;
+    if (n.op->passes_gradient(input) && same_spec) return {Target::Kind::passed, y.grad};
+
+    Frame::Value& value = frame_.inputs[i];
+    // Straight into the gradient that is summed up, unless another operand of this op writes there too.
+    bool alone = true;
+    for (std::size_t k = 0; k < operands.size(); ++k) alone = alone && (k == i || operands[k].slot != operand.slot);
+    const bool whole = operand.shape.size() == s.spec.shape.size();
+    if (s.parameter >= 0 && alone && whole && (!has_gradient(s) || n.op->accumulates(input))) {
+      value.accumulate = has_gradient(s);
+      value.grad = parameter_gradient(s);
+      return {Target::Kind::direct, {}};
+    }
+    if (s.parameter < 0 && alone && whole && s.grad && s.grad.use_count() == 1 && n.op->accumulates(input)) {
+      value.grad = s.grad->data();
+      value.accumulate = true;
+      return {Target::Kind::direct, {}};
+    }
+    Target fresh{Target::Kind::fresh, {}};
+    if (n.op->in_place_gradient(input) && same_spec && y.grad.use_count() == 1)
+      fresh.buffer = y.grad;
+    else
+      fresh.buffer = p_.allocate(static_cast<std::size_t>(operand.shape.size()) * size_of(s.spec.dtype));
+    value.grad = fresh.buffer->data();
+    return fresh;
+  }
+
+  // A parameter's gradient is the registry's; plan mode only notes, without bytes, that there is one.
+  bool has_gradient(const Slot& s) const {
+    return p_.computes() ? p_.parameters[static_cast<std::size_t>(s.parameter)]->has_grad : static_cast<bool>(s.grad);
+  }
+  std::byte* parameter_gradient(Slot& s) {
+    if (!p_.computes()) {
+      if (!s.grad) s.grad = p_.allocate(0);
+      return nullptr;
+    }
+    ParameterEntry& entry = *p_.parameters[static_cast<std::size_t>(s.parameter)];
+    entry.has_grad = true;
+    return entry.grad_buffer().mutable_data();
+  }
+
+  /// Adds `gradient` of one operand to the gradient of its slot.
+  void contribute(const Operand& operand, Storage gradient) {
+    Slot& s = p_.slot(operand.slot);
+    const Index count = operand.shape.size();
+    const std::size_t bytes = s.spec.bytes();
+    if (s.parameter >= 0) {
+      const bool had = has_gradient(s);
+      std::byte* sum = parameter_gradient(s);
+      if (!p_.computes()) return;
+      if (!had) std::memset(sum, 0, bytes);
+      sum += static_cast<std::size_t>(operand.offset) * size_of(s.spec.dtype);
+      add_arrays(s.spec.dtype, sum, sum, gradient->data(), count);
+      return;
+    }
+    if (!s.grad && count == s.spec.shape.size()) {
+      s.grad = std::move(gradient);
+      return;
+    }
+    const Storage before = std::exchange(s.grad, {});
+    // Gradients that were passed on are shared: a sum then needs bytes of its own.
+    const bool reuse = before && before.use_count() == 1;
+    s.grad = reuse ? before : p_.allocate(bytes);
+    if (!p_.computes()) return;
+    const std::size_t at = static_cast<std::size_t>(operand.offset) * size_of(s.spec.dtype);
+    std::byte* sum = s.grad->data();
+    if (!before) std::memset(sum, 0, bytes);
+    if (before && !reuse && count != s.spec.shape.size()) std::memcpy(sum, before->data(), bytes);
+    const std::byte* old = before && count == s.spec.shape.size() ? before->data() : sum;
+    add_arrays(s.spec.dtype, sum + at, old + at, gradient->data(), count);
+  }
+
+  Program& p_;
+  SlotId loss_;
+  Frame frame_;
+  std::vector<Target> targets_;
+  std::vector<Storage> spare_;
+};
+
+}  // namespace remat::inline REMAT_ABI::detail

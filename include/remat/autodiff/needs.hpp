@@ -1,0 +1,96 @@
+// What must be at hand: for the backward of one level of the tape, and for the replay of one region.
+//
+// A level is the tape outside all regions, or one region without those inside it. Its backward reads the residuals of
+// its own nodes, and what replays of its child regions start from. Walking those back to values that are kept or lie
+// outside gives what the region itself must hold. Each policy is asked about all slots of its region, so the outermost
+// one governs while the forward runs and an inner one when the level above is replayed (as in JAX).
+#pragma once
+
+#include <remat/autodiff/program.hpp>
+
+namespace remat::inline REMAT_ABI {
+
+/// Calls `visit(slot)` for each residual of a node that is not a leaf.
+template <class Visit>
+void for_each_residual(const Program& program, const Node& node, Visit&& visit) {
+  const auto operands = program.operands_of(node);
+  for (std::size_t i = 0; i < operands.size(); ++i)
+    if (node.residuals.input(static_cast<int>(i)) && operands[i].slot >= 0 && !program.slot(operands[i].slot).is_leaf())
+      visit(operands[i].slot);
+  for (int i = 0; i < node.output_count; ++i)
+    if (node.residuals.output(i)) visit(node.first_output + i);
+}
+
+/// What backward of a level reads (-1: the tape): one entry for each reader. Sets `held` of its child regions.
+std::vector<Need> level_needs(Program& program, std::int32_t level);
+
+/// What a replay of region `id` starts from. `at_hand(slot)`: is a slot of the region held from outside already?
+template <class AtHand>
+std::vector<Need> region_needs(Program& program, std::int32_t id, AtHand&& at_hand) {
+  const std::vector<Need> targets = level_needs(program, id);
+  const Region& r = program.region(id);
+  std::vector<Need> needs;
+  std::vector<std::uint8_t> seen(static_cast<std::size_t>(r.slot_end - r.slot_begin));
+  std::vector<std::uint8_t> replayed(static_cast<std::size_t>(r.node_end - r.node_begin));
+  const auto visit = [&](SlotId slot, std::int32_t reader, bool is_replay) {
+    if (program.slot(slot).is_leaf()) return;
+    if (!r.contains(slot)) {
+      needs.push_back({slot, reader, is_replay});
+      return;
+    }
+    auto& is_seen = seen[static_cast<std::size_t>(slot - r.slot_begin)];
+    if (is_seen) return;
+    is_seen = 1;
+    if (program.kept_by(id, slot) || program.slot(slot).keep || at_hand(slot))
+      needs.push_back({slot, reader, is_replay});
+    else
+      replayed[static_cast<std::size_t>(program.slot(slot).node - r.node_begin)] = 1;
+  };
+  for (const Need& target : targets) visit(target.slot, target.reader, target.replay);
+  for (std::int32_t i = r.node_end - 1; i >= r.node_begin; --i) {
+    if (!replayed[static_cast<std::size_t>(i - r.node_begin)]) continue;
+    for (const Operand& operand : program.operands_of(program.node(i)))
+      if (operand.slot >= 0) visit(operand.slot, i, true);
+  }
+  return needs;
+}
+
+inline std::vector<Need> level_needs(Program& program, std::int32_t level) {
+  const bool is_tape = level < 0;
+  const SlotId slot_begin = is_tape ? 0 : program.region(level).slot_begin;
+  const SlotId slot_end = is_tape ? static_cast<SlotId>(program.slots.size()) : program.region(level).slot_end;
+  const std::int32_t node_begin = is_tape ? 0 : program.region(level).node_begin;
+  const std::int32_t node_end = is_tape ? program.node_count() : program.region(level).node_end;
+  std::vector<Need> needs;
+  std::vector<std::uint8_t> at_hand(static_cast<std::size_t>(slot_end - slot_begin));
+  const auto add = [&](const Need& need) {
+    needs.push_back(need);
+    if (need.slot >= slot_begin) at_hand[static_cast<std::size_t>(need.slot - slot_begin)] = 1;
+  };
+  std::vector<std::int32_t> children;
+  for (std::int32_t i = node_begin; i < node_end; ++i) {
+    const Node& n = program.node(i);
+    if (n.region != level) {
+      // Skip the child region that holds this node.
+      std::int32_t child = n.region;
+      while (program.region(child).parent != level) child = program.region(child).parent;
+      children.push_back(child);
+      i = program.region(child).node_end - 1;
+    } else if (n.live) {
+      for_each_residual(program, n, [&](SlotId slot) { add({slot, i, false}); });
+    }
+  }
+  for (auto child = children.rbegin(); child != children.rend(); ++child) {
+    const auto found = region_needs(
+        program, *child, [&](SlotId slot) { return at_hand[static_cast<std::size_t>(slot - slot_begin)] != 0; });
+    auto& held = program.region(*child).held;
+    held.clear();
+    for (const Need& need : found) {
+      held.push_back(need.slot);
+      add(need);
+    }
+  }
+  return needs;
+}
+
+}  // namespace remat::inline REMAT_ABI

@@ -1,0 +1,193 @@
+// Recording: an op is checked, run and written down; regions open and close around ops.
+#pragma once
+
+#include <memory>
+#include <remat/autodiff/needs.hpp>
+#include <span>
+#include <utility>
+
+namespace remat::inline REMAT_ABI::detail {
+
+/// Points the program's frame at the values of one run. `reads` limits what a backward may see.
+inline void set_values(Program& program, Frame& frame, std::span<const Operand> operands, SlotId first_output,
+                       int output_count, const Residuals* reads) {
+  frame.inputs.resize(operands.size());
+  for (std::size_t i = 0; i < operands.size(); ++i) {
+    Frame::Value& value = frame.inputs[i];
+    value = {};
+    value.present = operands[i].slot >= 0;
+    if (!value.present) continue;
+    value.shape = operands[i].shape;
+    if (reads == nullptr || reads->input(static_cast<int>(i)))
+      value.data = program.data(operands[i].slot, operands[i].offset);
+  }
+  frame.outputs.resize(static_cast<std::size_t>(output_count));
+  for (int i = 0; i < output_count; ++i) {
+    Frame::Value& value = frame.outputs[static_cast<std::size_t>(i)];
+    value = {};
+    value.present = true;
+    value.shape = program.slot(first_output + i).spec.shape;
+    if (reads == nullptr || reads->output(i)) value.data = program.data(first_output + i, 0);
+  }
+}
+
+/// Runs `forward` or `backward` with the scratch it asked for; errors gain the op's name and layer path.
+template <class Run>
+void run_op(Program& program, const Op& op, std::int32_t path, Frame& frame, std::size_t scratch_bytes, Run&& run) {
+  Storage scratch;
+  if (scratch_bytes > 0) scratch = program.allocate(scratch_bytes);
+  if (!program.computes()) return;
+  frame.scratch_memory = scratch ? scratch->data() : nullptr;
+  try {
+    run();
+  } catch (const Error& error) {
+    const std::string& where = program.paths[static_cast<std::size_t>(path)];
+    fail(op.name(), ": ", error.what(), where.empty() ? "" : " (in ", where, where.empty() ? "" : ")");
+  }
+}
+
+/// The operands as `infer` sees them. Refuses values that are gone or that belong to a closed region.
+inline std::vector<OperandSpec> operand_specs(const Program& program, std::span<const Operand> operands,
+                                              const char* op) {
+  std::vector<OperandSpec> specs;
+  specs.reserve(operands.size());
+  for (const Operand& operand : operands) {
+    if (operand.slot < 0) {
+      specs.emplace_back();
+      continue;
+    }
+    const Slot& s = program.slot(operand.slot);
+    require(!s.sealed, op, ": an operand was made inside a checkpoint region that did not return it; return it from ",
+            "the region's function");
+    require(static_cast<bool>(s.value), op, ": an operand's value is gone");
+    OperandSpec spec{{s.spec.dtype, operand.shape}, true, s.wants_gradient, {}};
+    if (s.parameter >= 0) spec.name = program.parameters[static_cast<std::size_t>(s.parameter)]->path;
+    specs.push_back(spec);
+  }
+  return specs;
+}
+
+/// While a region is open, what its ops read from outside must stay.
+inline void hold_for_region(Program& program, std::span<const Operand> operands) {
+  Region& outer = program.region(program.open_regions.front());
+  for (const Operand& operand : operands) {
+    if (operand.slot < 0 || operand.slot >= outer.slot_begin || program.slot(operand.slot).is_leaf()) continue;
+    program.hold(operand.slot);
+    outer.open_holds.push_back(operand.slot);
+  }
+}
+
+/// Checks and runs `op` on `operands` and writes it down. Returns the slot of its first result; results follow each
+/// other, each with one Var counted, which the caller takes over.
+inline SlotId record(Program& program, std::unique_ptr<Op> op, std::span<const Operand> operands, int* output_count) {
+  require(!program.finished, op->name(), ": backward has ended the recording of this tape; make a new tape");
+  const std::vector<OperandSpec> specs = operand_specs(program, operands, op->name());
+  const Operands view(specs);
+  Specs outputs;
+  Cost cost;
+  Residuals residuals;
+  bool wants = false;
+  try {
+    outputs = op->infer(view);
+    cost = op->cost(view, outputs);
+    if (program.mode != Mode::evaluate)
+      for (const OperandSpec& spec : specs) wants = wants || spec.wants_gradient;
+    if (wants) residuals = op->residuals(Wanted(view));
+  } catch (const Error& error) {
+    const std::string& where = program.paths[static_cast<std::size_t>(program.path)];
+    fail(op->name(), ": ", error.what(), where.empty() ? "" : " (in ", where, where.empty() ? "" : ")");
+  }
+  // Results are allocated before anything is written down: whatever throws leaves the tape as it was.
+  std::vector<Storage> values;
+  for (const Spec& spec : outputs) values.push_back(program.allocate(spec.bytes()));
+  SlotId first = -1;
+  for (std::size_t i = 0; i < outputs.size(); ++i) {
+    const SlotId id = program.add_slot(outputs.size() == 1);  // several results must be neighbours
+    if (i == 0) first = id;
+    Slot& s = program.slot(id);
+    s.spec = outputs[i];
+    s.value = std::move(values[i]);
+    s.wants_gradient = wants && is_floating(outputs[i].dtype);
+    s.vars = 1;
+    s.node = program.node_count();
+  }
+  *output_count = static_cast<int>(outputs.size());
+  static thread_local Frame frame;
+  try {
+    set_values(program, frame, operands, first, *output_count, nullptr);
+    run_op(program, *op, program.path, frame, cost.forward_scratch, [&] { op->forward(frame); });
+  } catch (...) {
+    program.slots.resize(static_cast<std::size_t>(first));
+    throw;
+  }
+  program.stats.forward_flops += cost.flops;
+  ++program.stats.ops_recorded;
+  if (program.mode == Mode::evaluate) return first;
+
+  Node node{std::move(op)};
+  node.first_operand = static_cast<std::int32_t>(program.operands.size());
+  node.operand_count = static_cast<std::int32_t>(operands.size());
+  node.first_output = first;
+  node.output_count = *output_count;
+  node.region = program.open_regions.empty() ? -1 : program.open_regions.back();
+  node.path = program.path;
+  node.live = wants;
+  node.cost = cost;
+  node.residuals = residuals;
+  program.operands.insert(program.operands.end(), operands.begin(), operands.end());
+  program.nodes.push_back(std::move(node));
+  if (!program.open_regions.empty())
+    hold_for_region(program, operands);
+  else if (wants)
+    for_each_residual(program, program.nodes.back(), [&](SlotId slot) { program.hold(slot); });
+  return first;
+}
+
+inline std::int32_t open_region(Program& program, const Policy& policy) {
+  require(!program.finished, "checkpoint: backward has ended the recording of this tape; make a new tape");
+  const auto id = static_cast<std::int32_t>(program.regions.size());
+  Region region;
+  region.policy = policy;
+  region.node_begin = program.node_count();
+  region.slot_begin = static_cast<SlotId>(program.slots.size());
+  if (!program.open_regions.empty()) {
+    region.parent = program.open_regions.back();
+    program.region(region.parent).children.push_back(id);
+  }
+  program.regions.push_back(std::move(region));
+  program.open_regions.push_back(id);
+  return id;
+}
+
+/// Ends the innermost region. Of its values only those in `returned` may be used from now on; when it was the
+/// outermost, what no backward or replay of it would read is dropped.
+inline void close_region(Program& program, std::span<const SlotId> returned) {
+  const std::int32_t id = program.open_regions.back();
+  program.open_regions.pop_back();
+  {
+    Region& r = program.region(id);
+    r.node_end = program.node_count();
+    r.slot_end = static_cast<SlotId>(program.slots.size());
+    if (program.mode == Mode::evaluate) return;
+    for (const SlotId slot : returned)
+      require(!program.slot(slot).sealed, "checkpoint: returns a Var that an inner region made and did not return");
+    for (SlotId slot = r.slot_begin; slot < r.slot_end; ++slot)
+      if (!program.slot(slot).is_leaf()) program.slot(slot).sealed = true;
+    for (const SlotId slot : returned) program.slot(slot).sealed = false;
+  }
+  if (!program.open_regions.empty()) return;
+
+  for (const Need& need : region_needs(program, id, [](SlotId) { return false; })) {
+    program.hold(need.slot);
+    program.region(id).held.push_back(need.slot);
+  }
+  const std::vector<SlotId> open_holds = std::exchange(program.region(id).open_holds, {});
+  for (const SlotId slot : open_holds) program.unhold(slot);
+  const Region& r = program.region(id);
+  for (SlotId slot = r.slot_begin; slot < r.slot_end; ++slot) {
+    Slot& s = program.slot(slot);
+    if (!s.is_leaf() && s.holds == 0 && !s.keep && (s.vars == 0 || s.sealed)) s.value = {};
+  }
+}
+
+}  // namespace remat::inline REMAT_ABI::detail

@@ -1,0 +1,183 @@
+// Tape: one step of a program, recorded, and its backward.
+#pragma once
+
+#include <remat/autodiff/backward.hpp>
+#include <remat/autodiff/var.hpp>
+#include <remat/policy/name_check.hpp>
+#include <string_view>
+#include <tuple>
+#include <utility>
+
+namespace remat::inline REMAT_ABI {
+
+struct TapeOptions {
+  std::uint64_t seed = 0;  // of dropout, with `step`
+  Index step = 0;
+  Mode mode = Mode::train;
+};
+
+struct InputOptions {
+  bool wants_gradient = false;
+};
+
+namespace detail {
+
+template <class X>
+concept TupleLike = requires {
+  std::tuple_size<X>::value;
+};
+
+/// Calls `visit(var)` for each Var in what a region's function returned: a Var, a tuple, a range, an optional.
+template <class X, class Visit>
+void for_each_var(const X& x, Visit&& visit) {
+  if constexpr (std::is_base_of_v<AnyVar, X>) {
+    visit(x);
+  } else if constexpr (TupleLike<X>) {
+    std::apply([&](const auto&... each) { (for_each_var(each, visit), ...); }, x);
+  } else if constexpr (requires {
+                         x.begin();
+                         x.end();
+                       }) {
+    for (const auto& each : x) for_each_var(each, visit);
+  } else if constexpr (requires {
+                         x.has_value();
+                         *x;
+                       }) {
+    if (x.has_value()) for_each_var(*x, visit);
+  } else {
+    static_assert(std::is_arithmetic_v<X>, "a region returns Vars, alone or in a tuple, a range or an optional");
+  }
+}
+
+}  // namespace detail
+
+/// Records ops, then runs their backward once. Not copyable; Vars may outlive it but not be read any more.
+///
+///     Tape tape({.seed = 1, .step = step});
+///     const Var<float> loss = model.loss(tape, batch);
+///     tape.backward(loss);  // adds into the gradient of each parameter
+class Tape {
+ public:
+  explicit Tape(const TapeOptions& options = {}) : program_(new Program) {
+    program_->tape = this;
+    program_->mode = options.mode;
+    program_->seed = options.seed;
+    program_->step = static_cast<std::uint32_t>(options.step);
+  }
+  Tape(const Tape&) = delete;
+  Tape& operator=(const Tape&) = delete;
+  ~Tape() { program_->end(); }
+
+  Mode mode() const { return program_->mode; }
+  bool is_training() const { return mode() != Mode::evaluate; }
+
+  /// Brings a tensor onto the tape; shares its bytes.
+  template <class T>
+  Var<T> input(const Tensor<T>& tensor, const InputOptions& options = {}) {
+    const bool wants = options.wants_gradient && mode() != Mode::evaluate;
+    return Var<T>(program_, {program_->add_leaf(tensor.any(), wants), 0, tensor.shape()});
+  }
+  /// A parameter as a Var, for ops that take only Vars.
+  template <class T>
+  Var<T> parameter(const Parameter<T>& parameter) {
+    return Var<T>(program_, {program_->parameter_slot(parameter.entry()), 0, parameter.shape()});
+  }
+
+  /// Runs `fn()` once, as a region: of what it makes, `policy` chooses what stays for backward, the rest is recomputed
+  /// from recorded ops. Only the Vars that `fn` returns may be used afterwards. Regions nest.
+  template <class Fn>
+  auto checkpoint(const Policy& policy, Fn&& fn) {
+    detail::open_region(*program_, policy);
+    std::vector<SlotId> returned;
+    try {
+      auto result = std::forward<Fn>(fn)();
+      detail::for_each_var(result, [&](const AnyVar& var) { returned.push_back(var.where().slot); });
+      detail::close_region(*program_, returned);
+      return result;
+    } catch (...) {
+      program_->open_regions.pop_back();
+      throw;
+    }
+  }
+
+  /// Adds the gradient of the scalar `loss` into every parameter it depends on. Ends the recording.
+  template <class T>
+  void backward(const Var<T>& loss) {
+    require(mode() != Mode::evaluate, "backward: a tape in evaluate mode keeps nothing; record with Mode::train");
+    require(!program_->finished, "backward: this tape has run backward already; record the step on a new tape");
+    require(program_->open_regions.empty(), "backward: a checkpoint region is still open");
+    require(&loss.program() == program_.get(), "backward: the loss lies on another tape");
+    require(loss.shape().size() == 1, "backward: the loss must be one number, its shape is ", loss.shape());
+    const Slot& slot = program_->slot(loss.where().slot);
+    require(slot.spec.shape.size() == 1, "backward: the loss is a slice; sum it first");
+    require(slot.wants_gradient && !slot.is_leaf(),
+            "backward: the loss depends on no parameter and no input that wants a gradient");
+    check_names();
+    detail::Backward(*program_, loss.where().slot).run();
+  }
+
+  /// The gradient of an input that asked for it, or zeros if the loss does not depend on it; after backward.
+  template <class T>
+  Tensor<T> grad(const Var<T>& input) const {
+    const Slot& s = program_->slot(input.where().slot);
+    require(program_->finished, "grad: call backward first");
+    require(s.is_leaf() && s.wants_gradient, "grad: only inputs made with {.wants_gradient = true} keep a gradient");
+    require(program_->computes(), "grad: a tape in plan mode has no values to read");
+    if (s.parameter >= 0)
+      return Tensor<T>(program_->parameters[static_cast<std::size_t>(s.parameter)]->grad_or_zeros())
+          .reshape(input.shape());
+    if (!s.grad) return Tensor<T>(input.shape(), T{0});
+    return Tensor<T>(AnyTensor{s.spec.dtype, input.shape(), s.grad, input.where().offset});
+  }
+  /// Keeps the value readable after backward.
+  template <class T>
+  void keep(const Var<T>& x) {
+    require(&x.program() == program_.get(), "keep: the value lies on another tape");
+    program_->slot(x.where().slot).keep = true;
+  }
+
+  TapeStats stats() const {
+    TapeStats stats = program_->stats;
+    stats.peak_bytes = program_->account->peak_bytes;
+    return stats;
+  }
+
+  /// A stream of random words for the next random op. Replays use the op's own, so user code runs only once.
+  RandomStream next_random() { return {program_->seed, program_->step, program_->next_site++}; }
+
+  /// While the guard lives, ops belong to the layer `path`, in policies, errors and reports.
+  class LayerGuard {
+   public:
+    LayerGuard(Program& program, std::string_view path) : program_(program), before_(program.path) {
+      if (program.paths[static_cast<std::size_t>(before_)] == path) return;
+      program.path = static_cast<std::int32_t>(program.paths.size());
+      program.paths.emplace_back(path);
+    }
+    LayerGuard(const LayerGuard&) = delete;
+    LayerGuard& operator=(const LayerGuard&) = delete;
+    ~LayerGuard() { program_.path = before_; }
+
+   private:
+    Program& program_;
+    std::int32_t before_;
+  };
+  LayerGuard layer(std::string_view path) { return {*program_, path}; }
+
+  Program& program() { return *program_; }
+  const Program& program() const { return *program_; }
+
+ private:
+  /// A name that the user wrote and nothing carries is a mistake that would otherwise stay silent.
+  void check_names() const {
+    std::vector<std::string> existing;
+    for (const auto& labels : program_->labels) existing.insert(existing.end(), labels.begin(), labels.end());
+    for (const Region& region : program_->regions)
+      for (const std::string& name : policy::written_names(region.policy))
+        if (std::find(existing.begin(), existing.end(), name) == existing.end())
+          fail(policy::unmatched_name_message(name, existing));
+  }
+
+  Counted<Program> program_;
+};
+
+}  // namespace remat::inline REMAT_ABI

@@ -1,0 +1,212 @@
+// Var: the user's handle to a value on a tape.
+#pragma once
+
+#include <remat/autodiff/recording.hpp>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+namespace remat::inline REMAT_ABI {
+
+/// A handle to a slot, whatever its type. While a Var lives before backward, so does the slot's value.
+class AnyVar {
+ public:
+  AnyVar() = default;
+  AnyVar(Counted<Program> program, Operand where) : program_(std::move(program)), where_(where) {
+    program_->add_var(where_.slot);
+  }
+  AnyVar(const AnyVar& other) : program_(other.program_), where_(other.where_) {
+    if (program_) program_->add_var(where_.slot);
+  }
+  AnyVar(AnyVar&& other) noexcept : program_(std::move(other.program_)), where_(other.where_) {}
+  AnyVar& operator=(AnyVar other) noexcept {
+    std::swap(program_, other.program_);
+    std::swap(where_, other.where_);
+    return *this;
+  }
+  ~AnyVar() {
+    if (program_) program_->drop_var(where_.slot);
+  }
+
+  explicit operator bool() const { return static_cast<bool>(program_); }
+  const Shape& shape() const { return where_.shape; }
+  const Operand& where() const { return where_; }
+  Program& program() const {
+    require(static_cast<bool>(program_), "var: used before a value was given to it");
+    require(program_->tape != nullptr, "var: its tape is gone");
+    return *program_;
+  }
+  const Counted<Program>& shared_program() const { return program_; }
+  Tape& tape() const { return *program().tape; }
+
+ private:
+  Counted<Program> program_;
+  Operand where_{};
+};
+
+/// A value of type `Tensor<T>` on a tape: made by `tape.input` and by ops, read by `value()` until backward.
+template <class T>
+class Var : public AnyVar {
+ public:
+  using value_type = T;
+  using AnyVar::AnyVar;
+
+  /// The value. An `Error` in plan mode, when backward has freed it, or when its region or tape is closed.
+  Tensor<T> value() const {
+    Program& p = program();
+    const Slot& s = p.slot(where().slot);
+    require(p.computes(),
+            "var: a tape in plan mode has no values to read; programs that read values cannot be planned");
+    require(!s.sealed, "var: made inside a checkpoint region that did not return it");
+    require(static_cast<bool>(s.value),
+            "var: its value was freed when backward began; tape.keep(x) before backward keeps it");
+    return Tensor<T>(AnyTensor{s.spec.dtype, where().shape, s.value, s.offset + where().offset});
+  }
+  /// The only element.
+  T item() const { return value().item(); }
+
+  /// The same elements in another shape; no op, no copy. One axis may be -1.
+  Var reshape(Shape shape) const {
+    require(shape.size() == this->shape().size(), "reshape: ", this->shape(), " does not fit ", shape);
+    return Var(shared_program(), Operand{where().slot, where().offset, shape});
+  }
+  /// Rows [begin, end) of the first axis; no op, no copy.
+  Var slice(Index begin, Index end) const {
+    const Shape& whole = shape();
+    require(whole.rank() > 0 && 0 <= begin && begin <= end && end <= whole.front(), "slice: rows [", begin, ", ", end,
+            ") of shape ", whole);
+    Shape part = whole;
+    part[0] = end - begin;
+    const Index row = whole.front() == 0 ? 0 : whole.size() / whole.front();
+    return Var(shared_program(), Operand{where().slot, where().offset + begin * row, part});
+  }
+};
+
+/// The same elements in another shape; a view, not an op.
+template <class T>
+Var<T> reshape(const Var<T>& x, const Shape& shape) {
+  return x.reshape(shape);
+}
+
+/// Labels the value for policies ("ffn1"); a value may have many labels. It is no op: the value itself is returned.
+template <class T>
+Var<T> checkpoint_name(const Var<T>& x, const std::string& label) {
+  Program& p = x.program();
+  require(!label.empty(), "checkpoint_name: an empty label");
+  Slot& s = p.slot(x.where().slot);
+  if (s.labels < 0) {
+    s.labels = static_cast<std::int32_t>(p.labels.size());
+    p.labels.emplace_back();
+  }
+  auto& labels = p.labels[static_cast<std::size_t>(s.labels)];
+  if (std::find(labels.begin(), labels.end(), label) == labels.end()) labels.push_back(label);
+  return x;
+}
+
+/// Anything an op takes: a Var, a Parameter, a Tensor or a number as a constant, or nothing.
+template <class T>
+class Argument {
+ public:
+  Argument() = default;
+  Argument(const Var<T>& var) : var_(&var) {}
+  Argument(const Parameter<T>& parameter) : parameter_(&parameter) {}
+  Argument(const Tensor<T>& tensor) : tensor_(tensor), is_constant_(true) {}
+  template <class Number>
+  requires std::is_arithmetic_v<Number> Argument(Number value)
+      : tensor_(Shape{}, static_cast<T>(value)), is_constant_(true) {}
+
+  const AnyVar* var() const { return var_; }
+  const Shape& shape() const {
+    if (var_ != nullptr) return var_->shape();
+    return parameter_ != nullptr ? parameter_->shape() : tensor_.shape();
+  }
+  /// A parameter that was never made counts as nothing: an optional bias.
+  bool has_value() const { return var_ != nullptr || is_constant_ || (parameter_ != nullptr && *parameter_); }
+  Operand on(Program& program) const {
+    if (var_ != nullptr) {
+      require(&var_->program() == &program, "an op's operands lie on two tapes");
+      return var_->where();
+    }
+    if (is_constant_) return {program.add_leaf(tensor_.any(), false), 0, tensor_.shape()};
+    if (parameter_ != nullptr && *parameter_)
+      return {program.parameter_slot(parameter_->entry()), 0, parameter_->shape()};
+    return {};
+  }
+
+ private:
+  const Var<T>* var_ = nullptr;
+  const Parameter<T>* parameter_ = nullptr;
+  Tensor<T> tensor_{};
+  bool is_constant_ = false;
+};
+
+/// `Argument<T>`, kept out of template deduction.
+template <class T>
+using Like = std::type_identity_t<Argument<T>>;
+
+/// The results of a recorded op; `results[LayerNorm<T>::y]` is a Var.
+class Results {
+ public:
+  Results(Counted<Program> program, SlotId first, int count)
+      : program_(std::move(program)), first_(first), count_(count) {}
+  Results(const Results&) = delete;
+  Results& operator=(const Results&) = delete;
+  ~Results() {
+    for (int i = 0; i < count_; ++i) program_->drop_var(first_ + i);
+  }
+  template <class T>
+  Var<T> operator[](Out<T> y) const {
+    return Var<T>(program_, {first_ + y.index, 0, program_->slot(first_ + y.index).spec.shape});
+  }
+
+ private:
+  Counted<Program> program_;
+  SlotId first_;
+  int count_;
+};
+
+namespace detail {
+template <class X>
+const AnyVar* var_of(const X& x) {
+  if constexpr (std::is_base_of_v<AnyVar, X>)
+    return &x;
+  else
+    return x.var();
+}
+template <class X>
+Operand operand_of(const X& x, Program& program) {
+  if constexpr (std::is_base_of_v<AnyVar, X>) {
+    require(&x.program() == &program, "an op's operands lie on two tapes");
+    return x.where();
+  } else {
+    return x.on(program);
+  }
+}
+}  // namespace detail
+
+/// Runs `op` on Vars and `Argument`s, at least one of them a Var, and writes it on their tape.
+template <class O, class... Xs>
+Results record(O op, const Xs&... xs) {
+  const AnyVar* var = nullptr;
+  ((var = var ? var : detail::var_of(xs)), ...);
+  require(var != nullptr, op.name(), ": no operand is on a tape; bring one there with tape.input or tape.parameter");
+  Program& program = var->program();
+  const Operand operands[] = {detail::operand_of(xs, program)...};
+  int count = 0;
+  const SlotId first = detail::record(program, std::make_unique<O>(std::move(op)), operands, &count);
+  return {var->shared_program(), first, count};
+}
+
+/// The same for any number of operands of one type.
+template <class O, class T>
+Results record(O op, const std::vector<Var<T>>& xs) {
+  require(!xs.empty(), op.name(), ": needs at least one operand");
+  Program& program = xs.front().program();
+  std::vector<Operand> operands;
+  for (const Var<T>& x : xs) operands.push_back(detail::operand_of(x, program));
+  int count = 0;
+  const SlotId first = detail::record(program, std::make_unique<O>(std::move(op)), operands, &count);
+  return {xs.front().shared_program(), first, count};
+}
+
+}  // namespace remat::inline REMAT_ABI

@@ -1,0 +1,38 @@
+// Eigen: the one header of core that includes it.
+#pragma once
+
+#include <Eigen/Core>
+#include <remat/core/tensor.hpp>
+#include <type_traits>
+
+namespace remat::inline REMAT_ABI {
+
+/// A row-major Eigen matrix of any size.
+template <class T>
+using RowMatrix = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+
+/// The tensor as a matrix of rows, leading axes collapsed: [..., D] -> rows x D. No copy; writing unshares first.
+template <class T>
+Eigen::Map<RowMatrix<T>> as_eigen(Tensor<T>& tensor) {
+  return {tensor.data(), tensor.shape().rows(), tensor.shape().back()};
+}
+template <class T>
+Eigen::Map<const RowMatrix<T>> as_eigen(const Tensor<T>& tensor) {
+  return {tensor.data(), tensor.shape().rows(), tensor.shape().back()};
+}
+
+/// Eigen matrices and expressions become tensors [rows, columns]; column vectors become [rows].
+template <class Source>
+requires std::is_base_of_v<Eigen::DenseBase<Source>, Source>
+struct TensorFrom<Source> {
+  static constexpr bool is_vector = Source::ColsAtCompileTime == 1;
+  static Shape shape(const Source& source) {
+    return is_vector ? Shape{source.rows()} : Shape{source.rows(), source.cols()};
+  }
+  template <class T>
+  static void copy(const Source& source, T* destination) {
+    Eigen::Map<RowMatrix<T>>(destination, source.rows(), source.cols()) = source.template cast<T>();
+  }
+};
+
+}  // namespace remat::inline REMAT_ABI

@@ -1,0 +1,59 @@
+// Loops over fixed blocks: threads decide who runs a block, never where a block begins.
+#pragma once
+
+#include <omp.h>
+
+#include <algorithm>
+#include <atomic>
+#include <exception>
+#include <remat/core/shape.hpp>
+#include <utility>
+#include <vector>
+
+namespace remat::inline REMAT_ABI {
+
+/// Calls `body(begin, end)` for the blocks [0, grain), [grain, 2 grain), ... of [0, count), in parallel unless there is
+/// one block or the caller is in a parallel region already. Block boundaries do not depend on the number of threads.
+/// The first exception of a body is rethrown when all threads are done; blocks not yet begun are then skipped.
+template <class F>
+void parallel_for(Index count, Index grain, F&& body) {
+  require(grain > 0, "parallel_for: grain ", grain, " is not positive");
+  const Index blocks = count <= 0 ? 0 : (count - 1) / grain + 1;
+  const auto run = [&](Index block) { body(block * grain, std::min(count, (block + 1) * grain)); };
+  if (blocks <= 1 || omp_get_max_threads() == 1 || omp_in_parallel()) {
+    for (Index block = 0; block < blocks; ++block) run(block);
+    return;
+  }
+  std::atomic<bool> failed = false;
+  std::exception_ptr error;
+  // Static: the same thread meets the same rows in op after op, while they are in its cache.
+#pragma omp parallel for schedule(static)
+  for (Index block = 0; block < blocks; ++block) {
+    if (failed.load(std::memory_order_relaxed)) continue;
+    try {
+      run(block);
+    } catch (...) {
+      if (!failed.exchange(true)) error = std::current_exception();
+    }
+  }
+  if (error) std::rethrow_exception(error);
+}
+
+/// The sum of `block_sum(begin, end)` over the blocks of `parallel_for`, added in the order of the blocks: the same
+/// bits for any number of threads.
+template <class T, class F>
+T parallel_sum(Index count, Index grain, F&& block_sum) {
+  require(grain > 0, "parallel_sum: grain ", grain, " is not positive");
+  std::vector<T> partial(count <= 0 ? 0 : static_cast<std::size_t>((count - 1) / grain + 1));
+  parallel_for(count, grain, [&](Index begin, Index end) {
+    partial[static_cast<std::size_t>(begin / grain)] = block_sum(begin, end);
+  });
+  T sum{};
+  for (const T& term : partial) sum += term;
+  return sum;
+}
+
+/// Rows to a block of about 16k elements of work, for rows of `row_work` elements.
+constexpr Index row_grain(Index row_work) { return std::max<Index>(1, 16384 / std::max<Index>(1, row_work)); }
+
+}  // namespace remat::inline REMAT_ABI

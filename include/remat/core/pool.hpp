@@ -1,0 +1,214 @@
+// The tracked pool: every byte of every tensor comes from here, aligned, reused and counted.
+#pragma once
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <bit>
+#include <cstddef>
+#include <cstdlib>
+#include <functional>
+#include <mutex>
+#include <new>
+#include <remat/core/error.hpp>
+#include <utility>
+#include <vector>
+
+#if defined(__SANITIZE_ADDRESS__)
+#define REMAT_ASAN 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define REMAT_ASAN 1
+#endif
+#endif
+#if defined(REMAT_ASAN)
+#include <sanitizer/asan_interface.h>
+#endif
+
+namespace remat::inline REMAT_ABI {
+
+/// Alignment of every tensor, in bytes; byte counts are rounded up to it.
+inline constexpr std::size_t alignment = 64;
+constexpr std::size_t round_up(std::size_t bytes) { return (bytes + alignment - 1) / alignment * alignment; }
+
+/// What one owner, a tape say, holds: bytes now and at most, each block rounded up to 64.
+struct Account {
+  std::size_t live_bytes = 0;
+  std::size_t peak_bytes = 0;
+  std::atomic<int> references{0};
+
+  void charge(std::size_t bytes) {
+    live_bytes += bytes;
+    peak_bytes = std::max(peak_bytes, live_bytes);
+  }
+  void refund(std::size_t bytes) { live_bytes -= bytes; }
+};
+
+/// Counts a `T` with a member `references`; `T` is destroyed by `destroy(T*)`, found by argument lookup.
+template <class T>
+class Counted {
+ public:
+  Counted() = default;
+  explicit Counted(T* object) : object_(object) {
+    if (object_) object_->references.fetch_add(1, std::memory_order_relaxed);
+  }
+  Counted(const Counted& other) : Counted(other.object_) {}
+  Counted(Counted&& other) noexcept : object_(std::exchange(other.object_, nullptr)) {}
+  Counted& operator=(Counted other) noexcept {
+    std::swap(object_, other.object_);
+    return *this;
+  }
+  ~Counted() {
+    if (object_ && object_->references.fetch_sub(1, std::memory_order_acq_rel) == 1) destroy(object_);
+  }
+  T* get() const { return object_; }
+  T* operator->() const { return object_; }
+  T& operator*() const { return *object_; }
+  explicit operator bool() const { return object_ != nullptr; }
+  int use_count() const { return object_ ? object_->references.load(std::memory_order_relaxed) : 0; }
+
+ private:
+  T* object_ = nullptr;
+};
+
+inline void destroy(Account* account) { delete account; }
+
+/// One block of the pool: this header, then the bytes at the next multiple of 64.
+struct alignas(alignment) Block {
+  std::atomic<int> references{0};
+  int size_class = -1;    // -1: counts bytes but has none (plan mode)
+  std::size_t bytes = 0;  // as charged: rounded up to 64
+  Counted<Account> account;
+
+  std::byte* data() { return size_class < 0 ? nullptr : reinterpret_cast<std::byte*>(this + 1); }
+};
+
+/// Shared ownership of one block.
+using Storage = Counted<Block>;
+
+/// The process-wide pool. Freed blocks are kept for reuse, one list for each size class.
+class Pool {
+ public:
+  /// `bytes` uninitialized bytes, charged to `account` when there is one. Throws `Error` when memory is out.
+  Storage allocate(std::size_t bytes, const Counted<Account>& account = {}) {
+    bytes = round_up(bytes);
+    const int size_class = class_of(bytes);
+    Block* block = nullptr;
+    {
+      const std::lock_guard lock(mutex_);
+      if (hook_) hook_(bytes);
+      auto& free = free_[static_cast<std::size_t>(size_class)];
+      if (!free.empty()) {
+        block = free.back();
+        free.pop_back();
+        cached_bytes_ -= class_bytes(size_class);
+      } else {
+        block = from_system(size_class);
+      }
+      live_bytes_ += bytes;
+      peak_bytes_ = std::max(peak_bytes_.load(), live_bytes_.load());
+    }
+#if defined(REMAT_ASAN)
+    __asan_unpoison_memory_region(block + 1, bytes);
+#endif
+    return charged(new (block) Block, size_class, bytes, account);
+  }
+
+  /// A block without bytes that is charged all the same: what plan mode computes with.
+  Storage imagine(std::size_t bytes, const Counted<Account>& account) {
+    return charged(new Block, -1, round_up(bytes), account);
+  }
+
+  /// Calls `hook(bytes)` before each allocation, which may throw to fail it; an empty hook removes it.
+  void set_allocation_hook(std::function<void(std::size_t)> hook) {
+    const std::lock_guard lock(mutex_);
+    hook_ = std::move(hook);
+  }
+
+  std::size_t live_bytes() const { return live_bytes_; }
+  std::size_t peak_bytes() const { return peak_bytes_; }
+  std::size_t cached_bytes() const { return cached_bytes_; }
+  /// How many blocks were taken from the system so far; constant once a training step repeats.
+  std::size_t system_allocations() const { return system_allocations_; }
+  void reset_peak() { peak_bytes_ = live_bytes_.load(); }
+
+  /// Gives all unused blocks back to the system.
+  void trim() {
+    const std::lock_guard lock(mutex_);
+    for (auto& list : free_) {
+      for (Block* block : list) std::free(block);
+      list.clear();
+    }
+    cached_bytes_ = 0;
+  }
+
+ private:
+  friend void destroy(Block* block);
+
+  // Classes: multiples of 64 up to 512, then 8 steps to each doubling, so at most 1/8 is wasted.
+  static int class_of(std::size_t bytes) {
+    const std::size_t units = std::max<std::size_t>(1, bytes / alignment);
+    if (units <= 8) return static_cast<int>(units) - 1;
+    const int shift = std::bit_width(units - 1) - 4;
+    return 8 * shift + static_cast<int>((units - 1) >> shift);
+  }
+  static std::size_t class_bytes(int size_class) {
+    if (size_class < 8) return alignment * static_cast<std::size_t>(size_class + 1);
+    const int shift = size_class / 8 - 1;
+    return alignment * ((static_cast<std::size_t>(size_class % 8 + 8) + 1) << shift);
+  }
+
+  static Storage charged(Block* block, int size_class, std::size_t bytes, const Counted<Account>& account) {
+    block->size_class = size_class;
+    block->bytes = bytes;
+    block->account = account;
+    if (account) account->charge(bytes);
+    return Storage(block);
+  }
+
+  Block* from_system(int size_class) {
+    constexpr std::size_t huge = std::size_t{2} << 20;
+    const std::size_t total = sizeof(Block) + class_bytes(size_class);
+    const bool is_huge = total >= 2 * huge;
+    void* memory = std::aligned_alloc(is_huge ? huge : alignment, is_huge ? (total + huge - 1) / huge * huge : total);
+    if (memory == nullptr) fail("pool: out of memory: ", total, " bytes asked, ", live_bytes_, " in use");
+    if (is_huge) madvise(memory, total, MADV_HUGEPAGE);  // a hint: failure costs speed only
+    ++system_allocations_;
+    return static_cast<Block*>(memory);
+  }
+
+  void release(Block* block) {
+    if (block->account) block->account->refund(block->bytes);
+    if (block->size_class < 0) {
+      delete block;
+      return;
+    }
+    const std::size_t bytes = block->bytes;
+    const int size_class = block->size_class;
+    block->~Block();
+#if defined(REMAT_ASAN)
+    __asan_poison_memory_region(block + 1, class_bytes(size_class));
+#endif
+    const std::lock_guard lock(mutex_);
+    live_bytes_ -= bytes;
+    cached_bytes_ += class_bytes(size_class);
+    free_[static_cast<std::size_t>(size_class)].push_back(block);
+  }
+
+  std::mutex mutex_;
+  std::function<void(std::size_t)> hook_;
+  std::array<std::vector<Block*>, 8 * 64> free_;
+  std::atomic<std::size_t> live_bytes_{0}, peak_bytes_{0}, cached_bytes_{0}, system_allocations_{0};
+};
+
+/// The pool. Never destroyed, so tensors may outlive `main`.
+inline Pool& pool() {
+  static Pool* const instance = new Pool;
+  return *instance;
+}
+
+inline void destroy(Block* block) { pool().release(block); }
+
+}  // namespace remat::inline REMAT_ABI

@@ -1,0 +1,106 @@
+// Shapes: up to 8 axis lengths, row-major.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <initializer_list>
+#include <ostream>
+#include <remat/core/error.hpp>
+#include <string>
+
+namespace remat::inline REMAT_ABI {
+
+using Index = std::int64_t;
+
+/// a * b, or an `Error` that names `what` when the product does not fit. All sizes go through here.
+inline Index checked_mul(Index a, Index b, const char* what = "size") {
+  Index product = 0;
+  if (__builtin_mul_overflow(a, b, &product)) fail(what, ": ", a, " * ", b, " overflows 64 bits");
+  return product;
+}
+
+/// The axis lengths of a tensor, outermost first; at most 8 axes, each >= 0. Rank 0 is a scalar of one element.
+class Shape {
+ public:
+  static constexpr int max_rank = 8;
+
+  Shape() = default;
+  Shape(std::initializer_list<Index> axes) : Shape(axes.begin(), axes.end()) {}
+  /// Any range of axis lengths (an xtensor shape, a vector).
+  template <class Iterator>
+  Shape(Iterator first, Iterator last) {
+    for (; first != last; ++first) push_back(static_cast<Index>(*first));
+  }
+
+  int rank() const { return rank_; }
+  Index operator[](int axis) const { return axes_[static_cast<std::size_t>(axis)]; }
+  Index& operator[](int axis) { return axes_[static_cast<std::size_t>(axis)]; }
+  const Index* begin() const { return axes_.data(); }
+  const Index* end() const { return axes_.data() + rank_; }
+  Index front() const { return axes_[0]; }
+  /// The last axis; 1 for a scalar.
+  Index back() const { return rank_ == 0 ? 1 : axes_[static_cast<std::size_t>(rank_ - 1)]; }
+
+  void push_back(Index length) {
+    require(rank_ < max_rank, "shape: more than ", max_rank, " axes");
+    require(length >= 0, "shape: axis ", rank_, " has negative length ", length);
+    axes_[static_cast<std::size_t>(rank_++)] = length;
+  }
+  /// Product of all axes: the number of elements.
+  Index size() const {
+    Index product = 1;
+    for (Index length : *this) product = checked_mul(product, length, "shape");
+    return product;
+  }
+  /// Product of all axes but the last: the number of rows. 1 for a scalar.
+  Index rows() const { return drop_last().size(); }
+  Shape drop_last() const {
+    Shape shape = *this;
+    if (shape.rank_ > 0) shape.axes_[static_cast<std::size_t>(--shape.rank_)] = 0;
+    return shape;
+  }
+  /// This shape with one more axis at the end.
+  Shape with(Index length) const {
+    Shape shape = *this;
+    shape.push_back(length);
+    return shape;
+  }
+  /// `axis` counted from the end when negative; an `Error` names `what` when it is out of range.
+  int axis(int axis, const char* what) const {
+    require(axis >= -rank_ && axis < rank_, what, ": axis ", axis, " of a tensor with ", rank_, " axes");
+    return axis < 0 ? axis + rank_ : axis;
+  }
+  std::string to_string() const;
+
+  friend bool operator==(const Shape& a, const Shape& b) {
+    return a.rank_ == b.rank_ && std::equal(a.begin(), a.end(), b.begin());
+  }
+  friend std::ostream& operator<<(std::ostream& out, const Shape& shape) { return out << shape.to_string(); }
+
+ private:
+  std::array<Index, max_rank> axes_{};
+  int rank_ = 0;
+};
+
+inline std::string Shape::to_string() const {
+  std::string text = "[";
+  for (int i = 0; i < rank_; ++i) text += (i ? ", " : "") + std::to_string((*this)[i]);
+  return text + "]";
+}
+
+/// The NumPy broadcast of two shapes; an `Error` names `what` and both shapes when they do not fit.
+inline Shape broadcast(const Shape& a, const Shape& b, const char* what) {
+  const int rank = std::max(a.rank(), b.rank());
+  Shape shape;
+  for (int i = 0; i < rank; ++i) {
+    const int ia = i - rank + a.rank(), ib = i - rank + b.rank();
+    const Index la = ia < 0 ? 1 : a[ia], lb = ib < 0 ? 1 : b[ib];
+    require(la == lb || la == 1 || lb == 1, what, ": shapes ", a, " and ", b, " do not broadcast at axis ", i);
+    shape.push_back(la == 1 ? lb : la);
+  }
+  return shape;
+}
+
+}  // namespace remat::inline REMAT_ABI

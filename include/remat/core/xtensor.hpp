@@ -1,0 +1,44 @@
+// xtensor: expressions, broadcasting, printing. The one header that includes it.
+#pragma once
+
+#include <algorithm>
+#include <ostream>
+#include <remat/core/tensor.hpp>
+#include <vector>
+#include <xtensor/xadapt.hpp>
+#include <xtensor/xarray.hpp>
+#include <xtensor/xio.hpp>
+
+namespace remat::inline REMAT_ABI {
+
+/// The tensor as an xtensor array over the same elements. No copy; writing unshares first.
+template <class T>
+auto as_xtensor(Tensor<T>& tensor) {
+  const std::vector<std::size_t> shape(tensor.shape().begin(), tensor.shape().end());
+  return xt::adapt(tensor.data(), static_cast<std::size_t>(tensor.size()), xt::no_ownership(), shape);
+}
+template <class T>
+auto as_xtensor(const Tensor<T>& tensor) {
+  const std::vector<std::size_t> shape(tensor.shape().begin(), tensor.shape().end());
+  return xt::adapt(tensor.data(), static_cast<std::size_t>(tensor.size()), xt::no_ownership(), shape);
+}
+
+/// Any xtensor expression becomes a tensor of its shape.
+template <class Source>
+requires xt::is_xexpression<Source>::value struct TensorFrom<Source> {
+  static Shape shape(const Source& source) { return Shape(source.shape().begin(), source.shape().end()); }
+  template <class T>
+  static void copy(const Source& source, T* destination) {
+    std::transform(source.template begin<xt::layout_type::row_major>(),
+                   source.template end<xt::layout_type::row_major>(), destination,
+                   [](const auto& value) { return static_cast<T>(value); });
+  }
+};
+
+/// Prints as xtensor does: nested braces, long axes shortened.
+template <class T>
+std::ostream& operator<<(std::ostream& out, const Tensor<T>& tensor) {
+  return out << as_xtensor(tensor);
+}
+
+}  // namespace remat::inline REMAT_ABI

@@ -1,0 +1,46 @@
+// Initial values: a pure function of (seed, path, element), so the order of building layers changes nothing.
+#pragma once
+
+#include <cmath>
+#include <remat/core/random.hpp>
+#include <remat/core/tensor.hpp>
+#include <string>
+
+namespace remat::inline REMAT_ABI {
+
+/// How a parameter starts. Two initializers are equal when kind and amount are.
+struct Initializer {
+  enum class Kind { constant, normal, uniform };
+  Kind kind = Kind::constant;
+  double amount = 0;  // the value, the standard deviation, or the half width
+
+  double operator()(const RandomStream& stream, Index i) const {
+    const auto index = static_cast<std::uint64_t>(i);
+    if (kind == Kind::normal) return amount * stream.normal(index);
+    if (kind == Kind::uniform) return amount * (2 * static_cast<double>(stream.uniform(index)) - 1);
+    return amount;
+  }
+  std::string to_string() const {
+    static constexpr const char* names[] = {"constant(", "normal(", "uniform("};
+    std::ostringstream text;
+    text << names[static_cast<int>(kind)] << amount << ')';
+    return text.str();
+  }
+  friend bool operator==(const Initializer&, const Initializer&) = default;
+};
+
+namespace init {
+inline Initializer constant(double value) { return {Initializer::Kind::constant, value}; }
+inline Initializer zeros() { return constant(0); }
+inline Initializer ones() { return constant(1); }
+/// Mean 0, the given standard deviation.
+inline Initializer normal(double deviation) { return {Initializer::Kind::normal, deviation}; }
+/// Uniform in [-limit, limit).
+inline Initializer uniform(double limit) { return {Initializer::Kind::uniform, limit}; }
+/// Uniform with limit sqrt(6 / (fan_in + fan_out)) (Glorot and Bengio 2010).
+inline Initializer xavier_uniform(Index fan_in, Index fan_out) {
+  return uniform(std::sqrt(6.0 / static_cast<double>(fan_in + fan_out)));
+}
+}  // namespace init
+
+}  // namespace remat::inline REMAT_ABI

@@ -1,0 +1,68 @@
+// A named leaf that outlives the step: value, gradient, users.
+#pragma once
+
+#include <cstring>
+#include <memory>
+#include <remat/params/initializer.hpp>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace remat::inline REMAT_ABI {
+
+/// What the registry keeps for one path.
+struct ParameterEntry {
+  std::string path;
+  AnyTensor value;
+  AnyTensor grad{};       // without storage until a backward or grad() needs it
+  bool has_grad = false;  // false: the gradient is zero, whatever the bytes say
+  Initializer initializer{};
+  std::vector<std::string> users{};  // layer paths that asked, in order
+
+  /// Bytes for the gradient; contents mean something only when `has_grad`.
+  AnyTensor& grad_buffer() {
+    if (!grad.storage) {
+      grad = {value.dtype, value.shape, {}, 0};
+      grad.storage = pool().allocate(value.bytes());
+    }
+    return grad;
+  }
+  /// The gradient, written as zeros where no backward has added to it yet.
+  AnyTensor& grad_or_zeros() {
+    AnyTensor& buffer = grad_buffer();
+    if (!has_grad) std::memset(buffer.mutable_data(), 0, buffer.bytes());
+    has_grad = true;
+    return buffer;
+  }
+};
+
+/// A handle to one parameter of a registry; copies name the same one.
+template <class T>
+class Parameter {
+ public:
+  Parameter() = default;
+  explicit Parameter(std::shared_ptr<ParameterEntry> entry) : entry_(std::move(entry)) {}
+
+  const std::string& path() const { return entry_->path; }
+  const Shape& shape() const { return entry_->value.shape; }
+  Index size() const { return entry_->value.size(); }
+  explicit operator bool() const { return entry_ != nullptr; }
+
+  Tensor<T> value() const { return Tensor<T>(entry_->value); }
+  /// Replaces the value; an `Error` when the shape differs.
+  void set_value(const Tensor<T>& value) {
+    require(value.shape() == shape(), path(), ": has shape ", shape(), ", was given ", value.shape());
+    entry_->value = value.copy().any();
+  }
+  /// The sum of all gradients since the last `zero_grad`, zeros if none.
+  Tensor<T> grad() const { return Tensor<T>(entry_->grad_or_zeros()); }
+  bool has_grad() const { return entry_->has_grad; }
+  void zero_grad() const { entry_->has_grad = false; }
+
+  const std::shared_ptr<ParameterEntry>& entry() const { return entry_; }
+
+ private:
+  std::shared_ptr<ParameterEntry> entry_;
+};
+
+}  // namespace remat::inline REMAT_ABI

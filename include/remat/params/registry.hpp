@@ -1,0 +1,182 @@
+// All parameters of a model under their paths, and the scopes in which layers ask for them.
+#pragma once
+
+#include <algorithm>
+#include <iomanip>
+#include <map>
+#include <memory>
+#include <remat/params/parameter.hpp>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+namespace remat::inline REMAT_ABI {
+
+class Scope;
+
+/// Owns every parameter. A path names one parameter; sharing by id is resolved here, when layers are built.
+class ParameterRegistry {
+ public:
+  /// `seed` decides the initial values, together with each parameter's path.
+  explicit ParameterRegistry(std::uint64_t seed = 0) : state_(std::make_shared<State>()) { state_->seed = seed; }
+
+  /// The scope in which a layer asks for its parameters: `parameters / "decoder"`.
+  Scope operator/(std::string_view name) const;
+
+  /// Every parameter once, in order of path.
+  std::vector<std::shared_ptr<ParameterEntry>> entries() const {
+    std::vector<std::shared_ptr<ParameterEntry>> all;
+    for (const auto& [path, entry] : state_->entries) all.push_back(entry);
+    return all;
+  }
+  /// The parameter at `path`; an `Error` when there is none or its type is another.
+  template <class T>
+  Parameter<T> at(const std::string& path) const {
+    const auto found = state_->entries.find(path);
+    require(found != state_->entries.end(), "parameters: no parameter at ", path);
+    require(found->second->value.dtype == dtype_of<T>(), path, ": holds ", name_of(found->second->value.dtype),
+            ", asked for ", name_of(dtype_of<T>()));
+    return Parameter<T>(found->second);
+  }
+  /// Number of values, shared ones counted once.
+  Index count() const {
+    Index total = 0;
+    for (const auto& [path, entry] : state_->entries) total += entry->value.size();
+    return total;
+  }
+  void zero_grad() const {
+    for (const auto& [path, entry] : state_->entries) entry->has_grad = false;
+  }
+  /// Shared ids with the layer paths that use each.
+  const std::map<std::string, std::vector<std::string>>& shared_ids() const { return state_->ids; }
+  /// Ids that only one layer uses: most often a typing mistake.
+  std::vector<std::string> single_user_ids() const {
+    std::vector<std::string> single;
+    for (const auto& [id, users] : state_->ids)
+      if (users.size() == 1) single.push_back(id);
+    return single;
+  }
+
+ private:
+  friend class Scope;
+  struct State {
+    std::uint64_t seed = 0;
+    std::map<std::string, std::shared_ptr<ParameterEntry>> entries;
+    std::map<std::string, std::vector<std::string>> ids;
+  };
+  std::shared_ptr<State> state_;
+};
+
+/// A place in the tree of parameters. `path()` names the parameters made here; `use_path()` names the layer that
+/// uses them, and differs from it inside a shared scope.
+class Scope {
+ public:
+  Scope operator/(std::string_view name) const {
+    require(!name.empty() && name.find('/') == std::string_view::npos, path_,
+            ": a scope's name must be one word, got \"", name, '"');
+    Scope child = *this;
+    child.path_ = join(path_, name);
+    child.use_path_ = join(use_path_, name);
+    return child;
+  }
+  /// This scope for an empty id; else `shared/<id>` at the root, the same for every layer that gives the id.
+  /// An `Error` when the id is used inside itself.
+  Scope shared_as(const std::string& id) const {
+    if (id.empty()) return *this;
+    require(id.find('/') == std::string::npos, use_path_, ": shared_weight_id \"", id, "\" must not contain '/'");
+    require(std::find(ids_.begin(), ids_.end(), id) == ids_.end(), use_path_, ": shared_weight_id \"", id,
+            "\" is used inside itself; give the inner layer another id");
+    Scope shared = *this;
+    shared.path_ = "shared/" + id;
+    shared.ids_.push_back(id);
+    auto& users = state_->ids[id];
+    if (std::find(users.begin(), users.end(), use_path_) == users.end()) users.push_back(use_path_);
+    return shared;
+  }
+  /// The parameter `name` of this scope, made on the first asking. Asking again is allowed from a shared scope, with
+  /// the same shape, type and initializer; anything else is an `Error` that names both askers.
+  template <class T>
+  Parameter<T> parameter(std::string_view name, const Shape& shape, const Initializer& initializer) const {
+    return Parameter<T>(entry(std::string(name), dtype_of<T>(), shape, initializer, &fill<T>));
+  }
+
+  const std::string& path() const { return path_; }
+  const std::string& use_path() const { return use_path_; }
+
+ private:
+  friend class ParameterRegistry;
+  using Fill = void (*)(AnyTensor&, const Initializer&, const RandomStream&);
+
+  explicit Scope(std::shared_ptr<ParameterRegistry::State> state) : state_(std::move(state)) {}
+
+  static std::string join(const std::string& path, std::string_view name) {
+    return path.empty() ? std::string(name) : path + "/" + std::string(name);
+  }
+  template <class T>
+  static void fill(AnyTensor& value, const Initializer& initializer, const RandomStream& stream) {
+    T* data = reinterpret_cast<T*>(value.mutable_data());
+    for (Index i = 0; i < value.size(); ++i) data[i] = static_cast<T>(initializer(stream, i));
+  }
+  std::shared_ptr<ParameterEntry> entry(const std::string& name, DType dtype, const Shape& shape,
+                                        const Initializer& initializer, Fill fill) const {
+    const std::string path = join(path_, name), user = join(use_path_, name);
+    if (const auto found = state_->entries.find(path); found != state_->entries.end()) {
+      const auto& entry = found->second;
+      const auto describe = [](DType type, const Shape& s, const Initializer& i) {
+        return std::string(name_of(type)) + s.to_string() + " " + i.to_string();
+      };
+      const std::string had = describe(entry->value.dtype, entry->value.shape, entry->initializer);
+      const std::string asked = describe(dtype, shape, initializer);
+      require(!ids_.empty(), path, ": asked by ", user, ", but ", entry->users.front(),
+              " owns it already; give both layers one shared_weight_id to share it");
+      require(had == asked, path, ": ", user, " asks for ", asked, ", but ", entry->users.front(), " made it as ", had);
+      require(std::find(entry->users.begin(), entry->users.end(), user) == entry->users.end(), path,
+              ": asked for twice by ", user, "; one layer's parameters need different names");
+      entry->users.push_back(user);
+      return entry;
+    }
+    auto entry = std::make_shared<ParameterEntry>(ParameterEntry{path, {dtype, shape, {}, 0}});
+    entry->initializer = initializer;
+    entry->value.storage = pool().allocate(entry->value.bytes());
+    fill(entry->value, initializer, {state_->seed ^ hash(path), 0, 0});
+    entry->users.push_back(user);
+    state_->entries.emplace(path, entry);
+    return entry;
+  }
+  // FNV-1a: the same everywhere, unlike std::hash.
+  static std::uint64_t hash(std::string_view text) {
+    std::uint64_t h = 14695981039346656037ULL;
+    for (const char c : text) h = (h ^ static_cast<unsigned char>(c)) * 1099511628211ULL;
+    return h;
+  }
+
+  std::shared_ptr<ParameterRegistry::State> state_;
+  std::string path_, use_path_;
+  std::vector<std::string> ids_;  // shared ids around this scope, outermost first
+};
+
+inline Scope ParameterRegistry::operator/(std::string_view name) const { return Scope(state_) / name; }
+
+/// One line a parameter: path, shape, count, number of users; shared ones marked and counted once.
+inline std::ostream& operator<<(std::ostream& out, const ParameterRegistry& parameters) {
+  std::size_t width = 9;
+  for (const auto& entry : parameters.entries()) width = std::max(width, entry->path.size());
+  const auto line = [&](std::string_view path, std::string_view shape, const auto& count, std::string_view users) {
+    out << std::left << std::setw(static_cast<int>(width) + 2) << path << std::setw(18) << shape << std::right
+        << std::setw(12) << count << "  " << users << '\n';
+  };
+  line("parameter", "shape", "count", "users");
+  for (const auto& entry : parameters.entries()) {
+    const bool shared = entry->users.size() > 1;
+    line(entry->path, entry->value.shape.to_string(), entry->value.size(),
+         std::to_string(entry->users.size()) + (shared ? " (shared)" : ""));
+  }
+  line("total", "", parameters.count(), "");
+  for (const auto& id : parameters.single_user_ids())
+    out << "note: shared_weight_id \"" << id << "\" has one user: " << parameters.shared_ids().at(id).front() << '\n';
+  return out;
+}
+
+}  // namespace remat::inline REMAT_ABI
