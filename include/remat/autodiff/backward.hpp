@@ -65,7 +65,7 @@ class Backward {
       Slot& s = p_.slots[i];
       if (s.is_leaf()) continue;
       if (s.holds == 0 && !s.keep) s.value = {};
-      if (s.value && static_cast<SlotId>(i) != loss_) saved_bytes += round_up(s.spec.bytes());
+      if (s.value && static_cast<SlotId>(i) != loss_) saved_bytes += s.spec.bytes();
     }
     p_.stats.saved_bytes = saved_bytes;
   }

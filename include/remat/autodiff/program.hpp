@@ -27,8 +27,8 @@ struct TapeStats {
   double forward_flops = 0;
   double backward_flops = 0;  // replays included
   double replay_flops = 0;
-  std::size_t saved_bytes = 0;  // held when backward begins, without the loss
-  std::size_t peak_bytes = 0;   // activations, their gradients and scratch
+  std::size_t saved_bytes = 0;  // held when backward begins, beside the loss
+  std::size_t peak_bytes = 0;   // activations, their gradients and scratch, each rounded up to 64
 };
 
 class Tape;

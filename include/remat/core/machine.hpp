@@ -77,12 +77,13 @@ inline std::string affinity() {
     if (!CPU_ISSET(cpu, &set)) continue;
     std::size_t last = cpu;
     while (last + 1 < CPU_SETSIZE && CPU_ISSET(last + 1, &set)) ++last;
-    ranges += (ranges.empty() ? "" : ", ") + std::to_string(cpu);
-    if (last > cpu) ranges += "-" + std::to_string(last);
+    if (!ranges.empty()) ranges += ", ";
+    ranges += std::to_string(cpu);
+    if (last > cpu) ranges.append("-").append(std::to_string(last));
     cpu = last;
   }
   const int count = CPU_COUNT(&set);
-  return std::to_string(count) + (count == 1 ? " CPU (" : " CPUs (") + ranges + ")";
+  return std::to_string(count).append(count == 1 ? " CPU (" : " CPUs (").append(ranges).append(")");
 }
 
 /// Threads of the next parallel region.
@@ -113,7 +114,7 @@ template <std::size_t... Chain>
 double fma_burst(int rounds, std::index_sequence<Chain...>) {
   FloatVector x[sizeof...(Chain)], scale, shift;
   for (std::size_t lane = 0; lane < sizeof(FloatVector) / sizeof(float); ++lane) scale[lane] = 0.5F, shift[lane] = 1.0F;
-  ((x[Chain] = shift), ...);
+  ((x[Chain] = shift * static_cast<float>(Chain)), ...);  // all different, or a compiler would merge the chains
   for (int round = 0; round < rounds; ++round)
     ((x[Chain] = x[Chain] * scale + shift), ...);  // tends to 2: stays normal
   FloatVector sum = ((x[Chain]) + ...);

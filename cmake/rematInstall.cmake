@@ -1,0 +1,14 @@
+# `cmake --install`: the headers, and a package for find_package(remat).
+include(GNUInstallDirs)
+include(CMakePackageConfigHelpers)
+set(package_dir "${CMAKE_INSTALL_DATADIR}/cmake/remat")
+
+install(TARGETS remat remat_native EXPORT rematTargets FILE_SET HEADERS)
+install(EXPORT rematTargets NAMESPACE remat:: DESTINATION "${package_dir}")
+configure_package_config_file(cmake/rematConfig.cmake.in "${PROJECT_BINARY_DIR}/rematConfig.cmake"
+                              INSTALL_DESTINATION "${package_dir}")
+write_basic_package_version_file("${PROJECT_BINARY_DIR}/rematConfigVersion.cmake"
+                                 COMPATIBILITY SameMinorVersion ARCH_INDEPENDENT)
+install(FILES "${PROJECT_BINARY_DIR}/rematConfig.cmake" "${PROJECT_BINARY_DIR}/rematConfigVersion.cmake"
+              cmake/rematIo.cmake DESTINATION "${package_dir}")
+install(FILES LICENSE DESTINATION "${CMAKE_INSTALL_DOCDIR}")

@@ -1,0 +1,128 @@
+// What a tape holds and why, as values and as text.
+#pragma once
+
+#include <algorithm>
+#include <iomanip>
+#include <ostream>
+#include <remat/autodiff/tape.hpp>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+namespace remat::inline REMAT_ABI {
+
+/// A value that is kept between forward and backward, beside inputs, parameters and the loss.
+struct SavedResidual {
+  Index slot = 0;  // place on the tape
+  std::vector<std::string> labels{};
+  std::string op{};
+  std::string layer_path{};  // of the use that made it
+  DType dtype = DType::float32;
+  Shape shape{};
+  std::size_t bytes = 0;
+  Verdict verdict = Verdict::save;  // of the outermost region around it; save outside regions
+  std::string why{};                // who reads it: "backward of sin", "replay of linear (decoder/layer_0)"
+};
+
+namespace detail {
+
+inline Verdict outermost_verdict(const Program& program, SlotId id) {
+  const Slot& slot = program.slot(id);
+  if (slot.is_leaf() || program.node(slot.node).region < 0) return Verdict::save;
+  std::int32_t region = program.node(slot.node).region;
+  while (program.region(region).parent >= 0) region = program.region(region).parent;
+  const Region& r = program.region(region);
+  const auto at = static_cast<std::size_t>(id - r.slot_begin);
+  return at < r.verdicts.size() ? static_cast<Verdict>(std::min<std::uint8_t>(r.verdicts[at], 2)) : Verdict::recompute;
+}
+
+inline std::string join(const std::vector<std::string>& words) {
+  std::string text;
+  for (const std::string& word : words) text += (text.empty() ? "" : ", ") + word;
+  return text;
+}
+
+}  // namespace detail
+
+/// Every value held for backward, in tape order, with its reason. After `backward` it reports the moment when backward
+/// began; before, what would be held if backward began now.
+inline std::vector<SavedResidual> saved_residuals(Tape& tape) {
+  Program& program = tape.program();
+  require(program.open_regions.empty(), "saved_residuals: a checkpoint region is still open");
+  std::vector<Need> needs = program.finished ? program.saved : level_needs(program, -1);
+  std::stable_sort(needs.begin(), needs.end(), [](const Need& a, const Need& b) { return a.slot < b.slot; });
+  std::vector<SavedResidual> saved;
+  for (const Need& need : needs) {
+    const Node& reader = program.node(need.reader);
+    const std::string& reader_path = program.paths[static_cast<std::size_t>(reader.path)];
+    const std::string why = std::string(need.replay ? "replay of " : "backward of ") + reader.op->name() +
+                            (reader_path.empty() ? "" : " (" + reader_path + ")");
+    if (!saved.empty() && saved.back().slot == need.slot) {
+      if (saved.back().why.find(why) == std::string::npos) saved.back().why += ", " + why;
+      continue;
+    }
+    const SlotInfo info = program.describe(need.slot);
+    saved.push_back({need.slot,
+                     {info.labels.begin(), info.labels.end()},
+                     std::string(info.op),
+                     std::string(info.layer_path),
+                     program.slot(need.slot).spec.dtype,
+                     info.shape,
+                     info.bytes,
+                     detail::outermost_verdict(program, need.slot),
+                     why});
+  }
+  return saved;
+}
+
+/// One line for each residual: labels or op, type and shape, bytes, verdict, layer path, reason; then the total.
+inline std::ostream& operator<<(std::ostream& out, const std::vector<SavedResidual>& saved) {
+  std::size_t total = 0;
+  for (const SavedResidual& s : saved) {
+    const std::string what = s.labels.empty() ? s.op : s.op + " \"" + detail::join(s.labels) + '"';
+    out << '%' << std::left << std::setw(6) << s.slot << std::setw(32) << what << ' ' << std::setw(24)
+        << name_of(s.dtype) + s.shape.to_string() << std::right << std::setw(12) << s.bytes << " B  " << std::left
+        << std::setw(10) << policy::to_string(s.verdict) << s.layer_path << (s.layer_path.empty() ? "" : ": ")
+        << "read by " << s.why << std::right << '\n';
+    total += s.bytes;
+  }
+  return out << saved.size() << " residuals, " << total << " B\n";
+}
+
+/// The recorded program, one line a slot: name, op, operands, shape, bytes, verdict, region, layer path.
+inline std::ostream& operator<<(std::ostream& out, const Tape& tape) {
+  const Program& program = tape.program();
+  const auto name = [&](const Operand& operand) {
+    if (operand.slot < 0) return std::string("-");
+    const Slot& slot = program.slot(operand.slot);
+    if (slot.parameter >= 0) return program.parameters[static_cast<std::size_t>(slot.parameter)]->path;
+    std::string text = "%" + std::to_string(operand.slot);
+    if (operand.offset != 0 || !(operand.shape == slot.spec.shape)) text += operand.shape.to_string();
+    return text;
+  };
+  for (std::size_t i = 0; i < program.slots.size(); ++i) {
+    const auto id = static_cast<SlotId>(i);
+    const Slot& slot = program.slot(id);
+    if (slot.parameter >= 0) continue;
+    const SlotInfo info = program.describe(id);
+    out << '%' << i << " = " << info.op;
+    if (!slot.is_leaf()) {
+      const Node& node = program.node(slot.node);
+      out << '(';
+      for (const Operand& operand : program.operands_of(node))
+        out << (&operand == program.operands_of(node).data() ? "" : ", ") << name(operand);
+      out << ')';
+      if (node.output_count > 1) out << '[' << id - node.first_output << ']';
+    }
+    if (!info.labels.empty()) out << " \"" << detail::join({info.labels.begin(), info.labels.end()}) << '"';
+    out << " : " << name_of(slot.spec.dtype) << info.shape << ' ' << info.bytes << " B";
+    if (!slot.is_leaf() && program.node(slot.node).region >= 0)
+      out << ' ' << policy::to_string(detail::outermost_verdict(program, id)) << " region "
+          << program.node(slot.node).region;
+    if (!info.layer_path.empty()) out << "  (" << info.layer_path << ')';
+    out << '\n';
+  }
+  return out;
+}
+
+}  // namespace remat::inline REMAT_ABI

@@ -1,0 +1,7 @@
+// Texts and batches.
+#pragma once
+
+#include <remat/data/batches.hpp>
+#include <remat/data/text_corpus.hpp>
+#include <remat/data/utf8.hpp>
+#include <remat/data/vocabulary.hpp>

@@ -1,0 +1,7 @@
+// Files: weights and logs.
+#pragma once
+
+#include <remat/io/file.hpp>
+#include <remat/io/jsonl.hpp>
+#include <remat/io/safetensors.hpp>
+#include <remat/io/safetensors_header.hpp>

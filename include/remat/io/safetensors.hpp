@@ -1,0 +1,161 @@
+// .safetensors: 8 bytes little-endian N, a JSON header of N bytes, the tensors' bytes side by side.
+#pragma once
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <map>
+#include <remat/core/tensor.hpp>
+#include <remat/io/file.hpp>
+#include <remat/io/safetensors_header.hpp>
+#include <remat/params/registry.hpp>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace remat::inline REMAT_ABI::io {
+
+static_assert(std::endian::native == std::endian::little, "safetensors: the file's bytes are copied as they are");
+
+/// The format's own limit.
+inline constexpr std::size_t max_safetensors_header = 100'000'000;
+
+/// A file open for reading, its header checked as a whole. Tensors are read on request. Any file is safe to open: what
+/// breaks a rule is an `Error` that names file and rule, and no more memory is taken than the file's size calls for.
+class SafetensorsFile {
+ public:
+  explicit SafetensorsFile(const std::string& path) : file_(path, O_RDONLY | O_NONBLOCK) {  // a pipe must not block
+    const std::size_t size = file_.size();
+    require(size >= 8, path, ": has ", size, " bytes; a safetensors file has at least 8");
+    std::uint64_t length = 0;
+    file_.read(&length, 8, 0);
+    require(length <= max_safetensors_header, path, ": the header's length ", length, " is above the format's limit ",
+            max_safetensors_header);
+    require(length <= size - 8, path, ": the header's length is ", length, ", but only ", size - 8, " bytes follow");
+    std::string text(length, '\0');
+    file_.read(text.data(), length, 8);
+    data_begin_ = 8 + length;
+    try {
+      header_ = parse_safetensors_header(text, size - data_begin_);
+    } catch (const Error& error) {
+      fail(path, ": ", std::string_view(error.what()).substr(0, 400));  // names in the file may be very long
+    }
+  }
+
+  const std::string& path() const { return file_.path(); }
+  /// All tensors by name, in order of name.
+  const std::map<std::string, TensorInfo>& tensors() const { return header_.tensors; }
+  const std::map<std::string, std::string>& metadata() const { return header_.metadata; }
+  std::vector<std::string> names() const {
+    std::vector<std::string> all;
+    for (const auto& [name, info] : tensors()) all.push_back(name);
+    return all;
+  }
+  /// Type, shape and place of one tensor; an `Error` lists near names when there is none.
+  const TensorInfo& info(const std::string& name) const {
+    const auto found = tensors().find(name);
+    require(found != tensors().end(), path(), ": has no tensor \"", name, '"', near(name, names()));
+    return found->second;
+  }
+  /// One tensor; an `Error` when its type is another.
+  template <class T>
+  Tensor<T> read(const std::string& name) const {
+    return Tensor<T>(read(name, dtype_of<T>()));
+  }
+  AnyTensor read(const std::string& name, DType dtype) const {
+    const TensorInfo& found = info(name);
+    require(found.dtype == safetensors_name(dtype), path(), ": \"", name, "\" holds ", found.dtype, ", asked for ",
+            safetensors_name(dtype));
+    AnyTensor tensor{dtype, found.shape, pool().allocate(found.end - found.begin), 0};
+    file_.read(tensor.mutable_data(), tensor.bytes(), data_begin_ + found.begin);
+    return tensor;
+  }
+
+  /// `; the nearest names are ...`: those that share the longest beginning and end with `name`.
+  static std::string near(std::string_view name, std::vector<std::string> names) {
+    const auto likeness = [name](std::string_view other) {
+      const auto begins = std::mismatch(name.begin(), name.end(), other.begin(), other.end());
+      const auto ends = std::mismatch(name.rbegin(), name.rend(), other.rbegin(), other.rend());
+      return (begins.first - name.begin()) + (ends.first - name.rbegin());
+    };
+    std::stable_sort(names.begin(), names.end(),
+                     [&](const auto& a, const auto& b) { return likeness(a) > likeness(b); });
+    std::string text;
+    for (std::size_t i = 0; i < std::min<std::size_t>(3, names.size()); ++i)
+      text += (i == 0 ? "; the nearest names are \"" : ", \"") + names[i] + '"';
+    return text;
+  }
+
+ private:
+  File file_;
+  std::size_t data_begin_ = 0;
+  SafetensorsHeader header_{};
+};
+
+/// Writes every parameter once, under its path. `metadata` is stored with the file; so is, for each layer that uses a
+/// parameter under another path, that path with the parameter's (the convention for tied weights). The file is
+/// replaced as a whole or, after an `Error`, not at all.
+inline void save_safetensors(const ParameterRegistry& parameters, const std::string& path,
+                             std::map<std::string, std::string> metadata = {}) {
+  auto entries = parameters.entries();
+  // Widest elements first, so that all data is aligned to its type; equal widths stay in order of path.
+  std::stable_sort(entries.begin(), entries.end(),
+                   [](const auto& a, const auto& b) { return size_of(a->value.dtype) > size_of(b->value.dtype); });
+  for (const auto& entry : entries)
+    for (const auto& user : entry->users) {
+      if (user == entry->path) continue;
+      const bool is_new = metadata.emplace(user, entry->path).second;
+      require(is_new, path, ": the metadata key \"", user, "\" is taken by an alias of ", entry->path, "; use another");
+    }
+  auto header = nlohmann::ordered_json::object();
+  if (!metadata.empty()) header["__metadata__"] = metadata;
+  std::size_t end = 0;
+  for (const auto& entry : entries) {
+    const std::size_t begin = std::exchange(end, end + entry->value.bytes());
+    header[entry->path] = {
+        {"dtype", safetensors_name(entry->value.dtype)},
+        {"shape", std::vector<Index>(entry->value.shape.begin(), entry->value.shape.end())},
+        {"data_offsets", {begin, end}},
+    };
+  }
+  std::string text;
+  try {
+    text = header.dump();
+  } catch (const nlohmann::json::exception& error) {
+    fail(path, ": a name or a metadata text is not valid UTF-8: ", error.what());
+  }
+  text.resize((text.size() + 7) / 8 * 8, ' ');  // the data begins aligned
+  require(text.size() <= max_safetensors_header, path, ": the header has ", text.size(), " bytes, above the limit ",
+          max_safetensors_header);
+
+  ReplacedFile replaced(path);
+  const std::uint64_t length = text.size();
+  replaced.file().write(&length, 8);
+  replaced.file().write(text);
+  for (const auto& entry : entries) replaced.file().write(entry->value.data(), entry->value.bytes());
+  replaced.commit();
+}
+
+/// Reads every parameter. The file must hold exactly the registry's paths, with their types and shapes. All is checked
+/// and read before the first value changes: a load that throws has changed nothing.
+inline void load_safetensors(ParameterRegistry& parameters, const std::string& path) {
+  const SafetensorsFile file(path);
+  const auto entries = parameters.entries();
+  std::vector<std::string> paths;
+  for (const auto& entry : entries) paths.push_back(entry->path);
+  for (const auto& entry : entries) {
+    const AnyTensor& value = entry->value;
+    const TensorInfo& info = file.info(entry->path);
+    require(info.dtype == safetensors_name(value.dtype) && info.shape == value.shape, path, ": \"", entry->path,
+            "\" is ", info.dtype, info.shape, ", the parameter is ", safetensors_name(value.dtype), value.shape);
+  }
+  for (const auto& [name, info] : file.tensors())
+    require(std::binary_search(paths.begin(), paths.end(), name), path, ": holds \"", name,
+            "\", which is no parameter here", SafetensorsFile::near(name, paths));
+  std::vector<AnyTensor> values;
+  for (const auto& entry : entries) values.push_back(file.read(entry->path, entry->value.dtype));
+  for (std::size_t i = 0; i < entries.size(); ++i) entries[i]->value = std::move(values[i]);
+}
+
+}  // namespace remat::inline REMAT_ABI::io

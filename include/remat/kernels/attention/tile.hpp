@@ -1,0 +1,192 @@
+// Small dense tiles for attention: copies, transposes and products with fixed lanes, hence a fixed order of every sum.
+#pragma once
+
+#include <cstddef>
+#include <cstring>
+#include <remat/core/shape.hpp>
+#include <utility>
+
+namespace remat::inline REMAT_ABI::kernels::attention {
+
+#if defined(__AVX512F__)
+inline constexpr int vector_bytes = 64, block_rows = 12;  // 24 accumulators of 32 registers
+#elif defined(__AVX__)
+inline constexpr int vector_bytes = 32, block_rows = 6;  // 12 of 16
+#else
+inline constexpr int vector_bytes = 16, block_rows = 6;
+#endif
+
+/// Queries and keys are visited in tiles of this many rows.
+inline constexpr Index tile_rows = 64;
+
+/// One register of T. Only ever a local variable: passing one by value would make the ABI depend on the target.
+template <class T>
+struct Vector {
+  static constexpr int width = vector_bytes / static_cast<int>(sizeof(T));
+  static constexpr int group = 2 * width;  // rows whose scores are computed side by side, one a lane
+  typedef T type __attribute__((vector_size(vector_bytes)));
+};
+
+/// `dims` rounded up to whole registers: the row pitch of every tile.
+template <class T>
+constexpr Index padded(Index dims) {
+  return (dims + Vector<T>::width - 1) / Vector<T>::width * Vector<T>::width;
+}
+
+/// c[i][:] = (or +=, if Accumulate) sum over p of a(i, p) b[p][:], for Rows x (Columns registers) held in registers.
+template <int Rows, int Columns, bool Accumulate, class T>
+inline void multiply_block(Index depth, const T* a, Index a_row, Index a_step, const T* b, Index b_row, T* c,
+                           Index c_row) {
+  using V = typename Vector<T>::type;
+  constexpr int width = Vector<T>::width;
+  V sum[Rows][Columns];
+#pragma GCC unroll 16
+  for (int i = 0; i < Rows; ++i) {
+#pragma GCC unroll 2
+    for (int j = 0; j < Columns; ++j) {
+      if constexpr (Accumulate) {
+        std::memcpy(&sum[i][j], c + i * c_row + j * width, sizeof(V));
+      } else {
+        sum[i][j] = V{};
+      }
+    }
+  }
+  for (Index p = 0; p < depth; ++p) {
+    V right[Columns];
+#pragma GCC unroll 2
+    for (int j = 0; j < Columns; ++j) std::memcpy(&right[j], b + p * b_row + j * width, sizeof(V));
+#pragma GCC unroll 16
+    for (int i = 0; i < Rows; ++i) {
+      const T left = a[i * a_row + p * a_step];
+#pragma GCC unroll 2
+      for (int j = 0; j < Columns; ++j) sum[i][j] += left * right[j];
+    }
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < Rows; ++i) {
+#pragma GCC unroll 2
+    for (int j = 0; j < Columns; ++j) std::memcpy(c + i * c_row + j * width, &sum[i][j], sizeof(V));
+  }
+}
+
+/// As `multiply_block` for any number of rows.
+template <int Columns, bool Accumulate, class T>
+inline void multiply_panel(Index rows, Index depth, const T* a, Index a_row, Index a_step, const T* b, Index b_row,
+                           T* c, Index c_row) {
+  Index i = 0;
+  const auto blocks = [&]<int Rows>(std::integral_constant<int, Rows>) {
+    for (; i + Rows <= rows; i += Rows)
+      multiply_block<Rows, Columns, Accumulate>(depth, a + i * a_row, a_row, a_step, b, b_row, c + i * c_row, c_row);
+  };
+  blocks(std::integral_constant<int, block_rows>{});
+  blocks(std::integral_constant<int, 4>{});
+  blocks(std::integral_constant<int, 1>{});
+}
+
+/// c[rows, columns] = (or +=) a b, where a(i, p) = a[i * a_row + p * a_step]; `columns` is a whole number of registers.
+template <bool Accumulate, class T>
+void multiply(Index rows, Index columns, Index depth, const T* a, Index a_row, Index a_step, const T* b, Index b_row,
+              T* c, Index c_row) {
+  constexpr int width = Vector<T>::width;
+  Index j = 0;
+  for (; j + 2 * width <= columns; j += 2 * width)
+    multiply_panel<2, Accumulate>(rows, depth, a, a_row, a_step, b + j, b_row, c + j, c_row);
+  if (j < columns) multiply_panel<1, Accumulate>(rows, depth, a, a_row, a_step, b + j, b_row, c + j, c_row);
+}
+
+/// c += a b in which a zero weight of a hides whatever is in b, NaN too: masked rows must not leak.
+template <class T>
+void multiply_hiding(Index rows, Index columns, Index depth, const T* a, Index a_row, Index a_step, const T* b,
+                     Index b_row, T* c, Index c_row) {
+  for (Index i = 0; i < rows; ++i)
+    for (Index p = 0; p < depth; ++p)
+      if (const T left = a[i * a_row + p * a_step]; left != 0)
+        for (Index j = 0; j < columns; ++j) c[i * c_row + j] += left * b[p * b_row + j];
+}
+
+/// Copies [rows, dims] from a strided source into a tile of `filled` rows, zeros around it. False if anything copied
+/// is infinite or NaN.
+template <class T>
+bool copy_rows(const T* from, Index stride, Index rows, Index dims, T* tile, Index filled) {
+  using V = typename Vector<T>::type;
+  constexpr Index width = Vector<T>::width;
+  const Index pitch = padded<T>(dims), whole = dims / width * width;
+  V odd{};
+  T odd_tail = 0;  // x - x is zero exactly for finite x
+  for (Index i = 0; i < rows; ++i) {
+    const T* source = from + i * stride;
+    T* row = tile + i * pitch;
+    for (Index j = 0; j < whole; j += width) {
+      V value;
+      std::memcpy(&value, source + j, sizeof(V));
+      std::memcpy(row + j, &value, sizeof(V));
+      odd += value - value;
+    }
+    for (Index j = whole; j < pitch; ++j) {
+      row[j] = j < dims ? source[j] : T{0};
+      odd_tail += row[j] - row[j];
+    }
+  }
+  std::memset(tile + rows * pitch, 0, static_cast<std::size_t>((filled - rows) * pitch) * sizeof(T));
+  for (int j = 0; j < width; ++j) odd_tail += odd[j];
+  return odd_tail == 0;
+}
+
+/// to[j][i] = scale * from[i][j] for one square of registers: log2(width) rounds of perfect shuffles.
+template <class T>
+inline void transpose_square(const T* from, Index from_row, T* to, Index to_row, T scale) {
+  using V = typename Vector<T>::type;
+  constexpr int width = Vector<T>::width;
+  V rows[width];
+#pragma GCC unroll 16
+  for (int i = 0; i < width; ++i) std::memcpy(&rows[i], from + i * from_row, sizeof(V));
+  const auto shuffle = [&]<int... Lane>(std::integer_sequence<int, Lane...>) {
+    V mixed[width];
+#pragma GCC unroll 16
+    for (int i = 0; i < width / 2; ++i) {
+      const V &first = rows[i], &second = rows[i + width / 2];
+      mixed[2 * i] = __builtin_shufflevector(first, second, (Lane / 2 + Lane % 2 * width)...);
+      mixed[2 * i + 1] = __builtin_shufflevector(first, second, (Lane / 2 + width / 2 + Lane % 2 * width)...);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < width; ++i) rows[i] = mixed[i];
+  };
+#pragma GCC unroll 4
+  for (int round = 1; round < width; round *= 2) shuffle(std::make_integer_sequence<int, width>{});
+#pragma GCC unroll 16
+  for (int i = 0; i < width; ++i) {
+    const V scaled = rows[i] * scale;
+    std::memcpy(to + i * to_row, &scaled, sizeof(V));
+  }
+}
+
+/// Turns a tile [rows, pitch] into panels [rows / group][pitch][group] of its transpose, times `scale`.
+template <class T>
+void transpose_panels(const T* tile, Index rows, Index pitch, T scale, T* panels) {
+  constexpr Index width = Vector<T>::width, group = Vector<T>::group;
+  for (Index i = 0; i < rows; i += width)
+    for (Index j = 0; j < pitch; j += width)
+      transpose_square(tile + i * pitch + j, pitch, panels + i / group * group * pitch + j * group + i % group, group,
+                       scale);
+}
+
+/// Sum of a[i] b[i] in one fixed order.
+template <class T>
+T dot(const T* a, const T* b, Index count) {
+  using V = typename Vector<T>::type;
+  constexpr Index width = Vector<T>::width;
+  V lanes{};
+  Index i = 0;
+  for (; i + width <= count; i += width) {
+    V left, right;
+    std::memcpy(&left, a + i, sizeof(V));
+    std::memcpy(&right, b + i, sizeof(V));
+    lanes += left * right;
+  }
+  T sum = 0;
+  for (int lane = 0; lane < width; ++lane) sum += lanes[lane];
+  for (; i < count; ++i) sum += a[i] * b[i];
+  return sum;
+}
+
+}  // namespace remat::inline REMAT_ABI::kernels::attention

@@ -1,0 +1,150 @@
+// Matrix products: one interface over the backend that the build chose. The backend multiplies tiles, one thread each;
+// how a product is cut depends on its shape alone, so the number of threads changes no bit.
+#pragma once
+
+#include <omp.h>
+
+#include <algorithm>
+#include <limits>
+#include <remat/core/parallel.hpp>
+#include <remat/kernels/gemm/shape.hpp>
+#include <string>
+#include <type_traits>
+
+#if defined(REMAT_GEMM_ONEDNN)
+#include <remat/kernels/gemm/eigen.hpp>  // for double, which oneDNN does not multiply
+#include <remat/kernels/gemm/onednn.hpp>
+#elif defined(REMAT_GEMM_BLAS)
+#include <remat/kernels/gemm/blas.hpp>
+#else
+#include <remat/kernels/gemm/eigen.hpp>
+#endif
+
+namespace remat::inline REMAT_ABI::kernels {
+
+/// The library behind float products, with its version: "oneDNN 2.6.3", "OpenBLAS 0.3.21", "Eigen 3.4.0".
+inline const char* gemm_backend() {
+#if defined(REMAT_GEMM_ONEDNN)
+  static const std::string name = onednn::name();
+#elif defined(REMAT_GEMM_BLAS)
+  static const std::string name = blas::name();
+#else
+  static const std::string name = eigen::name();
+#endif
+  return name.c_str();
+}
+
+namespace detail {
+
+/// The backends count threads by OpenMP's limit: it is 1 while a tile is multiplied.
+class OneThread {
+ public:
+  OneThread() { omp_set_num_threads(1); }
+  ~OneThread() { omp_set_num_threads(before_); }
+  OneThread(const OneThread&) = delete;
+  OneThread& operator=(const OneThread&) = delete;
+
+ private:
+  int before_ = omp_get_max_threads();
+};
+
+template <class T>
+void serial_product(const Gemm& shape, const T* a, const T* b, T* c) {
+  const OneThread guard;
+#if defined(REMAT_GEMM_ONEDNN)
+  if constexpr (std::is_same_v<T, float>)
+    onednn::product(shape, a, b, c);
+  else
+    eigen::product(shape, a, b, c);
+#elif defined(REMAT_GEMM_BLAS)
+  blas::product(shape, a, b, c);
+#else
+  eigen::product(shape, a, b, c);
+#endif
+}
+
+/// A grid of equal tiles over C.
+struct Tiling {
+  Index rows, columns, grid_rows, grid_columns;
+
+  /// Halves the longer side up to 32 tiles. Each tile packs its operands anew, so the more tiles there are, the more
+  /// work and the longer sides they must keep.
+  explicit Tiling(const Gemm& shape) : rows(shape.m), columns(shape.n) {
+    double flops = 2.0 * static_cast<double>(shape.m) * static_cast<double>(shape.n) * static_cast<double>(shape.k);
+    for (Index tiles = 1; tiles < 32; tiles *= 2, flops /= 2) {
+      Index& side = rows >= columns ? rows : columns;
+      if (flops < 8e6 * static_cast<double>(tiles) || side < std::clamp<Index>(64 * tiles, 128, 512)) break;
+      side = (side / 2 + 15) / 16 * 16;  // whole vectors
+    }
+    grid_rows = rows == 0 ? 0 : (shape.m - 1) / rows + 1;
+    grid_columns = columns == 0 ? 0 : (shape.n - 1) / columns + 1;
+  }
+  Index count() const { return grid_rows * grid_columns; }
+};
+
+/// Puts into C what the product is then added to; false when that is nothing, and C unwritten.
+template <class T>
+bool write_start(const Gemm& shape, const T* bias, T* c) {
+  if (bias == nullptr && (shape.accumulate || shape.k > 0)) return shape.accumulate;
+  for (Index i = 0; i < shape.m; ++i) {
+    T* row = c + i * shape.ldc;
+    for (Index j = 0; j < shape.n; ++j)
+      row[j] = (shape.accumulate ? row[j] : T{0}) + (bias == nullptr ? T{0} : bias[j]);
+  }
+  return true;
+}
+
+}  // namespace detail
+
+/// Distances in elements between the operands of `count` products; 0 reuses an A or B.
+struct Batch {
+  Index count = 1;
+  Index stride_a = 0, stride_b = 0, stride_c = 0;
+};
+
+/// `batch.count` products of one shape, the i-th on `a + i * stride_a` and so on; `bias` [n], if any, is added to every
+/// row of each. The results must overlap nothing. Runs on all threads, or serially inside a parallel region; same bits
+/// either way. Errors: a negative extent, one of 2^31 or more, a leading dimension below the width of its matrix.
+template <class T>
+void gemm_batched(Gemm shape, const Batch& batch, const T* a, const T* b, T* c, const T* bias = nullptr) {
+  static_assert(std::is_same_v<T, float> || std::is_same_v<T, double>);
+  const auto settle = [](Index& leading, Index width, const char* name) {
+    require(leading == 0 || leading >= width, "gemm: rows of ", name, " have ", width, " elements but are ", leading,
+            " apart");
+    if (leading == 0) leading = width;
+  };
+  constexpr Index limit = std::numeric_limits<int>::max();  // CBLAS counts in int
+  require(std::min({shape.m, shape.n, shape.k, batch.count}) >= 0 && std::max({shape.m, shape.n, shape.k}) <= limit,
+          "gemm: a product ", shape.m, " x ", shape.n, " x ", shape.k, " is out of range");
+  settle(shape.lda, shape.a == Trans::no ? shape.k : shape.m, "A");
+  settle(shape.ldb, shape.b == Trans::no ? shape.n : shape.k, "B");
+  settle(shape.ldc, shape.n, "C");
+  require(std::max({shape.lda, shape.ldb, shape.ldc}) <= limit, "gemm: a leading dimension is out of range");
+
+  const detail::Tiling tiling(shape);
+  const auto run_tile = [&](Index item) {
+    const Index product = item / tiling.count(), tile = item % tiling.count();
+    const Index row = tile / tiling.grid_columns * tiling.rows, column = tile % tiling.grid_columns * tiling.columns;
+    Gemm part = shape;
+    part.m = std::min(tiling.rows, shape.m - row);
+    part.n = std::min(tiling.columns, shape.n - column);
+    const T* part_a = a + product * batch.stride_a + (shape.a == Trans::no ? row * shape.lda : row);
+    const T* part_b = b + product * batch.stride_b + (shape.b == Trans::no ? column : column * shape.ldb);
+    T* part_c = c + product * batch.stride_c + row * shape.ldc + column;
+    part.accumulate = detail::write_start(part, bias == nullptr ? nullptr : bias + column, part_c);
+    if (part.k > 0) detail::serial_product(part, part_a, part_b, part_c);
+  };
+  // Small products share a block, or waking the threads would cost more than they save.
+  const Index block = row_grain(checked_mul(tiling.rows, checked_mul(tiling.columns, shape.k / 16 + 1)));
+  parallel_for(checked_mul(batch.count, tiling.count()), block, [&](Index begin, Index end) {
+    for (Index item = begin; item < end; ++item) run_tile(item);
+  });
+}
+
+/// One product; see `gemm_batched`.
+template <class T>
+void gemm(const Gemm& shape, const T* a, const T* b, T* c, const T* bias = nullptr) {
+  gemm_batched(shape, Batch{}, a, b, c, bias);
+}
+
+}  // namespace remat::inline REMAT_ABI::kernels

@@ -1,0 +1,19 @@
+// What a matrix product is, for all backends.
+#pragma once
+
+#include <remat/core/shape.hpp>
+
+namespace remat::inline REMAT_ABI::kernels {
+
+enum class Trans : bool { no, yes };
+
+/// C[m, n] = op(A)[m, k] op(B)[k, n], or C += when `accumulate`. Everything is row-major; `op(A)` is A[m, k], or the
+/// transpose of A[k, m], and likewise B. A leading dimension is the distance between rows in elements; 0: no gap.
+struct Gemm {
+  Trans a = Trans::no, b = Trans::no;
+  Index m = 0, n = 0, k = 0;
+  Index lda = 0, ldb = 0, ldc = 0;
+  bool accumulate = false;
+};
+
+}  // namespace remat::inline REMAT_ABI::kernels

@@ -1,0 +1,68 @@
+// Sums and maxima in one fixed order: lane l takes elements l, l + L, l + 2L, ..., and the lanes are folded in halves.
+// Within one program the bits depend on the data and their number, not on alignment or threads.
+#pragma once
+
+#include <limits>
+#include <remat/core/shape.hpp>
+#include <type_traits>
+
+namespace remat::inline REMAT_ABI::kernels {
+
+namespace detail {
+
+/// One AVX-512 register of lanes; narrower machines use two or four registers.
+template <class T>
+inline constexpr int lanes = 64 / static_cast<int>(sizeof(T));
+
+/// Folds f(0), ..., f(n-1), each of type T, with `combine`, an associative operation but for rounding.
+template <class T, class F, class Combine>
+T fold(Index n, T identity, F&& f, Combine&& combine) {
+  constexpr int L = lanes<T>;
+  T lane[L];
+  for (int l = 0; l < L; ++l) lane[l] = identity;
+  Index i = 0;
+  for (; i + L <= n; i += L) {
+#pragma omp simd
+    for (int l = 0; l < L; ++l) lane[l] = combine(lane[l], f(i + l));
+  }
+  for (int l = 0; i + l < n; ++l) lane[l] = combine(lane[l], f(i + l));
+  for (int half = L / 2; half > 0; half /= 2)
+    for (int l = 0; l < half; ++l) lane[l] = combine(lane[l], lane[l + half]);
+  return lane[0];
+}
+
+}  // namespace detail
+
+/// f(0) + ... + f(n-1); 0 for n = 0. `f` takes an `Index` and should have no branches, so that it vectorizes.
+template <class T, class F>
+T sum_of(Index n, F&& f) {
+  return detail::fold<T>(
+      n, T{0}, [&](Index i) { return static_cast<T>(f(i)); }, [](T a, T b) { return a + b; });
+}
+/// The greatest of f(0), ..., f(n-1), NaNs passed over; -infinity for n = 0.
+template <class T, class F>
+T max_of(Index n, F&& f) {
+  return detail::fold<T>(
+      n, -std::numeric_limits<T>::infinity(), [&](Index i) { return static_cast<T>(f(i)); },
+      [](T a, T b) { return b > a ? b : a; });
+}
+
+template <class T>
+T sum(const T* x, Index n) {
+  return sum_of<T>(n, [x](Index i) { return x[i]; });
+}
+template <class T>
+T sum_squares(const T* x, Index n) {
+  return sum_of<T>(n, [x](Index i) { return x[i] * x[i]; });
+}
+template <class T>
+T dot(const T* x, const T* y, Index n) {
+  return sum_of<T>(n, [x, y](Index i) { return x[i] * y[i]; });
+}
+/// NaNs are passed over; -infinity for n = 0.
+template <class T>
+T max(const T* x, Index n) {
+  return max_of<T>(n, [x](Index i) { return x[i]; });
+}
+
+}  // namespace remat::inline REMAT_ABI::kernels

@@ -1,0 +1,141 @@
+// GPT: a decoder-only transformer language model (Radford et al. 2019), with the settings of nanoGPT.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <remat/nn/embedding.hpp>
+#include <remat/nn/stacked_transformer.hpp>
+#include <remat/ops/cross_entropy.hpp>
+#include <remat/ops/positions.hpp>
+#include <string>
+#include <vector>
+
+namespace remat::inline REMAT_ABI::models {
+
+struct GptConfig {
+  int vocabulary = 0;
+  int context = 0;  // the longest sequence
+  int num_layers = 0;
+  int model_dims = 0;
+  int num_heads = 0;
+  int num_kv_heads = 0;  // 0: num_heads
+  int hidden_dims = 0;   // 0: 4 model_dims
+  double dropout = 0;    // on embeddings, attention probabilities and both branches
+  bool bias = true;      // of linear layers and norms
+  nn::Activation activation = nn::Activation::gelu;
+  bool tied_head = true;  // the head is the transposed embedding
+  double init_deviation = 0.02;
+  Policy remat = policy::everything;
+  int remat_every = 1;
+  std::vector<std::string> attention_ids{};  // a shared_weight_id for each layer, or empty
+};
+
+/// Token and position embeddings, a stack of pre-norm layers, a norm, and a head tied to the token embedding.
+template <class T>
+struct Gpt {
+  GptConfig config;
+  std::string path;
+  nn::Embedding<T> embedding;
+  Parameter<Accum<T>> positions;  // [context, D]
+  nn::StackedTransformer<T> decoder;
+  nn::Norm<T> final_norm;
+  std::optional<Parameter<Accum<T>>> head;  // [V, D] when not tied
+
+  Gpt(const Scope& scope, const GptConfig& c)
+      : config(c),
+        path(scope.use_path()),
+        embedding(scope / "embedding",
+                  {.vocabulary = c.vocabulary, .model_dims = c.model_dims, .init = init::normal(c.init_deviation)}),
+        positions(
+            (scope / "positions")
+                .template parameter<Accum<T>>("table", {c.context, c.model_dims}, init::normal(c.init_deviation))),
+        decoder(scope / "decoder", stack(c)),
+        final_norm(scope / "final_norm", nn::NormKind::layer_norm, c.model_dims, c.bias) {
+    if (!c.tied_head)
+      head = (scope / "head")
+                 .template parameter<Accum<T>>("w", {c.vocabulary, c.model_dims}, init::normal(c.init_deviation));
+  }
+
+  /// ids [B, T] -> logits [B, T, V]
+  Var<T> logits(Tape& tape, const Tensor<std::int32_t>& ids) const {
+    const auto here = tape.layer(path);
+    require(ids.shape().rank() == 2 && ids.shape()[1] <= config.context, path, ": ids ", ids.shape(),
+            " must be [batch, length] with length <= context ", config.context);
+    Var<T> x = add_positions<T>(embedding(tape.input(ids)), positions);
+    x = final_norm(decoder(dropout(x, config.dropout)));
+    return linear<T>(x, head ? *head : embedding.table, {}, {.transposed = true});
+  }
+  /// Mean negative log-likelihood of `batch.targets` after `batch.inputs`, both [B, T], in nats.
+  template <class Batch>
+  Var<Accum<T>> loss(Tape& tape, const Batch& batch) const {
+    const Var<T> scores = logits(tape, batch.inputs);
+    return cross_entropy(scores, tape.input(batch.targets));
+  }
+
+  struct Generation {
+    Index length = 500;
+    double temperature = 0.8;  // 0: the likeliest token
+    int top_k = 0;             // 0: all tokens
+    std::uint64_t seed = 1;
+  };
+  /// `prompt` (not empty) followed by `length` sampled tokens; the last `context` tokens are looked at.
+  std::vector<std::int32_t> generate(std::vector<std::int32_t> prompt, const Generation& options) const {
+    require(!prompt.empty(), path, ": generate needs a prompt of at least one token");
+    const RandomStream random{options.seed, 0, 0};
+    for (Index i = 0; i < options.length; ++i) {
+      Tape tape({.mode = Mode::evaluate});
+      const std::size_t length = std::min(prompt.size(), static_cast<std::size_t>(config.context));
+      const Tensor<std::int32_t> ids({1, static_cast<Index>(length)},
+                                     std::span<const std::int32_t>(prompt).last(length));
+      const Tensor<T> scores = logits(tape, ids).value();
+      prompt.push_back(sample(scores.data() + (scores.size() - config.vocabulary), options,
+                              random.uniform(static_cast<std::uint64_t>(i))));
+    }
+    return prompt;
+  }
+
+ private:
+  std::int32_t sample(const T* logits, const Generation& options, double uniform) const {
+    std::vector<std::int32_t> order(static_cast<std::size_t>(config.vocabulary));
+    for (std::size_t i = 0; i < order.size(); ++i) order[i] = static_cast<std::int32_t>(i);
+    std::sort(order.begin(), order.end(), [&](auto a, auto b) { return logits[a] > logits[b]; });
+    if (options.temperature <= 0) return order.front();
+    if (options.top_k > 0) order.resize(std::min(order.size(), static_cast<std::size_t>(options.top_k)));
+    std::vector<double> cumulative;
+    double total = 0;
+    for (const std::int32_t id : order)
+      cumulative.push_back(total += std::exp((static_cast<double>(logits[id]) - static_cast<double>(logits[order[0]])) /
+                                             options.temperature));
+    const auto chosen = std::upper_bound(cumulative.begin(), cumulative.end(), uniform * total) - cumulative.begin();
+    return order[std::min(static_cast<std::size_t>(chosen), order.size() - 1)];
+  }
+
+  static nn::StackedTransformerConfig stack(const GptConfig& c) {
+    require(c.vocabulary > 0 && c.context > 0 && c.num_layers >= 0, "gpt: vocabulary ", c.vocabulary, " and context ",
+            c.context, " must be > 0, num_layers ", c.num_layers, " >= 0");
+    require(c.attention_ids.empty() || static_cast<int>(c.attention_ids.size()) == c.num_layers,
+            "gpt: ", c.attention_ids.size(), " attention_ids for ", c.num_layers, " layers");
+    const Initializer init = init::normal(c.init_deviation);
+    // Each layer adds two branches to the stream: scaled so that its variance does not grow with depth.
+    const Initializer out = init::normal(c.init_deviation / std::sqrt(2.0 * std::max(1, c.num_layers)));
+    nn::TransformerLayerConfig layer{.model_dims = c.model_dims,
+                                     .hidden_dims = c.hidden_dims,
+                                     .num_heads = c.num_heads,
+                                     .norm_bias = c.bias,
+                                     .dropout = c.dropout};
+    layer.attention = {.num_kv_heads = c.num_kv_heads,
+                       .combined_qkv = true,
+                       .bias = c.bias,
+                       .dropout = c.dropout,
+                       .init = init,
+                       .out_init = out};
+    layer.ffn = {.activation = c.activation, .bias = c.bias, .init = init, .out_init = out};
+    nn::StackedTransformerConfig stack{.remat = c.remat, .remat_every = c.remat_every};
+    stack.layers.assign(static_cast<std::size_t>(c.num_layers), layer);
+    for (std::size_t i = 0; i < c.attention_ids.size(); ++i)
+      stack.layers[i].attention.shared_weight_id = c.attention_ids[i];
+    return stack;
+  }
+};
+
+}  // namespace remat::inline REMAT_ABI::models

@@ -1,0 +1,37 @@
+// Embedding layer.
+#pragma once
+
+#include <optional>
+#include <remat/ops/embedding.hpp>
+#include <remat/params/registry.hpp>
+#include <string>
+
+namespace remat::inline REMAT_ABI::nn {
+
+struct EmbeddingConfig {
+  int vocabulary = 0;
+  int model_dims = 0;
+  Initializer init = init::normal(0.02);
+  std::string shared_weight_id{};
+};
+
+/// Looks up rows of `table` [V, D].
+template <class T>
+struct Embedding {
+  Parameter<Accum<T>> table;
+  std::string path;
+
+  Embedding(const Scope& scope, const EmbeddingConfig& config) : path(scope.use_path()) {
+    require(config.vocabulary > 0 && config.model_dims > 0, path,
+            ": embedding needs vocabulary and model_dims > 0, got ", config.vocabulary, " and ", config.model_dims);
+    table = scope.shared_as(config.shared_weight_id)
+                .template parameter<Accum<T>>("table", {config.vocabulary, config.model_dims}, config.init);
+  }
+  /// ids [...] in [0, V) -> [..., D]
+  Var<T> operator()(const Var<std::int32_t>& ids) const {
+    const auto here = ids.tape().layer(path);
+    return embedding<T>(ids, table);
+  }
+};
+
+}  // namespace remat::inline REMAT_ABI::nn

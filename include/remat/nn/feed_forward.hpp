@@ -1,0 +1,58 @@
+// Position-wise feed-forward layer.
+#pragma once
+
+#include <optional>
+#include <remat/nn/linear.hpp>
+#include <remat/ops/activation.hpp>
+#include <string>
+
+namespace remat::inline REMAT_ABI::nn {
+
+struct FeedForwardConfig {
+  int model_dims = 0;
+  int hidden_dims = 0;
+  Activation activation = Activation::gelu;
+  bool gated = false;  // act(x Wg) * (x W1) (Shazeer 2020); with silu it is SwiGLU
+  bool bias = true;
+  double dropout = 0;                                            // on the activation
+  std::optional<Initializer> init{}, out_init{};                 // of ffn1 and ffn2; Xavier uniform when empty
+  std::string shared_weight_id{};                                // the whole layer
+  std::string ffn1_shared_weight_id{}, ffn2_shared_weight_id{};  // one matrix; biases stay private
+};
+
+/// act(x W1 + b1) W2 + b2, or its gated form.
+template <class T>
+struct FeedForward {
+  FeedForwardConfig config;
+  std::string path;
+  std::optional<Linear<T>> ffn1, gate, ffn2;  // [D, F], [D, F] when gated, [F, D]
+
+  FeedForward(const Scope& where, const FeedForwardConfig& c) : config(c), path(where.use_path()) {
+    const Scope scope = where.shared_as(c.shared_weight_id);
+    const LinearConfig in{.input_dims = c.model_dims, .output_dims = c.hidden_dims, .bias = c.bias, .init = c.init};
+    LinearConfig first = in;
+    first.shared_weight_id = c.ffn1_shared_weight_id;
+    ffn1.emplace(scope / "ffn1", first);
+    if (c.gated) gate.emplace(scope / "ffn1_gate", in);
+    ffn2.emplace(scope / "ffn2", LinearConfig{.input_dims = c.hidden_dims,
+                                              .output_dims = c.model_dims,
+                                              .bias = c.bias,
+                                              .init = c.out_init,
+                                              .shared_weight_id = c.ffn2_shared_weight_id});
+  }
+  /// x [..., D] -> [..., D]
+  Var<T> operator()(const Var<T>& x) const {
+    const auto here = x.tape().layer(path);
+    return checkpoint_name((*ffn2)(hidden(x)), "ffn2");
+  }
+
+ private:
+  // [..., F]
+  Var<T> hidden(const Var<T>& x) const {
+    const Var<T> h = checkpoint_name((*ffn1)(x), "ffn1");
+    if (!gate) return activate(h, config.activation, config.dropout);
+    return gated_activate(checkpoint_name((*gate)(x), "ffn1_gate"), h, config.activation, config.dropout);
+  }
+};
+
+}  // namespace remat::inline REMAT_ABI::nn

@@ -1,0 +1,40 @@
+// Linear layer.
+#pragma once
+
+#include <optional>
+#include <remat/ops/linear.hpp>
+#include <remat/params/registry.hpp>
+#include <string>
+
+namespace remat::inline REMAT_ABI::nn {
+
+struct LinearConfig {
+  int input_dims = 0;
+  int output_dims = 0;
+  bool bias = true;
+  std::optional<Initializer> init{};  // of w; Xavier uniform when empty. b starts at 0
+  std::string shared_weight_id{};     // layers with one id share w; each keeps its own bias
+};
+
+/// y = x w + b over the last axis: w [D, F] at `w`, b [F] at `b`.
+template <class T>
+struct Linear {
+  Parameter<Accum<T>> w, b;
+  std::string path;
+
+  Linear(const Scope& scope, const LinearConfig& config) : path(scope.use_path()) {
+    require(config.input_dims > 0 && config.output_dims > 0, path,
+            ": linear needs input_dims and output_dims > 0, got ", config.input_dims, " and ", config.output_dims);
+    const Initializer init = config.init.value_or(init::xavier_uniform(config.input_dims, config.output_dims));
+    w = scope.shared_as(config.shared_weight_id)
+            .template parameter<Accum<T>>("w", {config.input_dims, config.output_dims}, init);
+    if (config.bias) b = scope.parameter<Accum<T>>("b", {config.output_dims}, init::zeros());
+  }
+  /// x [..., D] -> [..., F]
+  Var<T> operator()(const Var<T>& x) const {
+    const auto here = x.tape().layer(path);
+    return linear<T>(x, w, b);
+  }
+};
+
+}  // namespace remat::inline REMAT_ABI::nn

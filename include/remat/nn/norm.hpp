@@ -1,0 +1,66 @@
+// Normalization layers over the last axis.
+#pragma once
+
+#include <remat/ops/layer_norm.hpp>
+#include <remat/ops/rms_norm.hpp>
+#include <remat/params/registry.hpp>
+#include <string>
+
+namespace remat::inline REMAT_ABI::nn {
+
+struct LayerNormConfig {
+  int model_dims = 0;
+  bool bias = true;
+  double epsilon = 1e-5;
+  std::string shared_weight_id{};
+};
+
+/// Mean 0 and variance 1, then `scale` [D] and `bias` [D] (Ba, Kiros, Hinton 2016).
+template <class T>
+struct LayerNorm {
+  Parameter<Accum<T>> scale, bias;
+  double epsilon;
+  std::string path;
+
+  LayerNorm(const Scope& where, const LayerNormConfig& config) : epsilon(config.epsilon), path(where.use_path()) {
+    require(config.model_dims > 0, path, ": layer norm needs model_dims > 0, got ", config.model_dims);
+    const Scope scope = where.shared_as(config.shared_weight_id);
+    scale = scope.parameter<Accum<T>>("scale", {config.model_dims}, init::ones());
+    if (config.bias) bias = scope.parameter<Accum<T>>("bias", {config.model_dims}, init::zeros());
+  }
+  /// x [..., D] -> [..., D]
+  Var<T> operator()(const Var<T>& x) const {
+    const auto here = x.tape().layer(path);
+    return layer_norm<T>(x, scale, bias, epsilon);
+  }
+};
+
+struct RmsNormConfig {
+  int model_dims = 0;
+  double epsilon = 1e-6;
+  std::string shared_weight_id{};
+};
+
+/// Root mean square 1, then `scale` [D] (Zhang and Sennrich 2019).
+template <class T>
+struct RmsNorm {
+  Parameter<Accum<T>> scale;
+  double epsilon;
+  std::string path;
+
+  RmsNorm(const Scope& where, const RmsNormConfig& config) : epsilon(config.epsilon), path(where.use_path()) {
+    require(config.model_dims > 0, path, ": RMS norm needs model_dims > 0, got ", config.model_dims);
+    scale = where.shared_as(config.shared_weight_id)
+                .template parameter<Accum<T>>("scale", {config.model_dims}, init::ones());
+  }
+  /// x [..., D] -> [..., D]
+  Var<T> operator()(const Var<T>& x) const {
+    const auto here = x.tape().layer(path);
+    return rms_norm<T>(x, scale, epsilon);
+  }
+};
+
+/// Which normalization a transformer layer uses.
+enum class NormKind { layer_norm, rms_norm };
+
+}  // namespace remat::inline REMAT_ABI::nn

@@ -1,0 +1,53 @@
+// A stack of transformer layers under one remat policy.
+#pragma once
+
+#include <remat/nn/transformer_layer.hpp>
+#include <string>
+#include <vector>
+
+namespace remat::inline REMAT_ABI::nn {
+
+struct StackedTransformerConfig {
+  std::vector<TransformerLayerConfig> layers{};
+  Policy remat = policy::everything;  // what survives until backward in each region; everything: no regions
+  int remat_every = 1;                // layers to a region
+  std::string shared_weight_id{};
+};
+
+/// Layers one after another, `remat_every` of them to a checkpoint region (after Praxis's StackedTransformer). Shared
+/// weight ids are resolved here, when the layers are built, so remat can change neither parameters nor their values.
+template <class T>
+struct StackedTransformer {
+  std::vector<TransformerLayer<T>> layers;
+  Policy remat;
+  int remat_every;
+  std::string path;
+
+  StackedTransformer(const Scope& where, const StackedTransformerConfig& config)
+      : remat(config.remat), remat_every(config.remat_every), path(where.use_path()) {
+    require(remat_every > 0, path, ": remat_every must be > 0, got ", remat_every);
+    const Scope scope = where.shared_as(config.shared_weight_id);
+    layers.reserve(config.layers.size());
+    for (std::size_t i = 0; i < config.layers.size(); ++i)
+      layers.emplace_back(scope / ("layer_" + std::to_string(i)), config.layers[i]);
+  }
+
+  /// x [B, T, D] -> [B, T, D]
+  Var<T> operator()(const Var<T>& x) const {
+    const auto here = x.tape().layer(path);
+    Var<T> h = x;
+    const auto every = static_cast<std::size_t>(remat_every);
+    for (std::size_t first = 0; first < layers.size(); first += every) {
+      const auto run = [&] {
+        Var<T> y = h;
+        for (std::size_t i = first; i < std::min(first + every, layers.size()); ++i)
+          y = layers[i](checkpoint_name(y, "iteration_input"));
+        return y;
+      };
+      h = remat == policy::everything ? run() : x.tape().checkpoint(remat, run);
+    }
+    return h;
+  }
+};
+
+}  // namespace remat::inline REMAT_ABI::nn

@@ -1,0 +1,122 @@
+// AdamW: Adam with decoupled weight decay (Loshchilov and Hutter 2019), in one pass over memory.
+#pragma once
+
+#include <cmath>
+#include <cstring>
+#include <map>
+#include <remat/core/eigen.hpp>
+#include <remat/core/parallel.hpp>
+#include <remat/optim/clip.hpp>
+#include <remat/params/registry.hpp>
+#include <string>
+#include <vector>
+
+namespace remat::inline REMAT_ABI::optim {
+
+struct AdamWConfig {
+  double beta1 = 0.9;
+  double beta2 = 0.999;  // small GPTs learn better with 0.99
+  double epsilon = 1e-8;
+  double weight_decay = 0.01;  // of parameters with two axes or more; biases and norms never decay
+};
+
+/// Updates every parameter of a registry, each once however many layers share it. Computes what PyTorch's AdamW does.
+class AdamW {
+ public:
+  explicit AdamW(const ParameterRegistry& parameters, const AdamWConfig& config = {})
+      : parameters_(parameters), config_(config) {
+    const auto fraction = [](double beta) { return beta >= 0 && beta < 1; };
+    require(fraction(config.beta1), "adamw: beta1 is ", config.beta1, ", must be in [0, 1)");
+    require(fraction(config.beta2), "adamw: beta2 is ", config.beta2, ", must be in [0, 1)");
+    require(config.epsilon >= 0 && std::isfinite(config.epsilon), "adamw: epsilon is ", config.epsilon,
+            ", must be finite and at least 0");
+    require(config.weight_decay >= 0 && std::isfinite(config.weight_decay), "adamw: weight_decay is ",
+            config.weight_decay, ", must be finite and at least 0");
+  }
+
+  /// One step against the gradients times `grad_scale` (see `clip_scale`), which are cleared. Parameters without a
+  /// gradient keep value and state. A step that throws has changed no value.
+  void step(double learning_rate, double grad_scale = 1) {
+    require(std::isfinite(learning_rate) && learning_rate >= 0, "adamw: learning rate ", learning_rate,
+            " must be finite and at least 0");
+    require(std::isfinite(grad_scale), "adamw: gradient scale ", grad_scale, " must be finite");
+    std::vector<Update> updates;
+    for (const auto& entry : parameters_.entries())
+      if (entry->has_grad) updates.push_back(prepared(*entry));
+    for (const Update& update : updates) {
+      if (update.entry->value.dtype == DType::float32) apply<float>(update, learning_rate, grad_scale);
+      if (update.entry->value.dtype == DType::float64) apply<double>(update, learning_rate, grad_scale);
+      update.entry->has_grad = false;
+    }
+    ++steps_;
+  }
+
+  /// How often `step` was called.
+  double step_count() const { return steps_; }
+  /// Bytes of the running means, which are made at a parameter's first gradient.
+  std::size_t state_bytes() const {
+    std::size_t bytes = 0;
+    for (const auto& [path, state] : states_) bytes += state.mean.bytes() + state.square.bytes();
+    return bytes;
+  }
+  const AdamWConfig& config() const { return config_; }
+
+ private:
+  struct State {
+    AnyTensor mean, square;  // running means of the gradient and of its square
+    double steps = 0;        // of this parameter, which may have missed some
+  };
+  struct Update {
+    ParameterEntry* entry;
+    State* state;
+    std::byte *value, *mean, *square;
+  };
+
+  // All that can fail, before the first value changes. The value is unshared here: a tape may still read the old one.
+  Update prepared(ParameterEntry& entry) {
+    detail::require_trainable(entry, "adamw");
+    const auto found = states_.find(entry.path);
+    State& state = found != states_.end() ? found->second : states_.emplace(entry.path, zeros(entry)).first->second;
+    return {&entry, &state, entry.value.mutable_data(), state.mean.mutable_data(), state.square.mutable_data()};
+  }
+  static State zeros(const ParameterEntry& entry) {
+    State state{{entry.value.dtype, entry.value.shape, {}, 0}, {entry.value.dtype, entry.value.shape, {}, 0}};
+    for (AnyTensor* tensor : {&state.mean, &state.square}) {
+      tensor->storage = pool().allocate(tensor->bytes());
+      std::memset(tensor->mutable_data(), 0, tensor->bytes());
+    }
+    return state;
+  }
+
+  template <class T>
+  void apply(const Update& update, double learning_rate, double grad_scale) const {
+    using Array = Eigen::Array<T, Eigen::Dynamic, 1>;
+    const double steps = ++update.state->steps;
+    const bool decays = update.entry->value.shape.rank() >= 2;
+    const T keep = static_cast<T>(decays ? 1 - learning_rate * config_.weight_decay : 1);
+    const T rate = static_cast<T>(learning_rate / (1 - std::pow(config_.beta1, steps)));
+    const T unbias = static_cast<T>(1 / std::sqrt(1 - std::pow(config_.beta2, steps)));
+    const T beta2 = static_cast<T>(config_.beta2), epsilon = static_cast<T>(config_.epsilon);
+    const T fresh1 = static_cast<T>(1 - config_.beta1), fresh2 = static_cast<T>(1 - config_.beta2);
+    const T scale = static_cast<T>(grad_scale);
+    const T* const grad = reinterpret_cast<const T*>(update.entry->grad.data());
+    // The four arrays of a block of 2048 fit into the first cache: three loops there, one pass over memory.
+    parallel_for(update.entry->value.size(), 2048, [&](Index begin, Index end) {
+      const auto block = [&](std::byte* data) {
+        return Eigen::Map<Array>(reinterpret_cast<T*>(data) + begin, end - begin);
+      };
+      const Eigen::Map<const Array> g(grad + begin, end - begin);
+      auto p = block(update.value), m = block(update.mean), v = block(update.square);
+      m += fresh1 * (scale * g - m);
+      v = beta2 * v + fresh2 * (scale * g).square();
+      p = keep * p - rate * m / (v.sqrt() * unbias + epsilon);
+    });
+  }
+
+  ParameterRegistry parameters_;
+  AdamWConfig config_;
+  std::map<std::string, State> states_;  // by path: the order of building layers does not matter
+  double steps_ = 0;
+};
+
+}  // namespace remat::inline REMAT_ABI::optim

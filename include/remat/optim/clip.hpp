@@ -1,0 +1,78 @@
+// Clipping by the norm of all gradients together (Pascanu, Mikolov, Bengio 2013).
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <remat/core/parallel.hpp>
+#include <remat/kernels/reduce.hpp>
+#include <remat/params/registry.hpp>
+
+namespace remat::inline REMAT_ABI::optim {
+
+namespace detail {
+
+/// The sum of squares, in double: lanes and blocks are fixed, so the bits do not depend on the number of threads.
+template <class T>
+double squared_norm(const T* data, Index size) {
+  return parallel_sum<double>(size, 16384, [data](Index begin, Index end) {
+    return kernels::sum_of<double>(
+        end - begin, [x = data + begin](Index i) { return static_cast<double>(x[i]) * static_cast<double>(x[i]); });
+  });
+}
+
+inline double squared_norm(const AnyTensor& tensor) {
+  if (tensor.dtype == DType::float32) return squared_norm(reinterpret_cast<const float*>(tensor.data()), tensor.size());
+  return squared_norm(reinterpret_cast<const double*>(tensor.data()), tensor.size());
+}
+
+template <class T>
+void scale(T* data, Index size, double factor) {
+  parallel_for(size, 16384, [data, by = static_cast<T>(factor)](Index begin, Index end) {
+    for (Index i = begin; i < end; ++i) data[i] *= by;
+  });
+}
+
+/// Optimizers compute in the parameter's own type; parameters are kept in float32 or float64.
+inline void require_trainable(const ParameterEntry& entry, const char* what) {
+  require(entry.value.dtype == DType::float32 || entry.value.dtype == DType::float64, what, ": ", entry.path, " holds ",
+          name_of(entry.value.dtype), "; trained parameters are float32 or float64");
+}
+
+}  // namespace detail
+
+/// The Euclidean norm of all gradients as one vector; parameters without a gradient count as zeros. An `Error` names
+/// the first parameter, in order of path, whose gradient is not finite.
+inline double global_norm(const ParameterRegistry& parameters) {
+  double sum = 0;
+  for (const auto& entry : parameters.entries()) {
+    if (!entry->has_grad) continue;
+    detail::require_trainable(*entry, "global_norm");
+    sum += detail::squared_norm(entry->grad);
+    require(std::isfinite(sum), "global_norm: the gradient of ", entry->path,
+            " is not finite, or too large to square; lower the learning rate or look at the loss of this step");
+  }
+  return std::sqrt(sum);
+}
+
+/// What gradients of norm `norm` are multiplied by so that the norm becomes at most `max_norm`; never above 1. Give it
+/// to `AdamW::step`, and clipping costs no pass over memory.
+inline double clip_scale(double norm, double max_norm) {
+  require(max_norm > 0, "clip_scale: the largest norm is ", max_norm, ", must be above 0");
+  return std::min(1.0, max_norm / (norm + 1e-6));
+}
+
+/// Scales all gradients in place so that their norm is at most `max_norm`; returns the norm before.
+inline double clip_grad_norm(const ParameterRegistry& parameters, double max_norm) {
+  const double norm = global_norm(parameters), factor = clip_scale(norm, max_norm);
+  if (factor == 1) return norm;
+  for (const auto& entry : parameters.entries()) {
+    if (!entry->has_grad) continue;
+    AnyTensor& grad = entry->grad;
+    std::byte* const data = grad.mutable_data();
+    if (grad.dtype == DType::float32) detail::scale(reinterpret_cast<float*>(data), grad.size(), factor);
+    if (grad.dtype == DType::float64) detail::scale(reinterpret_cast<double*>(data), grad.size(), factor);
+  }
+  return norm;
+}
+
+}  // namespace remat::inline REMAT_ABI::optim

@@ -1,0 +1,223 @@
+#include <gtest/gtest.h>
+#include <omp.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <remat/core/random.hpp>
+#include <remat/kernels/gemm.hpp>
+#include <string>
+#include <vector>
+
+namespace {
+
+using remat::Index;
+using remat::kernels::Batch;
+using remat::kernels::Gemm;
+using remat::kernels::Trans;
+
+template <class T>
+std::vector<T> random_values(Index count, std::uint64_t seed) {
+  std::vector<T> values(static_cast<std::size_t>(count));
+  const remat::RandomStream stream{.seed = seed};
+  for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<T>(stream.uniform(i) - 0.5F);
+  return values;
+}
+
+template <class T>
+T at(const std::vector<T>& values, Index i) {
+  return values[static_cast<std::size_t>(i)];
+}
+
+// Operands in rows with `gap` unused elements at the end.
+template <class T>
+struct Case {
+  Gemm shape;
+  std::vector<T> a, b, c, bias;
+
+  Case(Trans ta, Trans tb, Index m, Index n, Index k, Index gap, bool accumulate)
+      : shape{.a = ta, .b = tb, .m = m, .n = n, .k = k, .accumulate = accumulate} {
+    const Index rows_a = ta == Trans::no ? m : k, columns_a = ta == Trans::no ? k : m;
+    const Index rows_b = tb == Trans::no ? k : n, columns_b = tb == Trans::no ? n : k;
+    shape.lda = columns_a + gap, shape.ldb = columns_b + gap, shape.ldc = n + gap;
+    a = random_values<T>(rows_a * shape.lda, 1);
+    b = random_values<T>(rows_b * shape.ldb, 2);
+    c = random_values<T>(m * shape.ldc, 3);
+    bias = random_values<T>(n, 4);
+  }
+  T a_at(Index i, Index p) const { return at(a, shape.a == Trans::no ? i * shape.lda + p : p * shape.lda + i); }
+  T b_at(Index p, Index j) const { return at(b, shape.b == Trans::no ? p * shape.ldb + j : j * shape.ldb + p); }
+
+  // Runs the product and compares it with a plain loop in double; elements between the rows must not change.
+  void check(bool with_bias) {
+    std::vector<T> result = c;
+    remat::kernels::gemm(shape, a.data(), b.data(), result.data(), with_bias ? bias.data() : nullptr);
+    const double tolerance = 4 * std::sqrt(static_cast<double>(shape.k) + 1) * std::numeric_limits<T>::epsilon();
+    for (Index i = 0; i < shape.m; ++i) {
+      for (Index j = 0; j < shape.ldc; ++j) {
+        const Index element = i * shape.ldc + j;
+        if (j >= shape.n) {
+          ASSERT_EQ(at(result, element), at(c, element));
+          continue;
+        }
+        double expected = (shape.accumulate ? at(c, element) : T{0}) + (with_bias ? double{at(bias, j)} : 0.0);
+        for (Index p = 0; p < shape.k; ++p) expected += double{a_at(i, p)} * double{b_at(p, j)};
+        ASSERT_NEAR(at(result, element), expected, tolerance) << "at " << i << ", " << j;
+      }
+    }
+  }
+};
+
+template <class T>
+void check_all(Index m, Index n, Index k, Index gap) {
+  for (const Trans ta : {Trans::no, Trans::yes}) {
+    for (const Trans tb : {Trans::no, Trans::yes}) {
+      for (const bool accumulate : {false, true}) {
+        for (const bool with_bias : {false, true}) {
+          SCOPED_TRACE(std::to_string(m) + " x " + std::to_string(n) + " x " + std::to_string(k) + ", transposes " +
+                       std::to_string(int(ta)) + std::to_string(int(tb)) + ", accumulate " +
+                       std::to_string(accumulate) + ", bias " + std::to_string(with_bias));
+          Case<T>(ta, tb, m, n, k, gap, accumulate).check(with_bias);
+          if (testing::Test::HasFatalFailure()) return;
+        }
+      }
+    }
+  }
+}
+
+template <class T>
+class GemmTest : public testing::Test {};
+using Types = testing::Types<float, double>;
+TYPED_TEST_SUITE(GemmTest, Types);
+
+TYPED_TEST(GemmTest, EqualsPlainLoops) {
+  for (const Index m : {0, 1, 7, 33, 100}) {
+    for (const Index n : {0, 1, 7, 64}) {
+      for (const Index k : {0, 1, 7, 33, 64}) {
+        check_all<TypeParam>(m, n, k, 0);
+        if (this->HasFatalFailure()) return;
+      }
+    }
+  }
+}
+
+TYPED_TEST(GemmTest, LeavesGapsBetweenRows) {
+  check_all<TypeParam>(7, 33, 64, 5);
+  check_all<TypeParam>(1, 64, 7, 3);
+  check_all<TypeParam>(33, 1, 7, 3);
+}
+
+TYPED_TEST(GemmTest, EqualsPlainLoopsAcrossTiles) {
+  EXPECT_GT(remat::kernels::detail::Tiling({.m = 301, .n = 203, .k = 150}).count(), 1);
+  check_all<TypeParam>(301, 203, 150, 1);
+  check_all<TypeParam>(1, 1000, 33, 0);
+}
+
+TYPED_TEST(GemmTest, LeadingDimensionZeroMeansNoGap) {
+  Case<TypeParam> tight(Trans::no, Trans::yes, 7, 33, 64, 0, false);
+  std::vector<TypeParam> expected = tight.c, result = tight.c;
+  remat::kernels::gemm(tight.shape, tight.a.data(), tight.b.data(), expected.data());
+  tight.shape.lda = tight.shape.ldb = tight.shape.ldc = 0;
+  remat::kernels::gemm(tight.shape, tight.a.data(), tight.b.data(), result.data());
+  EXPECT_EQ(result, expected);
+}
+
+TYPED_TEST(GemmTest, BatchEqualsSingleProducts) {
+  using T = TypeParam;
+  constexpr Index count = 5, m = 33, n = 20, k = 17;
+  const std::vector<T> a = random_values<T>(count * m * k, 1), b = random_values<T>(count * k * n, 2);
+  const std::vector<T> bias = random_values<T>(n, 3);
+  const Gemm shape{.m = m, .n = n, .k = k};
+  for (const Index stride_b : {Index{0}, k * n}) {  // 0: one B for all
+    std::vector<T> together(count * m * n), single(count * m * n);
+    const Batch batch{.count = count, .stride_a = m * k, .stride_b = stride_b, .stride_c = m * n};
+    remat::kernels::gemm_batched(shape, batch, a.data(), b.data(), together.data(), bias.data());
+    for (Index i = 0; i < count; ++i)
+      remat::kernels::gemm(shape, a.data() + i * m * k, b.data() + i * stride_b, single.data() + i * m * n,
+                           bias.data());
+    EXPECT_EQ(together, single);
+  }
+  std::vector<T> untouched(7, T{3});
+  remat::kernels::gemm_batched(shape, Batch{.count = 0}, a.data(), b.data(), untouched.data());
+  EXPECT_EQ(untouched, std::vector<T>(7, T{3}));
+}
+
+// Backends that pad K with whatever lies behind a row once let a NaN cross rows.
+TYPED_TEST(GemmTest, NanStaysInItsRow) {
+  using T = TypeParam;
+  constexpr Index m = 20, n = 33, poisoned = 7;
+  for (const Trans ta : {Trans::no, Trans::yes}) {
+    for (Index k = 1; k <= 64; ++k) {
+      Case<T> clean(ta, Trans::no, m, n, k, 0, false);
+      Case<T> poison = clean;
+      for (Index p = 0; p < k; ++p)
+        poison.a[static_cast<std::size_t>(ta == Trans::no ? poisoned * k + p : p * m + poisoned)] = std::nan("");
+      remat::kernels::gemm(clean.shape, clean.a.data(), clean.b.data(), clean.c.data());
+      remat::kernels::gemm(poison.shape, poison.a.data(), poison.b.data(), poison.c.data());
+      for (Index i = 0; i < m; ++i) {
+        for (Index j = 0; j < n; ++j) {
+          if (i == poisoned)
+            ASSERT_TRUE(std::isnan(at(poison.c, i * n + j))) << "k " << k;
+          else
+            ASSERT_EQ(at(poison.c, i * n + j), at(clean.c, i * n + j)) << "k " << k << ", row " << i;
+        }
+      }
+    }
+  }
+}
+
+// Nor may what C held before be read: fresh memory may hold NaN.
+TYPED_TEST(GemmTest, OverwritesNan) {
+  Case<TypeParam> product(Trans::no, Trans::no, 33, 64, 7, 0, false);
+  std::fill(product.c.begin(), product.c.end(), static_cast<TypeParam>(std::nan("")));
+  product.check(false);
+  product.check(true);
+}
+
+TYPED_TEST(GemmTest, SameBitsForAnyThreads) {
+  const int before = omp_get_max_threads();
+  for (const Trans ta : {Trans::no, Trans::yes}) {
+    for (const Index k : {64, 700}) {
+      Case<TypeParam> product(ta, Trans::yes, 301, 203, k, 0, true);
+      const auto run = [&] {
+        std::vector<TypeParam> result = product.c;
+        remat::kernels::gemm(product.shape, product.a.data(), product.b.data(), result.data(), product.bias.data());
+        return result;
+      };
+      omp_set_num_threads(1);
+      const std::vector<TypeParam> expected = run();
+      for (const int threads : {1, 2, 3, 4}) {
+        omp_set_num_threads(threads);
+        for (int repeat = 0; repeat < 2; ++repeat) EXPECT_EQ(run(), expected) << threads << " threads";
+        EXPECT_EQ(omp_get_max_threads(), threads) << "the caller's limit changed";
+      }
+      std::vector<TypeParam> nested[2];
+#pragma omp parallel for num_threads(2)
+      for (int i = 0; i < 2; ++i) nested[i] = run();
+      EXPECT_EQ(nested[0], expected);
+      EXPECT_EQ(nested[1], expected);
+    }
+  }
+  omp_set_num_threads(before);
+}
+
+TEST(Gemm, RefusesImpossibleSizes) {
+  float value = 0;
+  EXPECT_THROW(remat::kernels::gemm({.m = -1, .n = 1, .k = 1}, &value, &value, &value), remat::Error);
+  EXPECT_THROW(remat::kernels::gemm({.m = 1, .n = Index{1} << 31, .k = 1}, &value, &value, &value), remat::Error);
+  EXPECT_THROW(remat::kernels::gemm({.m = 2, .n = 4, .k = 3, .lda = 2}, &value, &value, &value), remat::Error);
+}
+
+TEST(Gemm, NamesItsBackend) {
+  const std::string name = remat::kernels::gemm_backend();
+#if defined(REMAT_GEMM_ONEDNN)
+  EXPECT_EQ(name.substr(0, 7), "oneDNN ");
+#elif defined(REMAT_GEMM_BLAS)
+  EXPECT_NE(name.find("BLAS"), std::string::npos);
+#else
+  EXPECT_EQ(name.substr(0, 6), "Eigen ");
+#endif
+}
+
+}  // namespace

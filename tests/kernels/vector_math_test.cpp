@@ -1,0 +1,106 @@
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <remat/kernels/activations.hpp>
+
+namespace {
+
+using namespace remat::kernels;
+
+constexpr float infinity = std::numeric_limits<float>::infinity();
+constexpr float nan = std::numeric_limits<float>::quiet_NaN();
+
+// The greatest error, in units in the last place, over every 1009th finite float in [low, high].
+template <class Fast, class Exact>
+double worst_ulps(Fast fast, Exact exact, float low, float high) {
+  double worst = 0;
+  for (std::uint32_t bits = 0; bits < 0x7f800000U; bits += 1009) {
+    for (const std::uint32_t sign : {0U, 0x80000000U}) {
+      const float x = std::bit_cast<float>(bits | sign);
+      if (x < low || x > high) continue;
+      const double expected = exact(static_cast<double>(x));
+      int exponent = 0;
+      std::frexp(std::max(std::fabs(expected), double{std::numeric_limits<float>::min()}), &exponent);
+      worst = std::max(worst, std::fabs(static_cast<double>(fast(x)) - expected) / std::ldexp(1.0, exponent - 24));
+    }
+  }
+  return worst;
+}
+
+TEST(VectorMath, ErrorsAreSmall) {
+  const auto exp = [](double x) { return std::exp(x); };
+  const auto tanh = [](double x) { return std::tanh(x); };
+  const auto erf = [](double x) { return std::erf(x); };
+  EXPECT_LT(worst_ulps([](float x) { return fast_exp(x); }, exp, -87.3365F, 88.7228F), 1.5);
+  EXPECT_LT(worst_ulps([](float x) { return fast_tanh(x); }, tanh, -infinity, infinity), 2.6);
+  EXPECT_LT(worst_ulps([](float x) { return fast_erf(x); }, erf, -infinity, infinity), 1.5);
+}
+
+TEST(VectorMath, Ends) {
+  EXPECT_EQ(fast_exp(-infinity), 0.0F);
+  EXPECT_EQ(fast_exp(infinity), infinity);
+  EXPECT_TRUE(std::isnan(fast_exp(nan)));
+  EXPECT_TRUE(std::isnan(fast_exp(-nan)));
+  EXPECT_EQ(fast_exp(0.0F), 1.0F);
+  EXPECT_EQ(fast_exp(-0.0F), 1.0F);
+  EXPECT_EQ(fast_exp(89.0F), infinity);
+  EXPECT_EQ(fast_exp(3e38F), infinity);
+  EXPECT_EQ(fast_exp(-88.0F), 0.0F);
+  EXPECT_EQ(fast_exp(-3e38F), 0.0F);
+  for (float x = -110; x < 110; x += 0.01F) {  // never negative or NaN around the ends of the range
+    ASSERT_GE(fast_exp(x), 0.0F) << x;
+  }
+  for (const float sign : {1.0F, -1.0F}) {
+    EXPECT_EQ(fast_tanh(sign * infinity), sign);
+    EXPECT_EQ(fast_erf(sign * infinity), sign);
+    EXPECT_EQ(fast_tanh(sign * 20.0F), sign);
+    EXPECT_EQ(fast_erf(sign * 20.0F), sign);
+    EXPECT_EQ(std::signbit(fast_tanh(sign * 0.0F)), sign < 0);
+    EXPECT_EQ(std::signbit(fast_erf(sign * 0.0F)), sign < 0);
+  }
+  EXPECT_TRUE(std::isnan(fast_tanh(nan)));
+  EXPECT_TRUE(std::isnan(fast_erf(nan)));
+}
+
+TEST(VectorMath, DoubleIsStandard) {
+  EXPECT_EQ(fast_exp(1.25), std::exp(1.25));
+  EXPECT_EQ(fast_tanh(1.25), std::tanh(1.25));
+  EXPECT_EQ(fast_erf(1.25), std::erf(1.25));
+}
+
+template <class A>
+class ActivationTest : public testing::Test {};
+using Activations = testing::Types<Gelu, GeluTanh, Silu, Relu>;
+TYPED_TEST_SUITE(ActivationTest, Activations);
+
+TYPED_TEST(ActivationTest, FloatFollowsDoubleAndDerivativeFollowsValue) {
+  for (double x = -12.03; x < 12; x += 0.07) {
+    constexpr double h = 1e-5;
+    EXPECT_NEAR((TypeParam::value(x + h) - TypeParam::value(x - h)) / (2 * h), TypeParam::derivative(x), 1e-9) << x;
+    const double tolerance = 6e-7 * (1 + std::fabs(x));
+    EXPECT_NEAR(TypeParam::value(static_cast<float>(x)), TypeParam::value(x), tolerance) << x;
+    EXPECT_NEAR(TypeParam::derivative(static_cast<float>(x)), TypeParam::derivative(x), tolerance) << x;
+  }
+}
+
+TYPED_TEST(ActivationTest, FarEnds) {
+  EXPECT_EQ(TypeParam::value(1e4F), 1e4F);
+  EXPECT_EQ(TypeParam::value(-1e4F), 0.0F);
+  EXPECT_EQ(TypeParam::derivative(1e4F), 1.0F);
+  EXPECT_EQ(TypeParam::derivative(-1e4F), 0.0F);
+  EXPECT_EQ(TypeParam::value(0.0F), 0.0F);
+  EXPECT_TRUE(std::isnan(TypeParam::value(nan)));
+}
+
+TEST(Activations, KnownValues) {
+  EXPECT_NEAR(Gelu::value(1.0), 0.84134474606854293, 1e-15);
+  EXPECT_NEAR(GeluTanh::value(1.0), 0.84119199060827676, 1e-12);
+  EXPECT_NEAR(Silu::value(1.0), 0.73105857863000488, 1e-15);
+  EXPECT_EQ(Relu::derivative(0.0), 0.0);
+}
+
+}  // namespace

@@ -1,0 +1,246 @@
+// AdamW, clipping and schedules.
+#include <gtest/gtest.h>
+#include <omp.h>
+
+#include <cmath>
+#include <core/expect_error.hpp>
+#include <cstring>
+#include <limits>
+#include <remat/optim/adamw.hpp>
+#include <remat/optim/clip.hpp>
+#include <remat/optim/schedule.hpp>
+#include <vector>
+
+namespace {
+
+using namespace remat;
+using remat_test::expect_error;
+
+template <class T>
+void set_grad(const Parameter<T>& parameter, double amount, std::uint32_t step) {
+  AnyTensor& grad = parameter.entry()->grad_or_zeros();
+  T* data = reinterpret_cast<T*>(grad.mutable_data());
+  const RandomStream stream{7, step, 0};
+  for (Index i = 0; i < parameter.size(); ++i)
+    data[i] = static_cast<T>(amount * stream.normal(static_cast<std::uint64_t>(i)));
+}
+
+template <class T>
+class AdamWOf : public testing::Test {};
+using Types = testing::Types<float, double>;
+TYPED_TEST_SUITE(AdamWOf, Types);
+
+// Protects the update rule: several steps against the published formulas, written out in double for each element, over
+// sizes with odd tails and with decay on the matrix only.
+TYPED_TEST(AdamWOf, FollowsTheFormulas) {
+  using T = TypeParam;
+  ParameterRegistry parameters(3);
+  const auto matrix = (parameters / "layer").parameter<T>("w", {37, 111}, init::normal(0.5));
+  const auto bias = (parameters / "layer").parameter<T>("b", {111}, init::normal(0.5));
+  const optim::AdamWConfig config{.beta1 = 0.8, .beta2 = 0.95, .epsilon = 1e-6, .weight_decay = 0.3};
+  optim::AdamW adamw(parameters, config);
+  struct Reference {
+    Parameter<T> parameter;
+    double decay;
+    std::vector<double> p, m, v;
+  };
+  std::vector<Reference> references;
+  for (const auto& [parameter, decay] : {std::pair(matrix, 0.3), std::pair(bias, 0.0)}) {
+    const auto n = static_cast<std::size_t>(parameter.size());
+    const auto start = parameter.value();
+    references.push_back(
+        {parameter, decay, {start.span().begin(), start.span().end()}, std::vector<double>(n), std::vector<double>(n)});
+  }
+  for (std::uint32_t step = 1; step <= 6; ++step) {
+    const double rate = 0.01 / step, scale = step == 4 ? 0.25 : 1;
+    for (auto& [parameter, decay, p, m, v] : references) {
+      set_grad(parameter, 0.1 * step, step);
+      const auto grad = parameter.grad();
+      for (std::size_t i = 0; i < p.size(); ++i) {
+        const double g = scale * static_cast<double>(grad[static_cast<Index>(i)]);
+        p[i] *= 1 - rate * decay;
+        m[i] = config.beta1 * m[i] + (1 - config.beta1) * g;
+        v[i] = config.beta2 * v[i] + (1 - config.beta2) * g * g;
+        const double mean = m[i] / (1 - std::pow(config.beta1, step));
+        const double square = v[i] / (1 - std::pow(config.beta2, step));
+        p[i] -= rate * mean / (std::sqrt(square) + config.epsilon);
+      }
+    }
+    adamw.step(rate, scale);
+  }
+  const double tolerance = std::is_same_v<T, float> ? 1e-6 : 1e-14;
+  for (const auto& [parameter, decay, p, m, v] : references) {
+    const auto value = parameter.value();
+    for (std::size_t i = 0; i < p.size(); ++i)
+      ASSERT_NEAR(value[static_cast<Index>(i)], p[i], tolerance) << parameter.path() << " element " << i;
+    EXPECT_FALSE(parameter.has_grad());
+  }
+  EXPECT_EQ(adamw.step_count(), 6);
+  EXPECT_EQ(adamw.state_bytes(), 2 * sizeof(T) * (37 * 111 + 111));
+}
+
+// Protects golden numbers: the first steps of PyTorch's AdamW on one weight of 1, gradient 0.5 then -0.25, lr 0.1.
+TEST(AdamW, FirstStepsByHand) {
+  ParameterRegistry parameters;
+  const auto w = (parameters / "l").parameter<double>("w", {1, 1}, init::ones());
+  optim::AdamW adamw(parameters);
+  w.entry()->grad_or_zeros();
+  *reinterpret_cast<double*>(w.entry()->grad.mutable_data()) = 0.5;
+  adamw.step(0.1);
+  EXPECT_NEAR(w.value().item(), 1 - 0.001 - 0.1 * 0.5 / (0.5 + 1e-8), 1e-15);
+  const double before = w.value().item();
+  w.entry()->grad_or_zeros();
+  *reinterpret_cast<double*>(w.entry()->grad.mutable_data()) = -0.25;
+  adamw.step(0.1);
+  const double mean = (0.9 * 0.05 - 0.025) / 0.19, square = (0.999 * 0.00025 + 0.001 * 0.0625) / 0.001999;
+  EXPECT_NEAR(w.value().item(), before * 0.999 - 0.1 * mean / (std::sqrt(square) + 1e-8), 1e-14);
+}
+
+// Protects frozen parameters: without a gradient there is no decay, no state, and no step in the bias correction.
+TEST(AdamW, SkipsParametersWithoutGradient) {
+  ParameterRegistry parameters;
+  const auto used = (parameters / "used").parameter<float>("w", {4, 4}, init::ones());
+  const auto frozen = (parameters / "frozen").parameter<float>("w", {4, 4}, init::ones());
+  optim::AdamW adamw(parameters, {.weight_decay = 0.5});
+  set_grad(used, 1, 0);
+  adamw.step(0.1);
+  EXPECT_TRUE(same_bits(frozen.value(), Tensor<float>({4, 4}, 1.0F)));
+  EXPECT_EQ(adamw.state_bytes(), 2 * 16 * sizeof(float));
+  // Its first gradient comes at the second step, and is corrected as a first one: |update| = lr with decay 0.
+  const optim::AdamWConfig no_decay{.weight_decay = 0};
+  optim::AdamW late(parameters, no_decay);
+  set_grad(used, 1, 0);
+  late.step(0.1);
+  frozen.entry()->grad_or_zeros();
+  reinterpret_cast<float*>(frozen.entry()->grad.mutable_data())[0] = 3;
+  late.step(0.1);
+  EXPECT_NEAR(frozen.value()[0], 0.9F, 1e-6);
+  EXPECT_EQ(frozen.value()[1], 1);
+}
+
+// Protects a recorded step: an old value that someone still reads keeps its bits.
+TEST(AdamW, LeavesSharedBytesAlone) {
+  ParameterRegistry parameters;
+  const auto w = (parameters / "l").parameter<float>("w", {8, 8}, init::ones());
+  const Tensor<float> recorded = w.value();
+  set_grad(w, 1, 0);
+  optim::AdamW(parameters).step(0.1);
+  EXPECT_TRUE(same_bits(recorded, Tensor<float>({8, 8}, 1.0F)));
+  EXPECT_FALSE(same_bits(w.value(), recorded));
+}
+
+// Protects "the same bits for any number of threads", for the update and for the norm.
+TEST(AdamW, ThreadsChangeNoBit) {
+  const int threads = omp_get_max_threads();
+  std::vector<Tensor<float>> values;
+  std::vector<double> norms;
+  for (const int count : {1, 2, 3}) {
+    omp_set_num_threads(count);
+    ParameterRegistry parameters(1);
+    const auto w = (parameters / "l").parameter<float>("w", {301, 333}, init::normal(1));
+    optim::AdamW adamw(parameters);
+    for (std::uint32_t step = 0; step < 3; ++step) {
+      set_grad(w, 1, step);
+      norms.push_back(optim::clip_grad_norm(parameters, 0.5));
+      adamw.step(0.01);
+    }
+    values.push_back(w.value());
+  }
+  omp_set_num_threads(threads);
+  EXPECT_TRUE(same_bits(values[0], values[1]) && same_bits(values[0], values[2]));
+  for (std::size_t i = 3; i < norms.size(); ++i) EXPECT_EQ(norms[i], norms[i % 3]);
+}
+
+// Protects values from a step that cannot finish: memory for the state runs out, and nothing has changed.
+TEST(AdamW, AFailedStepChangesNothing) {
+  ParameterRegistry parameters;
+  const auto a = (parameters / "a").parameter<float>("w", {8, 8}, init::ones());
+  const auto b = (parameters / "b").parameter<float>("w", {8, 8}, init::ones());
+  set_grad(a, 1, 0), set_grad(b, 1, 0);
+  optim::AdamW adamw(parameters);
+  int allocations = 0;
+  pool().set_allocation_hook([&](std::size_t) {
+    if (++allocations == 4) fail("out of memory, as the test wants");
+  });
+  expect_error({"as the test wants"}, [&] { adamw.step(0.1); });
+  pool().set_allocation_hook({});
+  EXPECT_EQ(adamw.step_count(), 0);
+  EXPECT_TRUE(same_bits(a.value(), Tensor<float>({8, 8}, 1.0F)));
+  EXPECT_TRUE(a.has_grad() && b.has_grad());
+  adamw.step(0.1);
+  EXPECT_NE(a.value()[0], 1);
+}
+
+// Protects users from bad settings.
+TEST(AdamW, RefusesBadSettings) {
+  ParameterRegistry parameters;
+  (parameters / "l").parameter<bfloat16>("w", {2, 2}, init::ones()).grad();
+  using Config = optim::AdamWConfig;
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  expect_error({"beta1", "1", "[0, 1)"}, [&] { optim::AdamW(parameters, Config{.beta1 = 1}); });
+  expect_error({"beta2", "-0.1"}, [&] { optim::AdamW(parameters, Config{.beta2 = -0.1}); });
+  expect_error({"epsilon", "nan"}, [&] { optim::AdamW(parameters, Config{.epsilon = nan}); });
+  expect_error({"weight_decay", "-1"}, [&] { optim::AdamW(parameters, Config{.weight_decay = -1}); });
+  expect_error({"learning rate", "nan"}, [&] { optim::AdamW(parameters).step(nan); });
+  expect_error({"l/w", "bfloat16", "float32"}, [&] { optim::AdamW(parameters).step(0.1); });
+}
+
+// Protects the norm's definition: all gradients as one vector, parameters without one left out.
+TEST(Clip, NormAndScale) {
+  ParameterRegistry parameters;
+  const auto a = (parameters / "a").parameter<float>("w", {3}, init::zeros());
+  const auto b = (parameters / "b").parameter<double>("w", {70000}, init::zeros());
+  (parameters / "c").parameter<float>("w", {3}, init::zeros());
+  const auto fill = [](const auto& parameter, auto value) {
+    AnyTensor& grad = parameter.entry()->grad_or_zeros();
+    std::fill_n(reinterpret_cast<decltype(value)*>(grad.mutable_data()), parameter.size(), value);
+  };
+  fill(a, 2.0F), fill(b, 0.01);
+  EXPECT_NEAR(optim::global_norm(parameters), std::sqrt(12 + 7.0), 1e-12);
+  EXPECT_EQ(optim::clip_scale(0.5, 1), 1);
+  EXPECT_EQ(optim::clip_scale(4, 1), 1 / (4 + 1e-6));
+  EXPECT_NEAR(optim::clip_grad_norm(parameters, 1), std::sqrt(19), 1e-12);
+  EXPECT_NEAR(optim::global_norm(parameters), 1, 1e-6);
+  EXPECT_NEAR(a.grad()[0], 2 / std::sqrt(19), 1e-6);
+  const auto before = b.grad().copy();
+  optim::clip_grad_norm(parameters, 5);  // already below: not a bit changes
+  EXPECT_TRUE(same_bits(b.grad(), before));
+  EXPECT_EQ(optim::global_norm(ParameterRegistry()), 0);
+  expect_error({"clip_scale", "0"}, [] { optim::clip_scale(1, 0); });
+}
+
+// Protects a run from training on after a blow-up: the first parameter to blame is named.
+TEST(Clip, NamesTheGradientThatIsNotFinite) {
+  ParameterRegistry parameters;
+  for (const char* name : {"a", "b", "c"}) (parameters / name).parameter<float>("w", {5}, init::zeros()).grad();
+  for (const float bad : {std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()}) {
+    for (const char* path : {"c/w", "b/w"}) {
+      auto& entry = *parameters.at<float>(path).entry();
+      reinterpret_cast<float*>(entry.grad.mutable_data())[4] = bad;
+      expect_error({path, "not finite"}, [&] { optim::global_norm(parameters); });
+    }
+    parameters.at<float>("b/w").zero_grad();
+    parameters.at<float>("b/w").grad();
+  }
+}
+
+// Protects comparability with nanoGPT's runs: its rule, at the points where it bends.
+TEST(Schedule, WarmupCosineGoldenPoints) {
+  const optim::WarmupCosine rate{.peak = 1e-3, .minimum = 1e-4, .warmup = 100, .steps = 2000};
+  EXPECT_DOUBLE_EQ(rate(0), 1e-3 / 101);
+  EXPECT_DOUBLE_EQ(rate(49), 1e-3 * 50 / 101);
+  EXPECT_DOUBLE_EQ(rate(99), 1e-3 * 100 / 101);
+  EXPECT_DOUBLE_EQ(rate(100), 1e-3);
+  EXPECT_DOUBLE_EQ(rate(1050), 5.5e-4);
+  EXPECT_DOUBLE_EQ(rate(575), 1e-4 + 0.5 * (1 + std::sqrt(0.5)) * 9e-4);
+  EXPECT_DOUBLE_EQ(rate(2000), 1e-4);
+  EXPECT_DOUBLE_EQ(rate(5000), 1e-4);
+  EXPECT_DOUBLE_EQ((optim::WarmupCosine{.peak = 1, .minimum = 1, .warmup = 0, .steps = 0}(0)), 1);
+}
+TEST(Schedule, RefusesWhatIsNoSchedule) {
+  expect_error({"200", "100"}, [] { optim::WarmupCosine{.warmup = 200, .steps = 100}(0); });
+  expect_error({"peak", "minimum"}, [] { optim::WarmupCosine{.peak = 1e-4, .minimum = 1e-3}(0); });
+  expect_error({"step -1"}, [] { optim::WarmupCosine{}(-1); });
+}
+
+}  // namespace
