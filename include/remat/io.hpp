@@ -1,7 +1,8 @@
-// Files: weights and logs.
+// Weights, logs and the progress line.
 #pragma once
 
 #include <remat/io/file.hpp>
 #include <remat/io/jsonl.hpp>
+#include <remat/io/progress.hpp>
 #include <remat/io/safetensors.hpp>
 #include <remat/io/safetensors_header.hpp>

@@ -1,83 +1,111 @@
+// Parallel loops: blocks that no number of threads moves.
 #include <gtest/gtest.h>
 #include <omp.h>
 
-#include <algorithm>
 #include <atomic>
+#include <core/expect_error.hpp>
 #include <mutex>
 #include <remat/core/parallel.hpp>
 #include <set>
-#include <stdexcept>
-#include <utility>
+#include <vector>
 
 namespace {
 
-using remat::Index;
+using namespace remat;
 
-class ParallelTest : public testing::TestWithParam<int> {
+class Parallel : public testing::Test {
  protected:
-  void SetUp() override { omp_set_num_threads(GetParam()); }
-  void TearDown() override { omp_set_num_threads(before_); }
+  ~Parallel() override { omp_set_num_threads(threads_); }
 
  private:
-  int before_ = omp_get_max_threads();
+  int threads_ = omp_get_max_threads();
 };
-INSTANTIATE_TEST_SUITE_P(Threads, ParallelTest, testing::Values(1, 2, 3));
 
-std::set<std::pair<Index, Index>> blocks_of(Index count, Index grain) {
-  std::set<std::pair<Index, Index>> blocks;
-  std::mutex mutex;
-  remat::parallel_for(count, grain, [&](Index begin, Index end) {
-    const std::lock_guard lock(mutex);
-    EXPECT_TRUE(blocks.emplace(begin, end).second);
-  });
-  return blocks;
+// Protects "the same bits for any number of threads": the blocks are a function of count and grain.
+TEST_F(Parallel, BlocksDoNotDependOnThreads) {
+  using Blocks = std::set<std::pair<Index, Index>>;
+  for (const Index count : {-1, 0, 1, 7, 8, 9, 100})
+    for (const Index grain : {1, 8, 1000}) {
+      Blocks expected;
+      for (Index begin = 0; begin < count; begin += grain) expected.insert({begin, std::min(count, begin + grain)});
+      for (const int threads : {1, 2, 5}) {
+        omp_set_num_threads(threads);
+        Blocks seen;
+        std::mutex mutex;
+        parallel_for(count, grain, [&](Index begin, Index end) {
+          const std::lock_guard lock(mutex);
+          EXPECT_TRUE(seen.insert({begin, end}).second);
+        });
+        EXPECT_EQ(seen, expected) << count << " in blocks of " << grain << " by " << threads;
+      }
+    }
 }
 
-TEST_P(ParallelTest, BlocksAreFixed) {
-  EXPECT_EQ(blocks_of(10, 4), (std::set<std::pair<Index, Index>>{{0, 4}, {4, 8}, {8, 10}}));
-  EXPECT_EQ(blocks_of(8, 4), (std::set<std::pair<Index, Index>>{{0, 4}, {4, 8}}));
-  EXPECT_EQ(blocks_of(3, 4), (std::set<std::pair<Index, Index>>{{0, 3}}));
-  EXPECT_TRUE(blocks_of(0, 4).empty());
-  EXPECT_THROW(blocks_of(3, 0), remat::Error);
+// Protects reductions: sums of numbers of very different size, bit for bit.
+TEST_F(Parallel, SumsDoNotDependOnThreads) {
+  const auto sum = [] {
+    return parallel_sum<double>(100000, 777, [](Index begin, Index end) {
+      double part = 0;
+      for (Index i = begin; i < end; ++i) part += 1.0 / static_cast<double>(1 + i * i);
+      return part;
+    });
+  };
+  omp_set_num_threads(1);
+  const double expected = sum();
+  for (const int threads : {2, 3, 7}) {
+    omp_set_num_threads(threads);
+    EXPECT_EQ(sum(), expected);
+  }
+  EXPECT_EQ(parallel_sum<double>(0, 8, [](Index, Index) { return 1.0; }), 0);
 }
 
-TEST_P(ParallelTest, ExceptionsReachTheCaller) {
-  for (int repeat = 0; repeat < 20; ++repeat) {
-    EXPECT_THROW(remat::parallel_for(100, 1,
-                                     [](Index begin, Index) {
-                                       if (begin % 7 == 3) throw std::out_of_range("block");
-                                     }),
-                 std::out_of_range);
+// Protects a program from ending when a body throws: the error arrives where the loop was called.
+TEST_F(Parallel, CarriesErrorsOut) {
+  for (const int threads : {1, 2}) {
+    omp_set_num_threads(threads);
+    remat_test::expect_error(
+        {"block 30"}, [] { parallel_for(100, 10, [](Index begin, Index) { require(begin != 30, "block ", begin); }); });
+  }
+  remat_test::expect_error({"grain 0"}, [] { parallel_for(1, 0, [](Index, Index) {}); });
+}
+
+// Protects sums from reordering: partial sums are added block after block, the first one first.
+TEST_F(Parallel, SumsKeepTheOrderOfBlocks) {
+  const std::vector<float> terms = {1e8F, 1.0F, -1e8F, 1.0F, 3.0F, 1e-3F};  // in another order the sum is another
+  float expected = 0;
+  for (const float term : terms) expected += term;
+  for (const int threads : {1, 2, 6}) {
+    omp_set_num_threads(threads);
+    const float sum = parallel_sum<float>(static_cast<Index>(terms.size()), 1,
+                                          [&](Index begin, Index) { return terms[static_cast<std::size_t>(begin)]; });
+    EXPECT_EQ(sum, expected);
   }
 }
 
-TEST_P(ParallelTest, IsSerialInsideARegion) {
-  std::atomic<int> wrong = 0;
+// Protects the machine from threads squared: a loop inside a parallel region runs on the thread that called it.
+TEST_F(Parallel, IsSerialInsideARegion) {
+  omp_set_num_threads(2);
+  std::atomic<int> strangers = 0, blocks = 0;
 #pragma omp parallel num_threads(2)
   {
-    const int self = omp_get_thread_num();
-    remat::parallel_for(10, 1, [&](Index, Index) { wrong += omp_get_thread_num() != self || omp_get_level() != 1; });
+    const int caller = omp_get_thread_num();
+    parallel_for(40, 10, [&](Index, Index) {
+      ++blocks;
+      strangers += omp_get_level() != 1 || omp_get_thread_num() != caller;
+    });
   }
-  EXPECT_EQ(wrong, 0);
+  EXPECT_EQ(strangers, 0);
+  EXPECT_EQ(blocks % 4, 0);
+  EXPECT_GE(blocks, 4);
 }
 
-TEST_P(ParallelTest, SumKeepsTheOrderOfBlocks) {
-  const auto value = [](Index i) { return 1.0F / static_cast<float>(i + 1); };
-  const auto block_sum = [&](Index begin, Index end) {
-    float sum = 0;
-    for (Index i = begin; i < end; ++i) sum += value(i);
-    return sum;
-  };
-  float expected = 0;
-  for (Index begin = 0; begin < 10000; begin += 64) expected += block_sum(begin, std::min<Index>(10000, begin + 64));
-  EXPECT_EQ(remat::parallel_sum<float>(10000, 64, block_sum), expected);
-  EXPECT_EQ(remat::parallel_sum<float>(0, 64, block_sum), 0.0F);
-}
-
-TEST(Parallel, RowGrainHoldsWorkConstant) {
-  EXPECT_EQ(remat::row_grain(128), 128);
-  EXPECT_EQ(remat::row_grain(1 << 20), 1);
-  EXPECT_EQ(remat::row_grain(0), 16384);
+// Protects small ops from the cost of threads: a block holds about 16k elements, and never less than one row.
+TEST_F(Parallel, RowGrainHoldsWorkConstant) {
+  EXPECT_EQ(row_grain(1), 16384);
+  EXPECT_EQ(row_grain(128), 128);
+  EXPECT_EQ(row_grain(16384), 1);
+  EXPECT_EQ(row_grain(1 << 20), 1);
+  EXPECT_EQ(row_grain(0), 16384);
 }
 
 }  // namespace

@@ -2,14 +2,24 @@
 #pragma once
 
 #include <ops/op_case.hpp>
+#include <remat/ops/activation.hpp>
 #include <remat/ops/arithmetic.hpp>
+#include <remat/ops/attention.hpp>
 #include <remat/ops/concat.hpp>
+#include <remat/ops/cross_entropy.hpp>
+#include <remat/ops/dropout.hpp>
+#include <remat/ops/embedding.hpp>
+#include <remat/ops/layer_norm.hpp>
+#include <remat/ops/linear.hpp>
 #include <remat/ops/matmul.hpp>
+#include <remat/ops/positions.hpp>
 #include <remat/ops/reduce.hpp>
+#include <remat/ops/rms_norm.hpp>
 #include <remat/ops/slice.hpp>
 #include <remat/ops/softmax.hpp>
 #include <remat/ops/transpose.hpp>
 #include <remat/ops/unary.hpp>
+#include <remat/ops/unary_activations.hpp>
 
 namespace remat_test {
 
@@ -23,9 +33,252 @@ inline std::vector<OpCase> op_cases() {
   const auto row = [&rows](OpCase op) { rows.push_back(std::move(op)); };
 
   // general
-  row({.name = "sin", .fn = [](const auto& in) { return sin(in[0]); }, .inputs = elementwise_inputs()});
+  const auto unary = [&](std::string name, OpFunction fn, double low = -1.5, double high = 1.5,
+                         bool has_kinks = false) {
+    row({std::move(name), std::move(fn), elementwise_inputs(), low, high, has_kinks});
+  };
+  unary("negate", [](const auto& in) { return -in[0]; });
+  unary("sin", [](const auto& in) { return sin(in[0]); });
+  unary("cos", [](const auto& in) { return cos(in[0]); });
+  unary("exp", [](const auto& in) { return exp(in[0]); });
+  unary(
+      "log", [](const auto& in) { return log(in[0]); }, 0.3, 4);
+  unary("tanh", [](const auto& in) { return tanh(in[0]); });
+  unary(
+      "sqrt", [](const auto& in) { return sqrt(in[0]); }, 0.3, 4);
+  unary("square", [](const auto& in) { return square(in[0]); });
+  unary(
+      "abs", [](const auto& in) { return abs(in[0]); }, -1.5, 1.5, true);
+  unary(
+      "relu", [](const auto& in) { return relu(in[0]); }, -1.5, 1.5, true);
+  unary(
+      "gelu", [](const auto& in) { return gelu(in[0]); }, -4, 4);
+  unary(
+      "gelu_tanh", [](const auto& in) { return gelu_tanh(in[0]); }, -4, 4);
+  unary(
+      "silu", [](const auto& in) { return silu(in[0]); }, -4, 4);
+
+  const std::vector<OpInputs> broadcast_inputs = {
+      on({{}, {}}),         on({{7}, {7}}),      on({{3, 100}, {3, 100}}),   on({{0, 3}, {3}}),
+      on({{3}, {0, 3}}),    on({{5, 33}, {33}}), on({{33}, {5, 33}}),        on({{5, 33}, {}}),
+      on({{}, {5, 33}}),    on({{7, 1}, {5}}),   on({{1, 7}, {1}}),          on({{2, 1, 3, 1}, {4, 1, 5}}),
+      on({{0, 1}, {1, 4}}), on({{0}, {1}}),      on({{3, 4, 5}, {3, 1, 5}}), on({{130, 300}, {300}}),
+      on({{20000, 3}, {3}})};
+  row({.name = "add", .fn = [](const auto& in) { return in[0] + in[1]; }, .inputs = broadcast_inputs});
+  row({.name = "subtract", .fn = [](const auto& in) { return in[0] - in[1]; }, .inputs = broadcast_inputs});
+  row({.name = "multiply", .fn = [](const auto& in) { return in[0] * in[1]; }, .inputs = broadcast_inputs});
+  row({.name = "divide",
+       .fn = [](const auto& in) { return in[0] / in[1]; },
+       .inputs = broadcast_inputs,
+       .low = 0.5,
+       .high = 2});
+  row({.name = "maximum",
+       .fn = [](const auto& in) { return maximum(in[0], in[1]); },
+       .inputs = broadcast_inputs,
+       .has_kinks = true});
+  row({.name = "arithmetic with numbers",
+       .fn = [](const auto& in) { return maximum(2 / in[0] + 1, in[0] * 3 - 4.5) + (1 - in[0] / 2); },
+       .inputs = {on({{}}), on({{33}})},
+       .low = 0.5,
+       .high = 1.7});
+  row({.name = "arithmetic on itself",
+       .fn = [](const auto& in) { return (in[0] + in[0]) * (in[0] * in[0]) - in[0] / in[0]; },
+       .inputs = {on({{33}})},
+       .low = 0.5,
+       .high = 2});
+
+  const std::vector<OpInputs> whole = {on({{}}),        on({{1}}),    on({{0}}),    on({{33}}),
+                                       on({{2, 3, 4}}), on({{0, 3}}), on({{3, 0}}), on({{41, 1001}})};
+  row({.name = "sum", .fn = [](const auto& in) { return sum(in[0]); }, .inputs = whole});
+  row({.name = "mean of all",  // of nothing it is NaN, which no check compares
+       .fn = [](const auto& in) { return mean(in[0]); },
+       .inputs = {on({{}}), on({{33}}), on({{2, 3, 4}})}});
+  for (const std::vector<int>& axes : std::vector<std::vector<int>>{{0}, {1}, {-1}, {0, 2}, {-2, -3}, {2, 0, 1}, {}}) {
+    std::string text;
+    for (const int axis : axes) text += " " + std::to_string(axis);
+    const std::vector<OpInputs> inputs = {on({{2, 3, 5}}), on({{7, 1, 33}}), on({{1, 1, 1}}), on({{3, 70, 65}})};
+    row({.name = "sum over" + text, .fn = [axes](const auto& in) { return sum(in[0], axes); }, .inputs = inputs});
+    row({.name = "mean over" + text + " keepdims",
+         .fn = [axes](const auto& in) { return mean(in[0], axes, true); },
+         .inputs = inputs});
+  }
+  row({.name = "sum over axes of length 0",
+       .fn =
+           [](const auto& in) {
+             return sum(in[0], {1, 3});
+           },
+       .inputs = {on({{2, 0, 3, 4}}), on({{2, 3, 4, 0}}), on({{0, 3, 2, 5}})}});
+
+  row({.name = "matmul",
+       .fn = [](const auto& in) { return matmul(in[0], in[1]); },
+       .inputs = {on({{1, 1}, {1, 1}}), on({{5, 7}, {7, 3}}), on({{33, 17}, {17, 65}}), on({{0, 4}, {4, 3}}),
+                  on({{3, 0}, {0, 2}}), on({{2, 3}, {3, 0}}), on({{2, 3, 4}, {4, 5}}), on({{2, 3, 4}, {2, 4, 5}}),
+                  on({{2, 3, 4}, {1, 4, 5}}), on({{3, 4}, {2, 4, 5}}), on({{2, 1, 3, 4}, {3, 4, 2}}),
+                  on({{2, 1, 3, 4}, {1, 2, 4, 2}}), on({{0, 3, 4}, {4, 2}}), on({{1, 3, 4}, {0, 4, 2}}),
+                  on({{200, 150}, {150, 170}})}});
+  row({.name = "matmul on itself",
+       .fn = [](const auto& in) { return matmul(in[0], in[0]); },
+       .inputs = {on({{4, 4}})}});
+
+  row({.name = "transpose",
+       .fn = [](const auto& in) { return transpose(in[0]); },
+       .inputs = {on({{1, 1}}), on({{7, 33}}), on({{3, 5, 7}}), on({{3, 0}}), on({{100, 130}})}});
+  for (const std::vector<int>& axes :
+       std::vector<std::vector<int>>{{0, 1, 2, 3}, {0, 2, 1, 3}, {3, 2, 1, 0}, {1, -1, 0, 2}, {2, 3, 0, 1}}) {
+    std::string text;
+    for (const int axis : axes) text += " " + std::to_string(axis);
+    row({.name = "transpose to" + text,
+         .fn = [axes](const auto& in) { return transpose(in[0], axes); },
+         .inputs = {on({{2, 3, 4, 5}}), on({{2, 1, 40, 3}}), on({{1, 1, 1, 1}}), on({{2, 0, 3, 1}})}});
+  }
+
+  for (const int axis : {0, 1, -1})
+    row({.name = "concat on axis " + std::to_string(axis),
+         .fn = [axis](const auto& in) { return concat(in.x, axis); },
+         .inputs = {on({{2, 3}}), on({{3, 3}, {3, 3}, {3, 3}}), on({{0, 0}, {0, 0}})}});
+  row({.name = "concat",
+       .fn =
+           [](const auto& in) {
+             return remat::concat({in[0], in[1], in[0]}, 1);
+           },
+       .inputs = {on({{2, 3}, {2, 4}}), on({{3, 1, 7}, {3, 33, 7}}), on({{2, 0}, {2, 5}}), on({{0, 2}, {0, 3}})}});
+  row({.name = "concat of leading axes",
+       .fn =
+           [](const auto& in) {
+             return remat::concat({in[0], in[1]});
+           },
+       .inputs = {on({{2}, {5}}), on({{2, 3}, {0, 3}})}});
+
+  row({.name = "slice",
+       .fn = [](const auto& in) { return slice(in[0], 1, 2, 5); },
+       .inputs = {on({{3, 7}}), on({{2, 5, 3}}), on({{0, 5}}), on({{70, 5, 100}})}});
+  row({.name = "slice of last axis",
+       .fn = [](const auto& in) { return slice(in[0], -1, 0, 1); },
+       .inputs = {on({{3, 7}}), on({{2, 5, 1}}), on({{2}})}});
+  row({.name = "slice of nothing",
+       .fn = [](const auto& in) { return slice(in[0], 1, 2, 2); },
+       .inputs = {on({{3, 7}})}});
+  row({.name = "sums of slices that overlap",
+       .fn = [](const auto& in) { return sin(slice(in[0], 0, 0, 3)) * slice(in[0], 0, 2, 5) + in[0].slice(1, 4); },
+       .inputs = {on({{5}}), on({{5, 3}})}});
+  row({.name = "reshape",
+       .fn =
+           [](const auto& in) {
+             return sin(reshape(in[0], Shape{6, 2})) * in[0].reshape({6, 2});
+           },
+       .inputs = {on({{3, 4}})}});
+
+  const std::vector<OpInputs> softmax_inputs = {on({{1}}),    on({{7}}),    on({{3, 33}}), on({{2, 3, 100}}),
+                                                on({{0, 5}}), on({{5, 0}}), on({{4, 1}}),  on({{300, 130}})};
+  row({.name = "softmax",
+       .fn = [](const auto& in) { return softmax(in[0]); },
+       .inputs = softmax_inputs,
+       .low = -4,
+       .high = 4});
+  row({.name = "log_softmax",
+       .fn = [](const auto& in) { return log_softmax(in[0]); },
+       .inputs = softmax_inputs,
+       .low = -4,
+       .high = 4});
 
   // fused
+  using remat::Activation;
+  const std::vector<OpInputs> linear_inputs = {
+      on({{5, 7}, {7, 9}, {9}}), on({{2, 3, 4}, {4, 1}, {1}}), on({{3}, {3, 2}, {2}}),   on({{33, 17}, {17, 65}, {65}}),
+      on({{0, 4}, {4, 3}, {3}}), on({{3, 0}, {0, 2}, {2}}),    on({{2, 3}, {3, 0}, {0}})};
+  row({.name = "linear", .fn = [](const auto& in) { return linear(in[0], in[1], in[2]); }, .inputs = linear_inputs});
+  row({.name = "linear without bias",
+       .fn = [](const auto& in) { return linear(in[0], in[1]); },
+       .inputs = {on({{5, 7}, {7, 9}}), on({{3, 0}, {0, 2}})}});
+  row({.name = "linear transposed",
+       .fn = [](const auto& in) { return linear(in[0], in[1], in[2], {.transposed = true}); },
+       .inputs = {on({{5, 7}, {9, 7}, {9}}), on({{2, 3, 4}, {1, 4}, {1}})}});
+  row({.name = "linear on itself",
+       .fn = [](const auto& in) { return linear(in[0], in[0]); },
+       .inputs = {on({{4, 4}})}});
+  for (const Activation kind :
+       {Activation::relu, Activation::gelu, Activation::gelu_tanh, Activation::silu, Activation::squared_relu}) {
+    const bool has_kinks = kind == Activation::relu || kind == Activation::squared_relu;
+    row({.name = "activate " + std::string(to_string(kind)),
+         .fn = [kind](const auto& in) { return activate(in[0], kind); },
+         .inputs = elementwise_inputs(),
+         .low = -4,
+         .high = 4,
+         .has_kinks = has_kinks});
+    row({.name = "activate with dropout " + std::string(to_string(kind)),
+         .fn = [kind](const auto& in) { return activate(in[0], kind, 0.3); },
+         .inputs = {on({{3, 100}})},
+         .has_kinks = has_kinks,
+         .is_random = true});
+    row({.name = "gated_activate " + std::string(to_string(kind)),
+         .fn = [kind](const auto& in) { return gated_activate(in[0], in[1], kind); },
+         .inputs = {on({{}, {}}), on({{0, 3}, {0, 3}}), on({{3, 100}, {3, 100}})},
+         .has_kinks = has_kinks});
+  }
+  row({.name = "gated_activate with dropout",
+       .fn = [](const auto& in) { return gated_activate(in[0], in[1], Activation::silu, 0.3); },
+       .inputs = {on({{3, 100}, {3, 100}})},
+       .is_random = true});
+  row({.name = "gated_activate on itself",
+       .fn = [](const auto& in) { return gated_activate(in[0], in[0], Activation::silu); },
+       .inputs = {on({{3, 7}})}});
+  row({.name = "dropout",
+       .fn = [](const auto& in) { return dropout(in[0], 0.3); },
+       .inputs = {on({{0}}), on({{7}}), on({{3, 100}}), on({{41, 1001}})},
+       .is_random = true});
+  const std::vector<OpInputs> norm_inputs = {
+      on({{7}, {7}, {7}}),    on({{2, 3, 33}, {33}, {33}}), on({{70, 5}, {5}, {5}}),      on({{4, 1}, {1}, {1}}),
+      on({{0, 5}, {5}, {5}}), on({{3, 0}, {0}, {0}}),       on({{21, 100}, {100}, {100}})};
+  row({.name = "layer_norm",
+       .fn = [](const auto& in) { return layer_norm(in[0], in[1], in[2]); },
+       .inputs = norm_inputs});
+  row({.name = "layer_norm without bias",
+       .fn = [](const auto& in) { return layer_norm(in[0], in[1]); },
+       .inputs = {on({{3, 33}, {33}})}});
+  row({.name = "layer_norm alone", .fn = [](const auto& in) { return layer_norm(in[0]); }, .inputs = {on({{3, 33}})}});
+  row({.name = "rms_norm",
+       .fn = [](const auto& in) { return rms_norm(in[0], in[1]); },
+       .inputs = {on({{7}, {7}}), on({{2, 3, 33}, {33}}), on({{70, 5}, {5}}), on({{4, 1}, {1}}), on({{0, 5}, {5}}),
+                  on({{3, 0}, {0}})}});
+  row({.name = "rms_norm alone", .fn = [](const auto& in) { return rms_norm(in[0]); }, .inputs = {on({{3, 33}})}});
+  row({.name = "embedding",
+       .fn = [](const auto& in) { return embedding(in.integers[0], in[0]); },
+       .inputs = {on({{5, 7}}, {{.shape = {3, 4}, .limit = 5}}), on({{9, 130}}, {{.shape = {6}, .limit = 9}}),
+                  on({{5, 3}}, {{.shape = {}, .limit = 5}}), on({{4, 3}}, {{.shape = {0}, .limit = 4}}),
+                  on({{4, 0}}, {{.shape = {2}, .limit = 4}})}});
+  row({.name = "add_positions",
+       .fn = [](const auto& in) { return add_positions(in[0], in[1], 2); },
+       .inputs = {on({{3, 4, 5}, {6, 5}}), on({{4, 33}, {9, 33}}), on({{0, 4, 5}, {6, 5}}), on({{2, 0, 5}, {2, 5}})}});
+  row({.name = "cross_entropy",
+       .fn = [](const auto& in) { return cross_entropy(in[0], in.integers[0]); },
+       .inputs = {on({{7}}, {{.shape = {}, .limit = 7}}), on({{3, 5, 33}}, {{.shape = {3, 5}, .limit = 33}}),
+                  on({{4, 65}}, {{.shape = {4}, .values = {3, -1, 64, -1}}}),
+                  on({{2, 5}}, {{.shape = {2}, .values = {-1, -1}}}), on({{0, 5}}, {{.shape = {0}, .limit = 5}})}});
+  const std::vector<OpInputs> attention_inputs = {
+      on({{2, 7, 4, 5}, {2, 7, 2, 5}, {2, 7, 2, 5}}),    on({{1, 3, 2, 4}, {1, 9, 1, 4}, {1, 9, 1, 4}}),
+      on({{2, 6, 1, 3}, {2, 4, 1, 3}, {2, 4, 1, 3}}),    on({{1, 1, 1, 1}, {1, 1, 1, 1}, {1, 1, 1, 1}}),
+      on({{1, 70, 1, 2}, {1, 70, 1, 2}, {1, 70, 1, 2}}), on({{0, 3, 2, 4}, {0, 3, 2, 4}, {0, 3, 2, 4}}),
+      on({{2, 0, 2, 4}, {2, 3, 2, 4}, {2, 3, 2, 4}}),    on({{2, 3, 2, 4}, {2, 0, 2, 4}, {2, 0, 2, 4}})};
+  row({.name = "attention",
+       .fn = [](const auto& in) { return attention(in[0], in[1], in[2]); },
+       .inputs = attention_inputs});
+  row({.name = "attention causal",
+       .fn = [](const auto& in) { return attention(in[0], in[1], in[2], {.causal = true}); },
+       .inputs = attention_inputs});
+  row({.name = "attention with offset, scale and dropout",
+       .fn =
+           [](const auto& in) {
+             return attention(in[0], in[1], in[2], {.causal = true, .offset = 1, .scale = 0.7, .dropout = 0.3});
+           },
+       .inputs = {on({{2, 7, 4, 5}, {2, 9, 2, 5}, {2, 9, 2, 5}})},
+       .is_random = true});
+  row({.name = "attention_qkv",
+       .fn = [](const auto& in) { return attention_qkv(in[0], 4, 2, {.causal = true}); },
+       .inputs = {on({{2, 7, 24}}), on({{1, 66, 8}}), on({{0, 3, 8}}), on({{2, 0, 8}})}});
+  row({.name = "attention_qkv with dropout",
+       .fn = [](const auto& in) { return attention_qkv(in[0], 2, 1, {.causal = true, .dropout = 0.3}); },
+       .inputs = {on({{2, 7, 12}})},
+       .is_random = true});
 
   return rows;
 }

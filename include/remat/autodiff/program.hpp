@@ -196,10 +196,10 @@ class Program {
   void settle(SlotId id) {
     const Slot& s = slot(id);
     if (!s.value || s.vars > 0 || s.holds > 0 || s.keep) return;
-    if (s.is_leaf() && mode != Mode::evaluate) return;
+    if (s.parameter >= 0 || (s.is_leaf() && mode != Mode::evaluate)) return;
     if (mode == Mode::evaluate) {
       slot(id).value = {};
-      if (s.parameter < 0) free_slots.push_back(id);
+      free_slots.push_back(id);
       return;
     }
     if (!open_regions.empty() && id >= region(open_regions.front()).slot_begin) {

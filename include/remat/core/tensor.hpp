@@ -23,7 +23,8 @@ struct AnyTensor {
   Index size() const { return shape.size(); }
   std::size_t bytes() const { return static_cast<std::size_t>(size()) * size_of(dtype); }
   const std::byte* data() const {
-    return storage ? storage->data() + static_cast<std::size_t>(offset) * size_of(dtype) : nullptr;
+    std::byte* const begin = storage ? storage->data() : nullptr;
+    return begin ? begin + static_cast<std::size_t>(offset) * size_of(dtype) : nullptr;
   }
   /// For writing: a copy is made first when the bytes are shared, with a recorded op perhaps.
   std::byte* mutable_data() {
@@ -76,13 +77,16 @@ class Tensor {
 
   const Shape& shape() const { return any_.shape; }
   Index size() const { return any_.size(); }
-  const T* data() const { return reinterpret_cast<const T*>(any_.data()); }
+  const T* data() const& { return reinterpret_cast<const T*>(any_.data()); }
   /// For writing; unshares the bytes first.
-  T* data() { return reinterpret_cast<T*>(any_.mutable_data()); }
+  T* data() & { return reinterpret_cast<T*>(any_.mutable_data()); }
+  /// Of a temporary, for reading while it lives: writing to a copy that is about to go would be lost.
+  const T* data() && { return reinterpret_cast<const T*>(any_.data()); }
   std::span<const T> span() const { return {data(), static_cast<std::size_t>(size())}; }
   std::span<T> span() { return {data(), static_cast<std::size_t>(size())}; }
-  const T& operator[](Index i) const { return data()[i]; }
-  T& operator[](Index i) { return data()[i]; }
+  const T& operator[](Index i) const& { return data()[i]; }
+  T& operator[](Index i) & { return data()[i]; }
+  T operator[](Index i) && { return reinterpret_cast<const T*>(any_.data())[i]; }
   /// The only element.
   T item() const {
     require(size() == 1, "tensor: item() of shape ", shape(), " with ", size(), " elements");

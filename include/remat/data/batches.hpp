@@ -8,7 +8,6 @@
 #include <remat/core/tensor.hpp>
 #include <span>
 #include <string>
-#include <utility>
 
 namespace remat::inline REMAT_ABI::data {
 

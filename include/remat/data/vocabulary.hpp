@@ -1,7 +1,6 @@
 // Characters to tokens and back.
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
 #include <iomanip>
 #include <remat/core/shape.hpp>
@@ -9,6 +8,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace remat::inline REMAT_ABI::data {

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <bit>
-#include <cstring>
 #include <map>
 #include <remat/core/tensor.hpp>
 #include <remat/io/file.hpp>

@@ -22,7 +22,7 @@ struct GptConfig {
   int hidden_dims = 0;   // 0: 4 model_dims
   double dropout = 0;    // on embeddings, attention probabilities and both branches
   bool bias = true;      // of linear layers and norms
-  nn::Activation activation = nn::Activation::gelu;
+  Activation activation = Activation::gelu;
   bool tied_head = true;  // the head is the transposed embedding
   double init_deviation = 0.02;
   Policy remat = policy::everything;

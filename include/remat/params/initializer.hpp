@@ -4,6 +4,7 @@
 #include <cmath>
 #include <remat/core/random.hpp>
 #include <remat/core/tensor.hpp>
+#include <sstream>
 #include <string>
 
 namespace remat::inline REMAT_ABI {
@@ -23,6 +24,7 @@ struct Initializer {
   std::string to_string() const {
     static constexpr const char* names[] = {"constant(", "normal(", "uniform("};
     std::ostringstream text;
+    text.precision(12);
     text << names[static_cast<int>(kind)] << amount << ')';
     return text.str();
   }

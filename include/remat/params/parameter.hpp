@@ -27,11 +27,10 @@ struct ParameterEntry {
     }
     return grad;
   }
-  /// The gradient, written as zeros where no backward has added to it yet.
-  AnyTensor& grad_or_zeros() {
+  /// The gradient for reading: zeros, and still none, where no backward has added to it yet.
+  const AnyTensor& grad_or_zeros() {
     AnyTensor& buffer = grad_buffer();
     if (!has_grad) std::memset(buffer.mutable_data(), 0, buffer.bytes());
-    has_grad = true;
     return buffer;
   }
 };
@@ -50,7 +49,7 @@ class Parameter {
 
   Tensor<T> value() const { return Tensor<T>(entry_->value); }
   /// Replaces the value; an `Error` when the shape differs.
-  void set_value(const Tensor<T>& value) {
+  void set_value(const Tensor<T>& value) const {
     require(value.shape() == shape(), path(), ": has shape ", shape(), ", was given ", value.shape());
     entry_->value = value.copy().any();
   }

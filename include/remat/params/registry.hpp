@@ -127,11 +127,11 @@ class Scope {
       const auto describe = [](DType type, const Shape& s, const Initializer& i) {
         return std::string(name_of(type)) + s.to_string() + " " + i.to_string();
       };
-      const std::string had = describe(entry->value.dtype, entry->value.shape, entry->initializer);
-      const std::string asked = describe(dtype, shape, initializer);
       require(!ids_.empty(), path, ": asked by ", user, ", but ", entry->users.front(),
               " owns it already; give both layers one shared_weight_id to share it");
-      require(had == asked, path, ": ", user, " asks for ", asked, ", but ", entry->users.front(), " made it as ", had);
+      require(entry->value.dtype == dtype && entry->value.shape == shape && entry->initializer == initializer, path,
+              ": ", user, " asks for ", describe(dtype, shape, initializer), ", but ", entry->users.front(),
+              " made it as ", describe(entry->value.dtype, entry->value.shape, entry->initializer));
       require(std::find(entry->users.begin(), entry->users.end(), user) == entry->users.end(), path,
               ": asked for twice by ", user, "; one layer's parameters need different names");
       entry->users.push_back(user);

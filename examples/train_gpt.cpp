@@ -1,0 +1,226 @@
+// Trains a character-level GPT on a text file, then writes weights and a sample.
+//
+//   train_gpt --data FILE [--steps N] [--remat POLICY] ...      (--help lists every flag)
+//   train_gpt --data FILE --preset nanogpt-cpu                  nanoGPT's CPU setting; validation loss about 1.89 nats
+#include <CLI/CLI.hpp>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <iostream>
+#include <remat/data.hpp>
+#include <remat/io.hpp>
+#include <remat/models.hpp>
+#include <remat/remat.hpp>
+
+namespace {
+
+struct Settings {
+  std::string data, corpus = "characters", out = "out", preset, remat = "save_dot_except_logits", prompt = "\n";
+  int steps = 1200, layers = 4, dims = 192, heads = 6, kv_heads = 0, context = 128, batch = 16;
+  int warmup = 100, eval_every = 200, eval_batches = 20, remat_every = 1, threads = 0, sample_length = 600;
+  double lr = 2e-3, min_lr = 2e-4, beta1 = 0.9, beta2 = 0.99, weight_decay = 0.1, clip = 1, dropout = 0;
+  double temperature = 0.8;
+  bool bias = false;
+  std::uint64_t seed = 1337;
+};
+
+// nanoGPT's CPU setting (config/train_shakespeare_char.py with the overrides of its README).
+void apply_nanogpt_cpu(Settings& s) {
+  s.layers = 4, s.heads = 4, s.dims = 128, s.context = 64, s.batch = 12, s.steps = 2000;
+  s.lr = 1e-3, s.min_lr = 1e-4, s.warmup = 100, s.beta2 = 0.99, s.clip = 1, s.weight_decay = 0.1;
+  s.bias = false, s.dropout = 0, s.eval_every = 250, s.remat = "everything";
+}
+
+void add_options(CLI::App& app, Settings& s) {
+  const auto positive = CLI::Range(1, 1 << 30);
+  const auto not_negative = CLI::Range(0, 1 << 30);
+  const auto fraction = CLI::Range(0.0, 0.999999);
+  const auto above_zero = CLI::Range(1e-12, 1e12);
+  app.add_option("--data", s.data, "text file to learn")->required()->check(CLI::ExistingFile);
+  app.add_option("--corpus", s.corpus, "tokens of the text")->check(CLI::IsMember({"characters", "bytes"}));
+  app.add_option("--preset", s.preset, "settings as a start; other flags override them")
+      ->check(CLI::IsMember({"nanogpt-cpu"}));
+  app.add_option("--steps", s.steps, "optimizer steps")->check(positive);
+  app.add_option("--layers", s.layers, "transformer layers")->check(positive);
+  app.add_option("--dims", s.dims, "model width")->check(positive);
+  app.add_option("--heads", s.heads, "query heads")->check(positive);
+  app.add_option("--kv-heads", s.kv_heads, "key/value heads; 0: as many as query heads")->check(not_negative);
+  app.add_option("--context", s.context, "tokens of a sequence")->check(positive);
+  app.add_option("--batch", s.batch, "sequences of a step")->check(positive);
+  app.add_option("--lr", s.lr, "highest learning rate")->check(above_zero);
+  app.add_option("--min-lr", s.min_lr, "last learning rate")->check(CLI::Range(0.0, 1e12));
+  app.add_option("--warmup", s.warmup, "steps of linear warmup")->check(not_negative);
+  app.add_option("--beta1", s.beta1, "AdamW")->check(fraction);
+  app.add_option("--beta2", s.beta2, "AdamW")->check(fraction);
+  app.add_option("--weight-decay", s.weight_decay, "AdamW, matrices only")->check(CLI::Range(0.0, 1e12));
+  app.add_option("--clip", s.clip, "largest gradient norm")->check(above_zero);
+  app.add_option("--dropout", s.dropout, "probability of dropping")->check(fraction);
+  app.add_flag("--bias,!--no-bias", s.bias, "biases in linear layers and norms");
+  app.add_option("--seed", s.seed, "of initial values, batches, dropout and the sample");
+  app.add_option("--remat", s.remat, "remat policy: \"nothing\", \"dots & !batched\", \"save_out_proj\", ...");
+  app.add_option("--remat-every", s.remat_every, "layers to a checkpoint region")->check(positive);
+  app.add_option("--eval-every", s.eval_every, "steps between validation losses")->check(positive);
+  app.add_option("--eval-batches", s.eval_batches, "batches of a validation loss; the last one sees the whole split")
+      ->check(positive);
+  app.add_option("--sample-length", s.sample_length, "characters to generate")->check(not_negative);
+  app.add_option("--temperature", s.temperature, "of the sample; 0: always the likeliest")
+      ->check(CLI::Range(0.0, 100.0));
+  app.add_option("--prompt", s.prompt, "beginning of the sample");
+  app.add_option("--threads", s.threads, "OpenMP threads; 0: the system's choice")->check(not_negative);
+  app.add_option("--out", s.out, "folder for train.jsonl, model.safetensors, sample.txt");
+}
+
+template <class... Values>
+std::string text_of(const char* format, Values... values) {
+  char text[256];
+  std::snprintf(text, sizeof text, format, values...);
+  return text;
+}
+
+// Mean loss over the first `most` batches, each weighted by its number of predicted tokens.
+double validation_loss(const remat::models::Gpt<float>& gpt, const remat::data::SequentialBatches& batches,
+                       remat::Index most) {
+  double total = 0, tokens = 0;
+  for (remat::Index i = 0; i < std::min(most, batches.size()); ++i) {
+    const remat::data::Batch batch = batches.at(i);
+    remat::Tape tape({.mode = remat::Mode::evaluate});
+    total += static_cast<double>(gpt.loss(tape, batch).item()) * static_cast<double>(batch.targets.size());
+    tokens += static_cast<double>(batch.targets.size());
+  }
+  return total / tokens;
+}
+
+void print_start(const Settings& s, const CLI::App& app, const remat::ParameterRegistry& parameters,
+                 const remat::data::TextCorpus& corpus, double peak_gflops) {
+  const auto row = [](const std::string& name, const auto& value) {
+    std::cout << "  " << std::left << std::setw(18) << name << value << '\n' << std::right;
+  };
+  std::cout << "remat " << remat::version() << '\n';
+  for (const CLI::Option* option : app.get_options()) {
+    const std::string name = option->get_single_name();
+    if (name == "help" || name == "prompt") continue;
+    row(name, option->count() > 0 ? option->as<std::string>() : option->get_default_str());
+  }
+  row("parameters",
+      text_of("%lld in %zu tensors", static_cast<long long>(parameters.count()), parameters.entries().size()));
+  row("tokens", text_of("%zu to train on, %zu to validate, vocabulary %lld", corpus.train_tokens().size(),
+                        corpus.validation_tokens().size(), static_cast<long long>(corpus.vocabulary_size())));
+  row("threads", text_of("%d of ", remat::machine::threads()) + remat::machine::affinity());
+  row("instructions", remat::machine::isa() + ", compiled for " + remat::machine::compiled_isa());
+  row("FMA peak", text_of("%.0f GFLOP/s float32", peak_gflops));
+  row("GEMM", remat::kernels::gemm_backend());
+  row("policy", remat::policy::parse(s.remat));
+  std::cout << std::endl;
+}
+
+int train(const Settings& s, const CLI::App& app) {
+  using Clock = std::chrono::steady_clock;
+  namespace fs = std::filesystem;
+  if (s.threads > 0) omp_set_num_threads(s.threads);
+  const remat::Policy policy = remat::policy::parse(s.remat);
+  const auto corpus = s.corpus == "bytes" ? remat::data::TextCorpus::read_bytes(s.data)
+                                          : remat::data::TextCorpus::read_characters(s.data);
+  const auto batches = corpus.train_batches(s.batch, s.context, s.seed);
+  const auto validation = corpus.validation_batches(s.batch, s.context);
+
+  remat::ParameterRegistry parameters(s.seed);
+  const remat::models::Gpt<float> gpt(parameters / "gpt", {.vocabulary = static_cast<int>(corpus.vocabulary_size()),
+                                                           .context = s.context,
+                                                           .num_layers = s.layers,
+                                                           .model_dims = s.dims,
+                                                           .num_heads = s.heads,
+                                                           .num_kv_heads = s.kv_heads,
+                                                           .dropout = s.dropout,
+                                                           .bias = s.bias,
+                                                           .remat = policy,
+                                                           .remat_every = s.remat_every});
+  remat::optim::AdamW adamw(parameters, {.beta1 = s.beta1, .beta2 = s.beta2, .weight_decay = s.weight_decay});
+  const remat::optim::WarmupCosine schedule{
+      .peak = s.lr, .minimum = std::min(s.min_lr, s.lr), .warmup = std::min(s.warmup, s.steps - 1), .steps = s.steps};
+
+  fs::create_directories(s.out);
+  fs::remove(fs::path(s.out) / "train.jsonl");
+  const remat::io::JsonLines log((fs::path(s.out) / "train.jsonl").string());
+  const double peak_gflops = remat::machine::peak_fma_gflops(remat::machine::threads());
+  print_start(s, app, parameters, corpus, peak_gflops);
+
+  remat::io::ProgressLine progress(s.steps, 50);
+  for (int step = 0; step < s.steps; ++step) {
+    const auto start = Clock::now();
+    const double lr = schedule(step);
+    remat::TapeStats stats;
+    double loss = 0;
+    {
+      remat::Tape tape({.seed = s.seed, .step = step});
+      const auto mean = gpt.loss(tape, batches.at(step));
+      tape.backward(mean);
+      loss = static_cast<double>(mean.item());
+      stats = tape.stats();
+    }
+    const double norm = remat::optim::global_norm(parameters);
+    adamw.step(lr, remat::optim::clip_scale(norm, s.clip));
+    const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
+
+    // Model flops: what a step needs without remat, so that recomputing does not count as progress.
+    const double flops = stats.forward_flops + stats.backward_flops - stats.replay_flops;
+    const double mfu = flops / seconds / (peak_gflops * 1e9), tokens = s.batch * s.context / seconds;
+    nlohmann::ordered_json line{{"step", step},
+                                {"loss", loss},
+                                {"lr", lr},
+                                {"grad_norm", norm},
+                                {"ms", 1e3 * seconds},
+                                {"tokens_per_s", tokens},
+                                {"mfu", mfu},
+                                {"activation_bytes", stats.peak_bytes},
+                                {"rss_bytes", remat::machine::resident_bytes()}};
+    progress.show(step, text_of("step %d/%d  loss %.4f  lr %.2e  norm %.2f  %.1f ms  %.0f tok/s  %.0f%% of peak  "
+                                "activations %s",
+                                step + 1, s.steps, loss, lr, norm, 1e3 * seconds, tokens, 100 * mfu,
+                                remat::io::readable_bytes(static_cast<double>(stats.peak_bytes)).c_str()));
+    const bool is_last = step + 1 == s.steps;
+    if (is_last || (step + 1) % s.eval_every == 0) {
+      const double value = validation_loss(gpt, validation, is_last ? validation.size() : s.eval_batches);
+      line["val_loss"] = value;
+      progress.note(text_of("step %d  validation loss %.4f%s", step + 1, value,
+                            is_last ? " over the whole validation split" : ""));
+    }
+    log.write(line);
+    remat::require(std::isfinite(loss), "step ", step, ": the loss is not finite; lower --lr");
+  }
+  progress.finish();
+
+  const std::string weights = (fs::path(s.out) / "model.safetensors").string();
+  remat::io::save_safetensors(parameters, weights);
+  const auto sample = corpus.decode(
+      gpt.generate(corpus.encode(s.prompt), {.length = s.sample_length, .temperature = s.temperature, .seed = s.seed}));
+  std::ofstream(fs::path(s.out) / "sample.txt") << sample << '\n';
+  std::cout << "\n--- sample ---" << (s.prompt == "\n" ? "" : "\n") << sample << "\n--------------\n"
+            << "wrote " << s.out << "/train.jsonl, model.safetensors, sample.txt" << std::endl;
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) try {
+  Settings settings;
+  // The preset comes first, so that flags beside it win.
+  for (int i = 1; i < argc; ++i)
+    if (std::string(argv[i]) == "--preset" && i + 1 < argc && std::string(argv[i + 1]) == "nanogpt-cpu")
+      apply_nanogpt_cpu(settings);
+  CLI::App app{"Trains a character-level GPT on a text file and prints a sample."};
+  app.option_defaults()->always_capture_default();
+  add_options(app, settings);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    if (error.get_exit_code() == 0) return app.exit(error);
+    std::cerr << "train_gpt: " << error.what() << " (--help lists the flags)\n";
+    return 2;
+  }
+  return train(settings, app);
+} catch (const std::exception& error) {
+  std::cerr << "\ntrain_gpt: " << error.what() << '\n';
+  return 1;
+}

@@ -1,0 +1,144 @@
+// NumPy broadcasting: one walk over a full shape and two operands that are stretched to it, and the sum that undoes it.
+#pragma once
+
+#include <algorithm>
+#include <remat/core/parallel.hpp>
+#include <remat/kernels/reduce.hpp>
+
+namespace remat::inline REMAT_ABI::kernels {
+
+/// A full shape and the distances of two operands along its axes, 0 where an operand is stretched. Neighbouring axes
+/// are merged where they can be, so that equal shapes are one axis, and [.., D] with [D] two.
+class Broadcast {
+ public:
+  struct Axis {
+    Index length, a, b;
+  };
+
+  Broadcast(const Shape& full, const Shape& a, const Shape& b) : size_(full.size()) {
+    Index step_a = 1, step_b = 1;
+    for (int axis = full.rank() - 1; axis >= 0; --axis) {
+      const Index length = full[axis];
+      const Index la = length_of(a, axis - full.rank()), lb = length_of(b, axis - full.rank());
+      if (length != 1) add({length, la == 1 ? 0 : step_a, lb == 1 ? 0 : step_b});
+      step_a *= la;
+      step_b *= lb;
+    }
+    if (rank_ == 0) axes_[rank_++] = {1, 1, 1};
+  }
+
+  /// Calls `f(i, ia, ib)` for each element i of the full shape and the elements of the operands that belong to it, in
+  /// parallel and in vectors: `f` may write what belongs to i alone.
+  template <class F>
+  void for_each(F&& f) const {
+    const Axis inner = axes_[0];
+    parallel_for(size_, 16384, [&](Index begin, Index end) {
+      for (Index i = begin; i < end;) {
+        const Index at = i % inner.length, n = std::min(inner.length - at, end - i);
+        Index ia = at * inner.a, ib = at * inner.b;
+        for (Index axis = 1, outer = i / inner.length; axis < rank_; outer /= axes_[axis++].length) {
+          ia += outer % axes_[axis].length * axes_[axis].a;
+          ib += outer % axes_[axis].length * axes_[axis].b;
+        }
+        if (inner.b == 0) {
+#pragma omp simd
+          for (Index j = 0; j < n; ++j) f(i + j, ia + j, ib);
+        } else if (inner.a == 0) {
+#pragma omp simd
+          for (Index j = 0; j < n; ++j) f(i + j, ia, ib + j);
+        } else {
+#pragma omp simd
+          for (Index j = 0; j < n; ++j) f(i + j, ia + j, ib + j);
+        }
+        i += n;
+      }
+    });
+  }
+
+  const Axis& inner() const { return axes_[0]; }
+  Index rank() const { return rank_; }
+  /// Number of positions on the outer axes along which b is stretched, or on those where it is not.
+  Index count(bool stretched) const {
+    Index count = 1;
+    for (Index axis = 1; axis < rank_; ++axis)
+      if ((axes_[axis].b == 0) == stretched) count *= axes_[axis].length;
+    return count;
+  }
+  /// The element of a at the given one of these positions.
+  Index offset(bool stretched, Index position) const {
+    Index offset = 0;
+    for (Index axis = 1; axis < rank_; ++axis) {
+      if ((axes_[axis].b == 0) != stretched) continue;
+      offset += position % axes_[axis].length * axes_[axis].a;
+      position /= axes_[axis].length;
+    }
+    return offset;
+  }
+
+ private:
+  static Index length_of(const Shape& shape, int from_end) {
+    return shape.rank() + from_end < 0 ? 1 : shape[shape.rank() + from_end];
+  }
+  void add(const Axis& outer) {
+    if (rank_ > 0) {
+      Axis& last = axes_[rank_ - 1];
+      if (outer.a == last.a * last.length && outer.b == last.b * last.length) {
+        last.length *= outer.length;
+        return;
+      }
+    }
+    axes_[rank_++] = outer;
+  }
+  Axis axes_[Shape::max_rank]{};  // innermost first
+  Index rank_ = 0;
+  Index size_;
+};
+
+/// y = scale * the sum of x over the axes along which `target`, the shape of y, is stretched to `full`, that of x. The
+/// order of each sum is fixed by the shapes.
+template <class T>
+void sum_to(const Shape& full, const T* x, const Shape& target, T* y, T scale = T{1}) {
+  if (target.size() == 0) return;
+  const Broadcast walk(full, full, target);
+  const auto inner = walk.inner();
+  if (inner.b == 0 && walk.rank() == 1) {  // all of x
+    *y = scale *
+         parallel_sum<T>(inner.length, 16384, [&](Index begin, Index end) { return sum(x + begin, end - begin); });
+    return;
+  }
+  const Index rows = walk.count(true), kept = walk.count(false);
+  if (inner.b == 0) {  // sums of runs
+    parallel_for(kept, row_grain(checked_mul(rows, inner.length)), [&](Index begin, Index end) {
+      for (Index k = begin; k < end; ++k) {
+        const T* from = x + walk.offset(false, k);
+        T total{};
+        for (Index r = 0; r < rows; ++r) total += sum(from + walk.offset(true, r), inner.length);
+        y[k] = scale * total;
+      }
+    });
+    return;
+  }
+  // Sums of columns, a few cache lines wide; rows are summed in blocks first, which rounds less.
+  constexpr Index width = 64, block = 64;
+  const Index strips = (inner.length - 1) / width + 1;
+  parallel_for(kept * strips, row_grain(rows * width), [&](Index begin, Index end) {
+    for (Index item = begin; item < end; ++item) {
+      const Index column = item % strips * width, n = std::min(width, inner.length - column);
+      const T* from = x + walk.offset(false, item / strips) + column;
+      T total[width] = {};
+      for (Index first = 0; first < rows; first += block) {
+        T part[width] = {};
+        for (Index r = first; r < std::min(rows, first + block); ++r) {
+          const T* row = from + walk.offset(true, r);
+#pragma omp simd
+          for (Index j = 0; j < n; ++j) part[j] += row[j];
+        }
+        for (Index j = 0; j < n; ++j) total[j] += part[j];
+      }
+      T* to = y + item / strips * inner.length + column;
+      for (Index j = 0; j < n; ++j) to[j] = scale * total[j];
+    }
+  });
+}
+
+}  // namespace remat::inline REMAT_ABI::kernels

@@ -1,0 +1,125 @@
+// Activations of feed-forward layers, plain and gated, with dropout in the same pass.
+#pragma once
+
+#include <remat/ops/activation_kind.hpp>
+#include <remat/ops/dropout.hpp>
+
+namespace remat::inline REMAT_ABI {
+namespace ops {
+
+template <class T>
+struct Activate : Op {
+  static constexpr In<T> x{0};
+  static constexpr Out<T> y{0};
+  Activation kind;
+  DropoutMask mask;
+
+  Activate(Activation k, const DropoutMask& m) : Op("activate"), kind(k), mask(m) {}
+
+  Specs infer(const Operands& in) const override {
+    check_rate(mask);
+    return {y(in[x].shape)};
+  }
+  // Of relu the result tells all: it is positive where x is and dropout kept it.
+  Residuals residuals(const Wanted&) const override {
+    if (kind == Activation::relu) return {y};
+    return {x};
+  }
+  void forward(Frame& f) const override {
+    const T* xs = f[x].data();
+    T* ys = f[y].data();
+    with_kernel(kind, [&](auto act) {
+      with_factors<T>(mask, f[x].size(), [=](Index at, Index count, const T* factors) {
+#pragma omp simd
+        for (Index i = 0; i < count; ++i) ys[at + i] = act.value(xs[at + i]) * factors[i];
+      });
+    });
+  }
+  void backward(Frame& f) const override {
+    const T* dy = f.grad(y).data();
+    T* dx = f.grad(x).data();
+    if (kind == Activation::relu) {
+      const T* ys = f[y].data();
+      const T scale = static_cast<T>(mask.scale());
+      parallel_for(f[x].size(), 16384, [=](Index begin, Index end) {
+#pragma omp simd
+        for (Index i = begin; i < end; ++i) dx[i] = dy[i] * (static_cast<T>(ys[i] > T{0}) * scale);
+      });
+      return;
+    }
+    const T* xs = f[x].data();
+    with_kernel(kind, [&](auto act) {
+      with_factors<T>(mask, f[x].size(), [=](Index at, Index count, const T* factors) {
+#pragma omp simd
+        for (Index i = 0; i < count; ++i) dx[at + i] = dy[at + i] * factors[i] * act.derivative(xs[at + i]);
+      });
+    });
+  }
+  bool in_place_gradient(int) const override { return true; }
+};
+
+template <class T>
+struct GatedActivate : Op {
+  static constexpr In<T> gate{0}, x{1};
+  static constexpr Out<T> y{0};
+  Activation kind;
+  DropoutMask mask;
+
+  GatedActivate(Activation k, const DropoutMask& m) : Op("gated_activate"), kind(k), mask(m) {}
+
+  Specs infer(const Operands& in) const override {
+    check_rate(mask);
+    require(in[gate].shape == in[x].shape, "gate has shape ", in[gate].shape, ", x has ", in[x].shape);
+    return {y(in[x].shape)};
+  }
+  Residuals residuals(const Wanted& wanted) const override { return Residuals{gate}.add(x, wanted[gate]); }
+  void forward(Frame& f) const override {
+    const T *gates = f[gate].data(), *xs = f[x].data();
+    T* ys = f[y].data();
+    with_kernel(kind, [&](auto act) {
+      with_factors<T>(mask, f[x].size(), [=](Index at, Index count, const T* factors) {
+#pragma omp simd
+        for (Index i = 0; i < count; ++i) ys[at + i] = act.value(gates[at + i]) * xs[at + i] * factors[i];
+      });
+    });
+  }
+  // dx first: dgate may lie where dy does.
+  void backward(Frame& f) const override {
+    const T *dy = f.grad(y).data(), *gates = f[gate].data();
+    const T* xs = f.wants(gate) ? f[x].data() : nullptr;
+    T* dgate = f.wants(gate) ? f.grad(gate).data() : nullptr;
+    T* dx = f.wants(x) ? f.grad(x).data() : nullptr;
+    with_kernel(kind, [&](auto act) {
+      with_factors<T>(mask, f[x].size(), [=](Index at, Index count, const T* factors) {
+        if (dx != nullptr) {
+#pragma omp simd
+          for (Index i = 0; i < count; ++i) dx[at + i] = dy[at + i] * factors[i] * act.value(gates[at + i]);
+        }
+        if (dgate != nullptr) {
+#pragma omp simd
+          for (Index i = 0; i < count; ++i)
+            dgate[at + i] = dy[at + i] * factors[i] * xs[at + i] * act.derivative(gates[at + i]);
+        }
+      });
+    });
+  }
+  bool in_place_gradient(int input) const override { return input == gate.index; }
+};
+
+}  // namespace ops
+
+/// kind(x), then dropout of `dropout_rate` while training.
+template <class T>
+Var<T> activate(const Var<T>& x, Activation kind, double dropout_rate = 0) {
+  using O = ops::Activate<T>;
+  return record(O(kind, ops::next_mask(x.tape(), dropout_rate)), x)[O::y];
+}
+
+/// kind(gate) * x, gate shaped like x, then dropout while training; SwiGLU with silu (Shazeer 2020).
+template <class T>
+Var<T> gated_activate(const Var<T>& gate, const Var<T>& x, Activation kind, double dropout_rate = 0) {
+  using O = ops::GatedActivate<T>;
+  return record(O(kind, ops::next_mask(x.tape(), dropout_rate)), gate, x)[O::y];
+}
+
+}  // namespace remat::inline REMAT_ABI

@@ -1,0 +1,121 @@
+// Scaled dot-product attention (Vaswani et al. 2017) over grouped heads (Ainslie et al. 2023), never holding [T, S].
+#pragma once
+
+#include <remat/ops/attention_base.hpp>
+
+namespace remat::inline REMAT_ABI {
+namespace ops {
+
+template <class T>
+struct Attention : AttentionOp<T> {
+  using Base = AttentionOp<T>;
+  using Base::context, Base::log_sum_exp;
+  static constexpr In<T> q{0}, k{1}, v{2};
+  using Base::Base;
+
+  Specs infer(const Operands& in) const override {
+    check_rate(this->mask);
+    const Shape &qs = in[q].shape, &ks = in[k].shape, &vs = in[v].shape;
+    require(qs.rank() == 4, "q has shape ", qs, ", [B, T, N, H] is needed");
+    require(ks.rank() == 4 && ks[0] == qs[0] && ks[3] == qs[3], "k has shape ", ks, ", q of shape ", qs, " needs [",
+            qs[0], ", S, K, ", qs[3], "]");
+    require(vs == ks, "v has shape ", vs, ", k has ", ks);
+    require(ks[2] > 0 && qs[2] % ks[2] == 0, "q has ", qs[2], " heads, not a multiple of the ", ks[2], " of k");
+    return {context(qs), log_sum_exp(Shape{qs[0], qs[2], qs[1]})};
+  }
+  Cost cost(const Operands& in, const Specs&) const override {
+    const Wanted wanted(in);
+    return this->cost_of(problem_of(in[q].shape, in[k].shape), wanted[q], wanted[k], wanted[v]);
+  }
+  Residuals residuals(const Wanted&) const override { return {q, k, v, context, log_sum_exp}; }
+  void forward(Frame& f) const override {
+    kernels::attention_forward(problem_of(f[q].shape(), f[k].shape()), f[q].data(), f[k].data(), f[v].data(),
+                               f[context].data(), f[log_sum_exp].data(), f.template scratch<std::byte>());
+  }
+  void backward(Frame& f) const override {
+    const auto gradient = [&](In<T> x) { return f.wants(x) ? f.grad(x).data() : nullptr; };
+    kernels::attention_backward(problem_of(f[q].shape(), f[k].shape()), f[q].data(), f[k].data(), f[v].data(),
+                                static_cast<const T*>(f[context].data()), static_cast<const T*>(f[log_sum_exp].data()),
+                                f.grad(context).data(), gradient(q), gradient(k), gradient(v),
+                                f.template scratch<std::byte>());
+  }
+
+ private:
+  typename Base::Problem problem_of(const Shape& qs, const Shape& ks) const {
+    auto p = this->problem(qs[0], qs[1], ks[1], qs[2], ks[2], qs[3]);
+    p.q_token = qs[2] * qs[3], p.q_batch = qs[1] * p.q_token;
+    p.k_token = p.v_token = ks[2] * ks[3], p.k_batch = p.v_batch = ks[1] * p.k_token;
+    return p;
+  }
+};
+
+template <class T>
+struct AttentionQkv : AttentionOp<T> {
+  using Base = AttentionOp<T>;
+  using Base::context, Base::log_sum_exp;
+  static constexpr In<T> qkv{0};
+  Index heads, kv_heads;
+
+  AttentionQkv(Index n, Index k, const AttentionOptions& o, const DropoutMask& m) : Base(o, m), heads(n), kv_heads(k) {}
+
+  Specs infer(const Operands& in) const override {
+    check_rate(this->mask);
+    const Shape& xs = in[qkv].shape;
+    require(heads > 0 && kv_heads > 0 && heads % kv_heads == 0, heads, " query heads are not a positive multiple of ",
+            kv_heads, " key/value heads");
+    require(xs.rank() == 3 && xs[2] % (heads + 2 * kv_heads) == 0, "qkv has shape ", xs, ", ", heads, " query and 2 x ",
+            kv_heads, " key and value heads need [B, T, a multiple of ", heads + 2 * kv_heads, "]");
+    return {context(Shape{xs[0], xs[1], heads * head_dims(xs)}), log_sum_exp(Shape{xs[0], heads, xs[1]})};
+  }
+  Cost cost(const Operands& in, const Specs&) const override {
+    const bool wants = Wanted(in)[qkv];
+    return this->cost_of(problem_of(in[qkv].shape), wants, wants, wants);
+  }
+  Residuals residuals(const Wanted&) const override { return {qkv, context, log_sum_exp}; }
+  void forward(Frame& f) const override {
+    const auto p = problem_of(f[qkv].shape());
+    const T* q = f[qkv].data();
+    kernels::attention_forward(p, q, q + key_at(p), q + value_at(p), f[context].data(), f[log_sum_exp].data(),
+                               f.template scratch<std::byte>());
+  }
+  void backward(Frame& f) const override {
+    const auto p = problem_of(f[qkv].shape());
+    const T* q = f[qkv].data();
+    T* dq = f.grad(qkv).data();
+    kernels::attention_backward(p, q, q + key_at(p), q + value_at(p), static_cast<const T*>(f[context].data()),
+                                static_cast<const T*>(f[log_sum_exp].data()), f.grad(context).data(), dq,
+                                dq + key_at(p), dq + value_at(p), f.template scratch<std::byte>());
+  }
+
+ private:
+  Index head_dims(const Shape& xs) const { return xs[2] / (heads + 2 * kv_heads); }
+  typename Base::Problem problem_of(const Shape& xs) const {
+    auto p = this->problem(xs[0], xs[1], xs[1], heads, kv_heads, head_dims(xs));
+    p.q_token = p.k_token = p.v_token = xs[2];
+    p.q_batch = p.k_batch = p.v_batch = xs[1] * xs[2];
+    return p;
+  }
+  // In a token: all query heads, then key heads, then value heads.
+  Index key_at(const typename Base::Problem& p) const { return heads * p.head_dims; }
+  Index value_at(const typename Base::Problem& p) const { return (heads + kv_heads) * p.head_dims; }
+};
+
+}  // namespace ops
+
+/// softmax(scale q k^T) v: q [B, T, N, H]; k and v [B, S, K, H]; query head n reads key/value head n / (N / K)
+/// -> context [B, T, N, H]. A query that sees no key gets zeros.
+template <class T>
+Var<T> attention(const Var<T>& q, const Var<T>& k, const Var<T>& v, const AttentionOptions& options = {}) {
+  using O = ops::Attention<T>;
+  return record(O(options, ops::next_mask(q.tape(), options.dropout)), q, k, v)[O::context];
+}
+
+/// The same on one projection qkv [B, T, (N + 2 K) H], all query heads, then key heads, then value heads, read where it
+/// lies -> context [B, T, N H].
+template <class T>
+Var<T> attention_qkv(const Var<T>& qkv, Index num_heads, Index num_kv_heads, const AttentionOptions& options = {}) {
+  using O = ops::AttentionQkv<T>;
+  return record(O(num_heads, num_kv_heads, options, ops::next_mask(qkv.tape(), options.dropout)), qkv)[O::context];
+}
+
+}  // namespace remat::inline REMAT_ABI

@@ -1,0 +1,74 @@
+// Dropout (Srivastava et al. 2014). No mask is kept: it is drawn again from its counter.
+#pragma once
+
+#include <remat/autodiff/tape.hpp>
+#include <remat/kernels/attention/dropout.hpp>
+
+namespace remat::inline REMAT_ABI {
+namespace ops {
+
+/// The mask of the tape's next random op; none for rate 0 and in evaluate mode. A bad rate passes, for `infer` to
+/// refuse.
+inline DropoutMask next_mask(Tape& tape, double rate) {
+  const bool is_valid = rate >= 0 && rate < 1;
+  if (rate == 0 || (is_valid && !tape.is_training())) return {};
+  return {tape.next_random(), rate};
+}
+
+inline void check_rate(const DropoutMask& mask) {
+  require(mask.rate >= 0 && mask.rate < 1, "dropout rate ", mask.rate, " is not in [0, 1)");
+}
+
+/// Calls `body(at, count, factors)` on pieces of [0, size), in parallel: factors[i] is that of element at + i.
+template <class T, class F>
+void with_factors(const DropoutMask& mask, Index size, F&& body) {
+  constexpr Index piece = 256;
+  parallel_for(size, 4096, [&](Index begin, Index end) {
+    alignas(alignment) T factors[piece];
+    if (!mask.active()) std::fill_n(factors, piece, T{1});
+    for (Index at = begin; at < end; at += piece) {
+      const Index count = std::min(piece, end - at);
+      if (mask.active()) kernels::attention::dropout_factors(mask, static_cast<std::uint64_t>(at), count, factors);
+      body(at, count, static_cast<const T*>(factors));
+    }
+  });
+}
+
+template <class T>
+struct Dropout : Op {
+  static constexpr In<T> x{0};
+  static constexpr Out<T> y{0};
+  DropoutMask mask;
+
+  explicit Dropout(const DropoutMask& m) : Op("dropout"), mask(m) {}
+
+  Specs infer(const Operands& in) const override {
+    check_rate(mask);
+    return {y(in[x].shape)};
+  }
+  Residuals residuals(const Wanted&) const override { return {}; }
+  void forward(Frame& f) const override { apply(f[x].data(), f[y].data(), f[y].size()); }
+  void backward(Frame& f) const override { apply(f.grad(y).data(), f.grad(x).data(), f[x].size()); }
+  bool in_place_gradient(int) const override { return true; }
+
+ private:
+  void apply(const T* from, T* to, Index size) const {
+    with_factors<T>(mask, size, [=](Index at, Index count, const T* factors) {
+#pragma omp simd
+      for (Index i = 0; i < count; ++i) to[at + i] = from[at + i] * factors[i];
+    });
+  }
+};
+
+}  // namespace ops
+
+/// Zeroes elements with probability `rate`, 0 <= rate < 1, and scales the others by 1 / (1 - rate). Returns x itself
+/// for rate 0 and in evaluate mode.
+template <class T>
+Var<T> dropout(const Var<T>& x, double rate) {
+  const DropoutMask mask = ops::next_mask(x.tape(), rate);
+  if (mask.rate == 0) return x;
+  return record(ops::Dropout<T>(mask), x)[ops::Dropout<T>::y];
+}
+
+}  // namespace remat::inline REMAT_ABI

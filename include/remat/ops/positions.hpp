@@ -1,0 +1,76 @@
+// Learned positions: a row of a table for each place in a sequence.
+#pragma once
+
+#include <remat/autodiff/var.hpp>
+#include <remat/core/parallel.hpp>
+
+namespace remat::inline REMAT_ABI {
+namespace ops {
+
+template <class T>
+struct AddPositions : Op {
+  static constexpr In<T> x{0}, table{1};
+  static constexpr Out<T> y{0};
+  Index offset;
+
+  explicit AddPositions(Index o) : Op("add_positions"), offset(o) {}
+
+  Specs infer(const Operands& in) const override {
+    const Shape &xs = in[x].shape, &ts = in[table].shape;
+    const auto name = in.name(table, "the table");
+    require(xs.rank() >= 2, "x has shape ", xs, ", axes [..., T, D] are needed");
+    require(ts.rank() == 2, name, " has shape ", ts, ", a matrix is needed");
+    require(xs.back() == ts.back(), "x has ", xs.back(), " features, ", name, " has ", ts.back());
+    require(offset >= 0 && offset <= ts[0] - length(xs), "x takes positions [", offset, ", ", offset + length(xs),
+            "), ", name, " has ", ts[0], " rows");
+    return {y(xs)};
+  }
+  Residuals residuals(const Wanted&) const override { return {}; }
+  void forward(Frame& f) const override {
+    const Index d = f[x].cols(), t = length(f[x].shape());
+    const T *xs = f[x].data(), *rows = f[table].data() + offset * d;
+    T* ys = f[y].data();
+    parallel_for(f[x].rows(), row_grain(d), [=](Index begin, Index end) {
+      for (Index i = begin; i < end; ++i) {
+        const T* position = rows + i % t * d;
+#pragma omp simd
+        for (Index j = 0; j < d; ++j) ys[i * d + j] = xs[i * d + j] + position[j];
+      }
+    });
+  }
+  // Only of the table; that of x passes. Each row is summed over the batch in order.
+  void backward(Frame& f) const override {
+    const Index d = f[x].cols(), t = length(f[x].shape()), rows = f[x].rows();
+    const Index first = offset;
+    const bool adds = f.accumulate(table);
+    const T* dy = f.grad(y).data();
+    T* dtable = f.grad(table).data();
+    parallel_for(f[table].rows(), row_grain(d * (t == 0 ? 1 : rows / t)), [=](Index begin, Index end) {
+      for (Index s = begin; s < end; ++s) {
+        T* sum = dtable + s * d;
+        if (!adds) std::fill_n(sum, d, T{0});
+        if (s < first || s >= first + t) continue;
+        for (Index i = s - first; i < rows; i += t) {
+#pragma omp simd
+          for (Index j = 0; j < d; ++j) sum[j] += dy[i * d + j];
+        }
+      }
+    });
+  }
+  bool passes_gradient(int input) const override { return input == x.index; }
+  bool accumulates(int input) const override { return input == table.index; }
+
+ private:
+  static Index length(const Shape& x_shape) { return x_shape.drop_last().back(); }
+};
+
+}  // namespace ops
+
+/// x[..., t, :] + table[offset + t]: x [..., T, D], table [S, D] with S >= offset + T -> [..., T, D].
+template <class T>
+Var<T> add_positions(const Var<T>& x, const Like<T>& table, Index offset = 0) {
+  using O = ops::AddPositions<T>;
+  return record(O(offset), x, table)[O::y];
+}
+
+}  // namespace remat::inline REMAT_ABI

@@ -1,0 +1,82 @@
+// softmax and log_softmax over the last axis.
+#pragma once
+
+#include <cmath>
+#include <remat/autodiff/tape.hpp>
+#include <remat/kernels/reduce.hpp>
+#include <remat/kernels/vector_math.hpp>
+
+namespace remat::inline REMAT_ABI {
+
+/// y = e^x / sum e^x in each row of x [.., D], or its logarithm. Backward reads y alone.
+template <class T, bool is_log>
+struct Softmax : Op {
+  static constexpr In<T> x{0};
+  static constexpr Out<T> y{0};
+
+  Softmax() : Op(is_log ? "log_softmax" : "softmax") {}
+  Specs infer(const Operands& in) const override {
+    require(in[x].shape.rank() > 0, "x is a scalar, but softmax runs over the last axis");
+    return {y(in[x].shape)};
+  }
+  Residuals residuals(const Wanted&) const override { return {y}; }
+  void forward(Frame& f) const override {
+    const auto from = f[x];
+    const auto to = f[y];
+    const Index D = from.cols();
+    parallel_for(from.size() == 0 ? 0 : from.rows(), row_grain(D), [=](Index begin, Index end) {
+      for (Index i = begin; i < end; ++i) forward_row(from.row(i), to.row(i), D);
+    });
+  }
+  void backward(Frame& f) const override {
+    const auto out = f[y];
+    const auto dy = f.grad(y);
+    const auto dx = f.grad(x);
+    const Index D = out.cols();
+    parallel_for(out.size() == 0 ? 0 : out.rows(), row_grain(D), [=](Index begin, Index end) {
+      for (Index i = begin; i < end; ++i) backward_row(out.row(i), dy.row(i), dx.row(i), D);
+    });
+  }
+  bool in_place_gradient(int) const override { return true; }
+
+ private:
+  static void forward_row(const T* x, T* y, Index D) {
+    const T top = kernels::max(x, D);  // so that no exponential overflows
+    if constexpr (is_log) {
+      const T shift = top + std::log(kernels::sum_of<T>(D, [=](Index j) { return kernels::fast_exp(x[j] - top); }));
+#pragma omp simd
+      for (Index j = 0; j < D; ++j) y[j] = x[j] - shift;
+    } else {
+#pragma omp simd
+      for (Index j = 0; j < D; ++j) y[j] = kernels::fast_exp(x[j] - top);
+      const T scale = T{1} / kernels::sum(y, D);
+#pragma omp simd
+      for (Index j = 0; j < D; ++j) y[j] *= scale;
+    }
+  }
+  // dx = y (dy - sum(y dy)), or dy - e^y sum(dy).
+  static void backward_row(const T* y, const T* dy, T* dx, Index D) {
+    if constexpr (is_log) {
+      const T total = kernels::sum(dy, D);
+#pragma omp simd
+      for (Index j = 0; j < D; ++j) dx[j] = dy[j] - total * kernels::fast_exp(y[j]);
+    } else {
+      const T mean = kernels::dot(y, dy, D);
+#pragma omp simd
+      for (Index j = 0; j < D; ++j) dx[j] = y[j] * (dy[j] - mean);
+    }
+  }
+};
+
+/// e^x / sum e^x over the last axis of x [.., D]. Error: a scalar.
+template <class T>
+Var<T> softmax(const Var<T>& x) {
+  return record(Softmax<T, false>(), x)[Softmax<T, false>::y];
+}
+/// log(softmax(x)), without its overflow and cancellation.
+template <class T>
+Var<T> log_softmax(const Var<T>& x) {
+  return record(Softmax<T, true>(), x)[Softmax<T, true>::y];
+}
+
+}  // namespace remat::inline REMAT_ABI

@@ -1,0 +1,143 @@
+// The pool: every byte aligned, counted, reused.
+#include <gtest/gtest.h>
+
+#include <core/expect_error.hpp>
+#include <cstring>
+#include <remat/core/tensor.hpp>
+#include <thread>
+#include <vector>
+
+namespace {
+
+using namespace remat;
+using remat_test::expect_error;
+
+// Protects vector kernels and the counts: 64-byte alignment and rounding at all sizes, the huge included.
+TEST(Pool, AlignsAndCounts) {
+  for (const std::size_t bytes : {0UL, 1UL, 63UL, 64UL, 65UL, 511UL, 513UL, 4097UL, 1000003UL, 5UL << 20}) {
+    const std::size_t before = pool().live_bytes();
+    pool().reset_peak();
+    {
+      const Storage block = pool().allocate(bytes);
+      EXPECT_EQ(reinterpret_cast<std::uintptr_t>(block->data()) % alignment, 0U);
+      std::memset(block->data(), 1, bytes);
+      EXPECT_EQ(pool().live_bytes(), before + round_up(bytes));
+    }
+    EXPECT_EQ(pool().live_bytes(), before);
+    EXPECT_EQ(pool().peak_bytes(), before + round_up(bytes));
+  }
+}
+
+// Protects speed: a step that repeats takes nothing from the system, and little is wasted by rounding to classes.
+TEST(Pool, ReusesBlocks) {
+  const auto step = [] {
+    std::vector<Storage> blocks;
+    for (std::size_t i = 1; i < 200; ++i) blocks.push_back(pool().allocate(i * 997));
+  };
+  step();
+  const std::size_t taken = pool().system_allocations(), cached = pool().cached_bytes();
+  step();
+  EXPECT_EQ(pool().system_allocations(), taken);
+  EXPECT_EQ(pool().cached_bytes(), cached);
+  pool().trim();
+  EXPECT_EQ(pool().cached_bytes(), 0U);
+  for (std::size_t bytes = 64; bytes < 100000; bytes += 64) {
+    pool().trim();
+    pool().allocate(bytes);
+    ASSERT_GE(pool().cached_bytes(), bytes);
+    ASSERT_LE(pool().cached_bytes(), bytes + bytes / 8);
+  }
+}
+
+// Protects "every byte is accounted": an account sees its blocks only, and outlives neither too long nor too short.
+TEST(Pool, AccountsTheirOwn) {
+  const Counted<Account> account(new Account);
+  const Storage other = pool().allocate(1000);
+  Storage a = pool().allocate(100, account), b = pool().imagine(200, account);
+  EXPECT_EQ(account->live_bytes, 128U + 256U);
+  EXPECT_EQ(b->data(), nullptr);
+  a = {};
+  EXPECT_EQ(account->live_bytes, 256U);
+  EXPECT_EQ(account->peak_bytes, 384U);
+  Storage last = pool().allocate(64, Counted<Account>(new Account));  // the block keeps its account alive
+  EXPECT_EQ(last->account->live_bytes, 64U);
+}
+
+// Protects plans: what they imagine is charged to their account and costs no memory.
+TEST(Pool, ImaginesWithoutMemory) {
+  const Counted<Account> account(new Account);
+  const std::size_t live = pool().live_bytes();
+  const Storage vast = pool().imagine(std::size_t{1} << 50, account);
+  EXPECT_EQ(account->live_bytes, std::size_t{1} << 50);
+  EXPECT_EQ(pool().live_bytes(), live);
+}
+
+// Protects recovery from running out of memory: an allocation that fails leaves all counts as they were.
+TEST(Pool, AFailedAllocationChangesNoCount) {
+  for (int fails_at = 1; fails_at <= 3; ++fails_at) {
+    const Counted<Account> account(new Account);
+    pool().reset_peak();
+    const std::size_t live = pool().live_bytes();
+    int calls = 0;
+    pool().set_allocation_hook([&](std::size_t bytes) {
+      if (++calls == fails_at) fail("no memory for ", bytes);
+    });
+    std::vector<Storage> blocks;
+    expect_error({"no memory for 128"}, [&] {
+      for (int i = 0; i < 3; ++i) blocks.push_back(pool().allocate(100, account));
+    });
+    pool().set_allocation_hook({});
+    const auto held = static_cast<std::size_t>(fails_at - 1) * 128;
+    EXPECT_EQ(blocks.size() * 128, held);
+    EXPECT_EQ(account->live_bytes, held);
+    EXPECT_EQ(pool().live_bytes(), live + held);
+    EXPECT_EQ(pool().peak_bytes(), live + held);
+  }
+}
+#if !defined(REMAT_ASAN)  // whose allocator ends the program instead
+TEST(Pool, SaysWhenMemoryIsOut) {
+  const std::size_t live = pool().live_bytes();
+  expect_error({"out of memory", "bytes asked"}, [] { pool().allocate(std::size_t{1} << 60); });
+  EXPECT_EQ(pool().live_bytes(), live);
+}
+#endif
+
+// Protects programs with threads of their own: counts come back to where they were.
+TEST(Pool, ServesThreads) {
+  const std::size_t live = pool().live_bytes();
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 4; ++t)
+    threads.emplace_back([] {
+      for (std::size_t i = 0; i < 2000; ++i) {
+        const Storage block = pool().allocate(1 + i * 37 % 5000);
+        block->data()[0] = std::byte{1};
+        const Storage copy = block;
+        EXPECT_EQ(copy.use_count(), 2);
+      }
+    });
+  for (auto& thread : threads) thread.join();
+  EXPECT_EQ(pool().live_bytes(), live);
+}
+
+#if defined(REMAT_ASAN)
+// Protects the sanitizer's eyes: a freed block, cached for reuse, is still poison to touch.
+TEST(PoolDeathTest, FreedBlocksArePoisoned) {
+  const auto read_freed = [] {
+    Storage block = pool().allocate(1000);
+    volatile std::byte* data = block->data();
+    block = {};
+    return data[10];
+  };
+  EXPECT_DEATH(read_freed(), "use-after-poison");
+  const auto read_behind = [] {
+    pool().trim();
+    pool().allocate(8192);                             // the whole block is poisoned when it is freed, and
+    const Storage block = pool().allocate(8192 - 64);  // unpoisoned only as far as it is asked for
+    volatile std::byte* data = block->data();
+    return data[8192 - 64];
+  };
+  EXPECT_DEATH(read_behind(), "use-after-poison|heap-buffer-overflow");
+}
+#endif
+
+}  // namespace

@@ -1,0 +1,158 @@
+// Tensors and shapes.
+#include <gtest/gtest.h>
+
+#include <core/expect_error.hpp>
+#include <limits>
+#include <remat/core/eigen.hpp>
+#include <remat/core/tensor.hpp>
+#include <remat/core/xtensor.hpp>
+#include <sstream>
+#include <vector>
+
+namespace {
+
+using namespace remat;
+using remat_test::error_of;
+using remat_test::expect_error;
+
+// Protects every size computation from wrapping around.
+TEST(Shape, CheckedMul) {
+  constexpr Index most = std::numeric_limits<Index>::max();
+  EXPECT_EQ(checked_mul(3, 4), 12);
+  EXPECT_EQ(checked_mul(most, 1), most);
+  EXPECT_EQ(checked_mul(most, 0), 0);
+  expect_error({"rows", "9223372036854775807 * 2"}, [] { checked_mul(most, 2, "rows"); });
+  expect_error({"overflows"}, [] { static_cast<void>(Shape{Index{1} << 32, Index{1} << 32}.size()); });
+  expect_error({"overflows"}, [] { Tensor<double>{Shape{Index{1} << 61}}; });
+}
+
+// Protects the meaning of shapes, scalars and empty ones included.
+TEST(Shape, Basics) {
+  const Shape scalar{}, shape{2, 3, 4};
+  EXPECT_EQ(scalar.size(), 1);
+  EXPECT_EQ(scalar.rows(), 1);
+  EXPECT_EQ(scalar.back(), 1);
+  EXPECT_EQ(scalar.to_string(), "[]");
+  EXPECT_EQ(shape.size(), 24);
+  EXPECT_EQ(shape.rows(), 6);
+  EXPECT_EQ(shape.drop_last(), (Shape{2, 3}));
+  EXPECT_EQ(shape.drop_last().with(4), shape);
+  EXPECT_EQ(shape.to_string(), "[2, 3, 4]");
+  EXPECT_EQ(shape.axis(-1, "t"), 2);
+  EXPECT_EQ((Shape{0, 5}).size(), 0);
+  EXPECT_NE((Shape{2, 3}), (Shape{2, 3, 1}));
+  EXPECT_EQ(broadcast({4, 1, 3}, {2, 1}, "t"), (Shape{4, 2, 3}));
+  EXPECT_EQ(broadcast({0, 1}, {1, 3}, "t"), (Shape{0, 3}));
+}
+
+// Protects users: each refusal says the rule and the numbers.
+TEST(Shape, ErrorTexts) {
+  EXPECT_EQ(error_of([] { Shape{2, -1}; }), "shape: axis 1 has negative length -1");
+  EXPECT_EQ(error_of([] { Shape{1, 1, 1, 1, 1, 1, 1, 1, 1}; }), "shape: more than 8 axes");
+  EXPECT_EQ(error_of([] { Shape{2, 3}.axis(2, "sum"); }), "sum: axis 2 of a tensor with 2 axes");
+  EXPECT_EQ(error_of([] { Shape{2, 3}.axis(-3, "sum"); }), "sum: axis -3 of a tensor with 2 axes");
+  EXPECT_EQ(error_of([] {
+              broadcast({2, 3}, {2, 4}, "add");
+            }),
+            "add: shapes [2, 3] and [2, 4] do not broadcast at axis 1");
+  EXPECT_EQ(error_of([] { Tensor<float>({2}, {1.0F, 2.0F, 3.0F}); }), "tensor: 3 values for shape [2]");
+  EXPECT_EQ(error_of([] { Tensor<float>({2, 3}).item(); }), "tensor: item() of shape [2, 3] with 6 elements");
+  EXPECT_EQ(error_of([] { Tensor<float>({2, 3}).reshape({5}); }), "reshape: 6 elements do not fit shape [5]");
+  EXPECT_EQ(error_of([] { Tensor<float>({2, 3}).slice(1, 3); }), "slice: [1, 3) of shape [2, 3]");
+  EXPECT_EQ(error_of([] { Tensor<float>(Shape{}).slice(0, 0); }), "slice: [0, 0) of shape []");
+  EXPECT_EQ(error_of([] { Tensor<double>(Tensor<float>(Shape{2}).any()); }),
+            "tensor: holds float32, asked for float64");
+}
+
+// Protects recorded values: a copy shares bytes until one side writes, and then only that side changes.
+TEST(Tensor, CopiesOnWrite) {
+  Tensor<float> a({2, 2}, {1, 2, 3, 4});
+  Tensor<float> b = a;
+  const auto& reader = b;
+  EXPECT_EQ(reader.data(), std::as_const(a).data());
+  b[0] = 9;
+  EXPECT_EQ(std::as_const(a)[0], 1);
+  EXPECT_EQ(reader[0], 9);
+  const float* own = reader.data();
+  b[1] = 8;  // alone now: no further copy
+  EXPECT_EQ(reader.data(), own);
+  const Tensor<float> c = a.copy();
+  EXPECT_NE(c.data(), std::as_const(a).data());
+}
+
+// Protects views: slices and reshapes share bytes, and writing to one never reaches the other.
+TEST(Tensor, SlicesAndReshapesAreViews) {
+  const Tensor<int> a({4, 3}, {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11});
+  const Tensor<int> rows = a.slice(1, 3);
+  EXPECT_EQ(rows.shape(), (Shape{2, 3}));
+  EXPECT_EQ(rows.data(), a.data() + 3);
+  const Tensor<int> inner = rows.slice(1, 2), reshaped = a.reshape({2, 6}).slice(1, 2);
+  EXPECT_EQ(inner.data(), a.data() + 6);
+  EXPECT_EQ(reshaped.data(), a.data() + 6);
+  EXPECT_EQ(a.slice(4, 4).size(), 0);
+  Tensor<int> written = rows;
+  written[0] = 99;
+  EXPECT_EQ(a[3], 3);
+  EXPECT_EQ(std::as_const(written)[5], 8);
+  EXPECT_EQ(rows.copy().any().offset, 0);
+  EXPECT_EQ(Tensor<int>({0, 3}).slice(0, 0).size(), 0);
+}
+
+// Protects bitwise promises from their own ruler.
+TEST(Tensor, SameBits) {
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  EXPECT_TRUE(same_bits(Tensor<float>({2}, {nan, 1}), Tensor<float>({2}, {nan, 1})));
+  EXPECT_FALSE(same_bits(Tensor<float>({1}, {0.0F}), Tensor<float>({1}, {-0.0F})));
+  EXPECT_FALSE(same_bits(Tensor<float>({1, 2}, 0.0F), Tensor<float>({2, 1}, 0.0F)));
+  EXPECT_TRUE(same_bits(Tensor<float>({0}), Tensor<float>({0})));
+  EXPECT_EQ(Tensor<bfloat16>(Shape{}, bfloat16(2)).item(), bfloat16(2));
+}
+
+// Protects memory: a tensor's bytes return to the pool.
+TEST(Tensor, ReturnsItsBytes) {
+  const std::size_t live = pool().live_bytes();
+  {
+    Tensor<float> a({100, 100}, 1.0F), b = a, c = a.slice(1, 2);
+    EXPECT_EQ(pool().live_bytes(), live + 40000);
+    b[0] = 2;
+    EXPECT_EQ(pool().live_bytes(), live + 80000);
+  }
+  EXPECT_EQ(pool().live_bytes(), live);
+}
+
+// Protects the bridge to xtensor: no copy on the way out, row-major values on the way in, printing.
+TEST(Tensor, Xtensor) {
+  Tensor<double> a({2, 3}, {1, 2, 3, 4, 5, 6});
+  auto view = as_xtensor(a);
+  view(1, 2) = 60;
+  EXPECT_EQ(std::as_const(a)[5], 60);
+  EXPECT_EQ(&as_xtensor(std::as_const(a))(0, 0), std::as_const(a).data());
+  const Tensor<double> back(as_xtensor(std::as_const(a)) * 2.0);
+  EXPECT_TRUE(same_bits(back, Tensor<double>({2, 3}, {2, 4, 6, 8, 10, 120})));
+  const Tensor<float> transposed(xt::transpose(xt::xarray<double>{{1, 2}, {3, 4}, {5, 6}}));
+  EXPECT_TRUE(same_bits(transposed, Tensor<float>({2, 3}, {1, 3, 5, 2, 4, 6})));
+  EXPECT_TRUE(same_bits(Tensor<double>(as_xtensor(std::as_const(a))), a));
+  EXPECT_EQ(Tensor<float>(as_xtensor(Tensor<float>({0, 3}))).shape(), (Shape{0, 3}));
+  std::ostringstream text;
+  text << Tensor<int>({2, 2}, {1, 2, 3, 4});
+  EXPECT_EQ(text.str(), "{{1, 2},\n {3, 4}}");
+}
+
+// Protects the bridge to Eigen: leading axes collapse, no copy out, expressions and column-major matrices in.
+TEST(Tensor, Eigen) {
+  Tensor<float> a({2, 1, 3}, {1, 2, 3, 4, 5, 6});
+  auto rows = as_eigen(a);
+  EXPECT_EQ(rows.rows(), 2);
+  rows(1, 0) = 40;
+  EXPECT_EQ(std::as_const(a)[3], 40);
+  EXPECT_EQ(as_eigen(std::as_const(a)).data(), std::as_const(a).data());
+  Eigen::MatrixXd columns(2, 3);
+  columns << 1, 2, 3, 4, 5, 6;
+  EXPECT_TRUE(same_bits(Tensor<double>(columns), Tensor<double>({2, 3}, {1, 2, 3, 4, 5, 6})));
+  EXPECT_TRUE(same_bits(Tensor<float>(columns.transpose() * 2), Tensor<float>({3, 2}, {2, 8, 4, 10, 6, 12})));
+  const Eigen::VectorXd vector = Eigen::VectorXd::Constant(3, 2);
+  EXPECT_TRUE(same_bits(Tensor<double>(vector), Tensor<double>({3}, 2.0)));
+  EXPECT_EQ(as_eigen(std::as_const(a)).sum(), 1 + 2 + 3 + 40 + 5 + 6);
+}
+
+}  // namespace

@@ -1,0 +1,257 @@
+// Parameters under their paths, and the one rule of sharing.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <core/expect_error.hpp>
+#include <remat/core/eigen.hpp>
+#include <remat/params/registry.hpp>
+#include <sstream>
+#include <string>
+#include <vector>
+
+namespace {
+
+using namespace remat;
+using remat_test::error_of;
+using remat_test::expect_error;
+using Paths = std::vector<std::string>;
+
+Paths paths(const ParameterRegistry& parameters) {
+  Paths all;
+  for (const auto& entry : parameters.entries()) all.push_back(entry->path);
+  return all;
+}
+
+// A feed-forward of 8 to 8: a linear and a bias, each of which may be shared, as Praxis's tests build it.
+struct FeedForward {
+  std::string shared_weight_id{}, linear_id{};
+  void build(const Scope& where) const {
+    const Scope scope = where.shared_as(shared_weight_id);
+    (scope / "linear").shared_as(linear_id).parameter<float>("w", {8, 8}, init::xavier_uniform(8, 8));
+    (scope / "bias").parameter<float>("b", {8}, init::zeros());
+  }
+};
+
+// Protects the tree: names as the layers gave them, each value once, in order of path.
+TEST(Registry, NamesParametersByPath) {
+  ParameterRegistry parameters;
+  const Scope decoder = parameters / "decoder";
+  const auto w = (decoder / "layer_0" / "ffn").parameter<float>("w", {3, 4}, init::normal(1));
+  const auto b = decoder.parameter<double>("b", {5}, init::constant(2.5));
+  EXPECT_EQ(w.path(), "decoder/layer_0/ffn/w");
+  EXPECT_EQ(paths(parameters), (Paths{"decoder/b", "decoder/layer_0/ffn/w"}));
+  EXPECT_EQ(parameters.count(), 17);
+  EXPECT_EQ(b.value()[4], 2.5);
+  EXPECT_TRUE(same_bits(parameters.at<float>("decoder/layer_0/ffn/w").value(), w.value()));
+  EXPECT_EQ(error_of([&] { parameters.at<float>("decoder/c"); }), "parameters: no parameter at decoder/c");
+  EXPECT_EQ(error_of([&] { parameters.at<float>("decoder/b"); }), "decoder/b: holds float64, asked for float32");
+  expect_error({"one word", "\"a/b\""}, [&] { parameters / "a/b"; });
+  expect_error({"decoder", "one word", "\"\""}, [&] { decoder / ""; });
+}
+
+// Protects training: gradients start as zeros, are the parameter's own, and values are replaced as a whole.
+TEST(Registry, GradientsAndValues) {
+  ParameterRegistry parameters;
+  auto w = (parameters / "l").parameter<float>("w", {2, 2}, init::ones());
+  EXPECT_FALSE(w.has_grad());
+  EXPECT_TRUE(same_bits(w.grad(), Tensor<float>({2, 2}, 0.0F)));
+  EXPECT_TRUE(w.has_grad());
+  reinterpret_cast<float*>(w.entry()->grad.mutable_data())[0] = 5;
+  EXPECT_EQ(parameters.at<float>("l/w").grad()[0], 5);
+  parameters.zero_grad();
+  EXPECT_FALSE(w.has_grad());
+  EXPECT_EQ(w.grad()[0], 0);
+  Tensor<float> mine({2, 2}, 3.0F);
+  w.set_value(mine);
+  mine[0] = 7;
+  EXPECT_EQ(parameters.at<float>("l/w").value()[0], 3);
+  EXPECT_EQ(error_of([&] { w.set_value(Tensor<float>({4}, 0.0F)); }), "l/w: has shape [2, 2], was given [4]");
+}
+
+// Protects S1: one id on two whole feed-forwards is one set of weights.
+TEST(Sharing, AWholeLayer) {
+  ParameterRegistry parameters;
+  const FeedForward shared{.shared_weight_id = "ffn"};
+  shared.build(parameters / "root" / "sub1");
+  shared.build(parameters / "root" / "sub2");
+  EXPECT_EQ(paths(parameters), (Paths{"shared/ffn/bias/b", "shared/ffn/linear/w"}));
+  EXPECT_EQ(parameters.count(), 72);
+  EXPECT_EQ(parameters.shared_ids().at("ffn"), (Paths{"root/sub1", "root/sub2"}));
+  EXPECT_EQ(parameters.at<float>("shared/ffn/bias/b").entry()->users, (Paths{"root/sub1/bias/b", "root/sub2/bias/b"}));
+}
+
+// Protects S2: one id on the linear inside shares the linear only.
+TEST(Sharing, AnInnerLayer) {
+  ParameterRegistry parameters;
+  const FeedForward layer{.linear_id = "w"};
+  layer.build(parameters / "root" / "sub1");
+  layer.build(parameters / "root" / "sub2");
+  EXPECT_EQ(paths(parameters), (Paths{"root/sub1/bias/b", "root/sub2/bias/b", "shared/w/w"}));
+  EXPECT_EQ(parameters.count(), 80);
+}
+
+// Protects S3: a shared part inside a shared whole; the linear has 4 users, each bias 2.
+TEST(Sharing, ASharedPartInASharedWhole) {
+  ParameterRegistry parameters;
+  for (const char* name : {"sub1", "sub2"}) {
+    const Scope parent = (parameters / "root" / name).shared_as("parent");
+    for (const char* child : {"sub1", "sub2"}) FeedForward{.linear_id = "linear"}.build(parent / child);
+  }
+  EXPECT_EQ(paths(parameters), (Paths{"shared/linear/w", "shared/parent/sub1/bias/b", "shared/parent/sub2/bias/b"}));
+  EXPECT_EQ(parameters.count(), 80);
+  EXPECT_EQ(parameters.at<float>("shared/linear/w").entry()->users.size(), 4U);
+  EXPECT_EQ(parameters.at<float>("shared/parent/sub1/bias/b").entry()->users,
+            (Paths{"root/sub1/sub1/bias/b", "root/sub2/sub1/bias/b"}));
+}
+
+// Protects the seed of this project: 24 layers, 6 sets of attention weights, 24 of everything else.
+TEST(Sharing, SixSetsForTwentyFourLayers) {
+  ParameterRegistry parameters;
+  for (int i = 0; i < 24; ++i) {
+    const Scope layer = parameters / "decoder" / ("layer_" + std::to_string(i));
+    (layer / "attention").shared_as("attn_" + std::to_string(i % 6)).parameter<float>("w", {4, 4}, init::normal(1));
+    (layer / "ffn").parameter<float>("w", {4, 8}, init::normal(1));
+  }
+  EXPECT_EQ(parameters.entries().size(), 30U);
+  EXPECT_EQ(parameters.count(), 6 * 16 + 24 * 32);
+  for (const auto& [id, users] : parameters.shared_ids()) EXPECT_EQ(users.size(), 4U) << id;
+}
+
+// Protects against sharing by accident: what differs is refused, and both askers are named.
+TEST(Sharing, OneIdMeansOneShapeTypeAndInitializer) {
+  ParameterRegistry parameters;
+  const Scope first = (parameters / "a").shared_as("s"), second = (parameters / "b").shared_as("s");
+  first.parameter<float>("w", {2, 3}, init::normal(0.02));
+  EXPECT_EQ(error_of([&] {
+              second.parameter<float>("w", {3, 2}, init::normal(0.02));
+            }),
+            "shared/s/w: b/w asks for float32[3, 2] normal(0.02), but a/w made it as float32[2, 3] normal(0.02)");
+  expect_error({"b/w", "a/w", "float64"}, [&] { second.parameter<double>("w", {2, 3}, init::normal(0.02)); });
+  expect_error({"b/w", "a/w", "normal(0.03)"}, [&] { second.parameter<float>("w", {2, 3}, init::normal(0.03)); });
+  expect_error({"b/w", "a/w", "constant(0.02)"}, [&] { second.parameter<float>("w", {2, 3}, init::constant(0.02)); });
+  second.parameter<float>("w", {2, 3}, init::normal(0.02));
+  EXPECT_EQ(parameters.entries().size(), 1U);
+}
+
+// Protects against one layer built twice: without an id a path has one owner.
+TEST(Sharing, WithoutAnIdAPathHasOneOwner) {
+  ParameterRegistry parameters;
+  const Scope scope = parameters / "a";
+  scope.parameter<float>("w", {2}, init::zeros());
+  expect_error({"a/w", "owns it already", "shared_weight_id"},
+               [&] { scope.parameter<float>("w", {2}, init::zeros()); });
+  const Scope shared = scope.shared_as("s");
+  shared.parameter<float>("w", {2}, init::zeros());
+  expect_error({"shared/s/w", "a/w", "twice"}, [&] { shared.parameter<float>("w", {2}, init::zeros()); });
+}
+
+// Protects against endless nesting and ids that are no names.
+TEST(Sharing, RefusesBadIds) {
+  ParameterRegistry parameters;
+  const Scope outer = (parameters / "a").shared_as("s");
+  EXPECT_EQ(error_of([&] { (outer / "b").shared_as("t").shared_as("s"); }),
+            "a/b: shared_weight_id \"s\" is used inside itself; give the inner layer another id");
+  expect_error({"a", "\"x/y\"", "'/'"}, [&] { (parameters / "a").shared_as("x/y"); });
+  EXPECT_EQ((parameters / "a").shared_as("").path(), "a");
+  EXPECT_EQ(outer.path(), "shared/s");
+  EXPECT_EQ(outer.use_path(), "a");
+}
+
+// Protects against typing mistakes in ids: one that has one user is reported.
+TEST(Sharing, ReportsIdsWithOneUser) {
+  ParameterRegistry parameters;
+  for (const char* name : {"a", "b"})
+    (parameters / name).shared_as("both").parameter<float>("w", {2, 3}, init::zeros());
+  (parameters / "c").shared_as("alone").parameter<float>("w", {4}, init::zeros());
+  EXPECT_EQ(parameters.single_user_ids(), (Paths{"alone"}));
+  std::ostringstream text;
+  text << parameters;
+  EXPECT_EQ(text.str(),
+            "parameter       shape                    count  users\n"
+            "shared/alone/w  [4]                          4  1\n"
+            "shared/both/w   [2, 3]                       6  2 (shared)\n"
+            "total                                       10  \n"
+            "note: shared_weight_id \"alone\" has one user: c\n");
+}
+
+// Protects "initial values depend on nothing but seed and path": order of building, other layers, other registries.
+TEST(Registry, InitialValuesDependOnSeedAndPathOnly) {
+  const auto build = [](std::uint64_t seed, const std::vector<std::string>& order) {
+    ParameterRegistry parameters(seed);
+    for (const auto& name : order) {
+      (parameters / name).shared_as("s").parameter<float>("w", {4, 4}, init::normal(1));
+      (parameters / name).parameter<float>("own", {4, 4}, init::normal(1));
+    }
+    return parameters;
+  };
+  const auto forward = build(1, {"a", "b", "c"}), backward = build(1, {"c", "b", "a"}),
+             other = build(2, {"a", "b", "c"});
+  EXPECT_EQ(paths(forward), paths(backward));
+  for (const auto& path : paths(forward)) {
+    const auto value = forward.at<float>(path).value();
+    EXPECT_TRUE(same_bits(value, backward.at<float>(path).value())) << path;
+    EXPECT_FALSE(same_bits(value, other.at<float>(path).value())) << path;
+  }
+  EXPECT_FALSE(same_bits(forward.at<float>("a/own").value(), forward.at<float>("b/own").value()));
+}
+
+// Protects two models in one program: equal ids, no cross-talk.
+TEST(Registry, TwoRegistriesAreStrangers) {
+  ParameterRegistry left(1), right(1);
+  auto a = (left / "a").shared_as("s").parameter<float>("w", {2}, init::normal(1));
+  const auto b = (right / "b").shared_as("s").parameter<float>("w", {2}, init::normal(1));
+  EXPECT_TRUE(same_bits(a.value(), b.value()));
+  a.grad();
+  a.set_value(Tensor<float>({2}, 0.0F));
+  EXPECT_FALSE(b.has_grad());
+  EXPECT_NE(b.value()[0], 0);
+  EXPECT_EQ(left.shared_ids().at("s"), (Paths{"a"}));
+  EXPECT_EQ(right.shared_ids().at("s"), (Paths{"b"}));
+}
+
+// Protects a handle in a layer: it keeps its parameter when the registry is gone.
+TEST(Registry, HandlesOutliveIt) {
+  Parameter<float> w;
+  EXPECT_FALSE(w);
+  {
+    ParameterRegistry parameters;
+    w = (parameters / "l").parameter<float>("w", {2}, init::ones());
+  }
+  EXPECT_TRUE(w);
+  EXPECT_EQ(w.value()[1], 1);
+}
+
+// Protects training from a bad start: mean, spread and range of each initializer, in each type.
+TEST(Initializer, Statistics) {
+  ParameterRegistry parameters(11);
+  const Scope scope = parameters / "l";
+  constexpr Index n = 200000;
+  const auto moments = [](const auto& tensor) {
+    double sum = 0, square = 0, most = 0;
+    for (Index i = 0; i < tensor.size(); ++i) {
+      const double x = static_cast<double>(tensor[i]);
+      sum += x, square += x * x, most = std::max(most, std::abs(x));
+    }
+    const auto count = static_cast<double>(tensor.size());
+    return std::array{sum / count, std::sqrt(square / count), most};
+  };
+  const double spread = 4 / std::sqrt(static_cast<double>(n));
+  const auto normal = moments(scope.parameter<float>("normal", {n}, init::normal(0.02)).value());
+  EXPECT_NEAR(normal[0], 0, 0.02 * spread);
+  EXPECT_NEAR(normal[1], 0.02, 0.02 * spread);
+  EXPECT_LT(normal[2], 0.02 * 6);
+  const auto uniform = moments(scope.parameter<double>("uniform", {n}, init::uniform(0.5)).value());
+  EXPECT_NEAR(uniform[0], 0, 0.5 * spread);
+  EXPECT_NEAR(uniform[1], 0.5 / std::sqrt(3), 0.5 * spread);
+  EXPECT_LE(uniform[2], 0.5);
+  EXPECT_GT(uniform[2], 0.499);
+  const auto half = moments(scope.parameter<bfloat16>("half", {n}, init::normal(1)).value());
+  EXPECT_NEAR(half[1], 1, 0.02);
+  EXPECT_EQ(init::xavier_uniform(8, 16), init::uniform(0.5));
+  EXPECT_EQ(moments(scope.parameter<float>("ones", {3}, init::ones()).value())[1], 1);
+  EXPECT_EQ(scope.parameter<float>("scalar", {}, init::constant(-2)).value().item(), -2);
+  EXPECT_EQ(scope.parameter<float>("empty", {0, 3}, init::ones()).size(), 0);
+  EXPECT_EQ(init::normal(0.02).to_string(), "normal(0.02)");
+}
+
+}  // namespace

@@ -1,0 +1,389 @@
+// Gradients are right: every row of the table of op cases, on every set of shapes.
+#include <gtest/gtest.h>
+#include <omp.h>
+
+#include <filesystem>
+#include <fstream>
+#include <ops/op_cases.hpp>
+#include <promises/op_bench.hpp>
+#include <remat/autodiff/gradient_check.hpp>
+#include <remat/params/registry.hpp>
+#include <set>
+
+namespace remat_test {
+namespace {
+
+using remat::Error, remat::Mode;
+
+/// What one run gave.
+template <class T>
+struct Outcome {
+  Tensor<T> value;
+  std::vector<Tensor<T>> gradients;
+};
+
+struct RunOptions {
+  bool in_region = false;
+  int only_wanted = -1;  // index of the one operand whose gradient is wanted; -1: all
+  int times = 1;         // how often the op is used on the same operands
+};
+
+template <class T>
+Outcome<T> outcome(const OpRun& run, const RunOptions& options = {}) {
+  Tape tape({.seed = 3, .step = 2});
+  std::vector<Var<T>> x;
+  for (const Tensor<T>& value : run.values<T>()) {
+    const bool wants = options.only_wanted < 0 || options.only_wanted == static_cast<int>(x.size());
+    x.push_back(tape.input(value, {.wants_gradient = wants}));
+  }
+  Var<T> loss;
+  Outcome<T> result;
+  for (int i = 0; i < options.times; ++i) {
+    const Var<T> y =
+        options.in_region ? tape.checkpoint(remat::policy::nothing, [&] { return run(tape, x); }) : run(tape, x);
+    result.value = y.value();
+    const Var<T> sum = remat::detail::weighted_sum(y);
+    loss = loss ? loss + sum : sum;
+  }
+  tape.backward(loss);
+  for (std::size_t k = 0; k < x.size(); ++k)
+    result.gradients.push_back(options.only_wanted < 0 || options.only_wanted == static_cast<int>(k) ? tape.grad(x[k])
+                                                                                                     : Tensor<T>());
+  return result;
+}
+
+template <class T>
+::testing::AssertionResult same(const Outcome<T>& a, const Outcome<T>& b) {
+  if (!same_bits(a.value, b.value)) return ::testing::AssertionFailure() << "the values differ";
+  for (std::size_t k = 0; k < a.gradients.size(); ++k)
+    if (!same_bits(a.gradients[k], b.gradients[k]))
+      return ::testing::AssertionFailure() << "the gradients of operand " << k << " differ";
+  return ::testing::AssertionSuccess();
+}
+
+/// The greatest difference, relative to the greatest magnitude of `expected`; `factor` is applied to `expected`.
+template <class A, class B>
+double difference(const Tensor<A>& found, const Tensor<B>& expected, double factor = 1) {
+  double error = 0, scale = 1e-3;
+  for (Index i = 0; i < expected.size(); ++i) {
+    const double value = factor * static_cast<double>(expected[i]);
+    const double each = std::abs(static_cast<double>(found[i]) - value);
+    if (std::isnan(each)) return each;
+    error = std::max(error, each);
+    scale = std::max(scale, std::abs(value));
+  }
+  return error / scale;
+}
+
+class Threads {
+ public:
+  explicit Threads(int count) { omp_set_num_threads(count); }
+  ~Threads() { omp_set_num_threads(before_); }
+
+ private:
+  int before_ = omp_get_max_threads();
+};
+
+Tensor<double> value_at(const OpRun& run, const std::vector<Tensor<double>>& inputs) {
+  Tape tape({.seed = 3, .step = 2});
+  std::vector<Var<double>> x;
+  for (const Tensor<double>& value : inputs) x.push_back(tape.input(value));
+  return run(tape, x).value();
+}
+
+/// The gradients of element `j` of the result.
+std::vector<Tensor<double>> gradients_of(const OpRun& run, const std::vector<Tensor<double>>& inputs, Index j) {
+  Tape tape({.seed = 3, .step = 2});
+  std::vector<Var<double>> x;
+  for (const Tensor<double>& value : inputs) x.push_back(tape.input(value, {.wants_gradient = true}));
+  const Var<double> y = run(tape, x);
+  tape.backward(sum(y.reshape({y.shape().size()}).slice(j, j + 1)));
+  std::vector<Tensor<double>> gradients;
+  for (const Var<double>& each : x) gradients.push_back(tape.grad(each));
+  return gradients;
+}
+
+constexpr double step = 1e-3;
+constexpr Index largest_jacobian = 2'000'000;
+
+bool is_small(const OpRun& run, Index results) { return run.input_size() * results <= largest_jacobian; }
+
+TEST(GradientsAreRight, WholeJacobians) {
+  for (const OpRun& run : op_runs()) {
+    SCOPED_TRACE(run.name());
+    std::vector<Tensor<double>> inputs = run.values<double>();
+    const Index results = value_at(run, inputs).size();
+    if (!is_small(run, results)) continue;
+    std::vector<std::vector<Tensor<double>>> rows;
+    for (Index j = 0; j < results; ++j) rows.push_back(gradients_of(run, inputs, j));
+    for (std::size_t k = 0; k < inputs.size(); ++k) {
+      double error = 0, scale = 1e-6;
+      for (Index i = 0; i < inputs[k].size(); ++i) {
+        const double here = inputs[k][i];
+        const auto at = [&](double distance) {
+          inputs[k][i] = here + distance;
+          return value_at(run, inputs);
+        };
+        const std::vector<double> column = remat::detail::derivative(at, step);
+        inputs[k][i] = here;
+        for (std::size_t j = 0; j < column.size(); ++j) {
+          const double each = std::abs(std::as_const(rows[j][k])[i] - column[j]);
+          ASSERT_FALSE(std::isnan(each)) << "operand " << k << ", d y[" << j << "] / d x[" << i << "]";
+          error = std::max(error, each);
+          scale = std::max(scale, std::abs(column[j]));
+        }
+      }
+      EXPECT_LE(error, 1e-7 * scale) << "operand " << k;
+    }
+  }
+}
+
+// Those too large for a whole Jacobian: along one direction of all operands.
+TEST(GradientsAreRight, LargeCasesAlongADirection) {
+  int cases = 0;
+  for (const OpRun& run : op_runs()) {
+    const std::vector<Tensor<double>> inputs = run.values<double>();
+    if (is_small(run, value_at(run, inputs).size())) continue;
+    SCOPED_TRACE(run.name());
+    ++cases;
+    const auto direction = [](std::size_t k, Index i) {
+      return remat::RandomStream{.seed = 8, .site = static_cast<std::uint32_t>(k)}.normal(
+          static_cast<std::uint64_t>(i));
+    };
+    const auto at = [&](double distance) {
+      std::vector<Tensor<double>> moved = inputs;
+      for (std::size_t k = 0; k < moved.size(); ++k)
+        for (Index i = 0; i < moved[k].size(); ++i) moved[k][i] += distance * direction(k, i);
+      return value_at(run, moved);
+    };
+    double numeric = 0, analytic = 0, terms = 0;
+    const std::vector<double> slopes = remat::detail::derivative(at, step);
+    for (std::size_t j = 0; j < slopes.size(); ++j)
+      numeric += remat::detail::WeightedSum<double>::weight(static_cast<Index>(j)) * slopes[j];
+    const Outcome<double> result = outcome<double>(run);
+    for (std::size_t k = 0; k < inputs.size(); ++k)
+      for (Index i = 0; i < inputs[k].size(); ++i) {
+        const double term = std::as_const(result.gradients[k])[i] * direction(k, i);
+        analytic += term;
+        terms += term * term;
+      }
+    EXPECT_NEAR(analytic, numeric, 1e-7 * std::sqrt(terms));
+  }
+  EXPECT_GT(cases, 5);
+}
+
+/// Type and shape of every slot that the run makes.
+template <class T>
+std::vector<remat::Spec> slots_of(const OpRun& run, Mode mode) {
+  Tape tape({.seed = 3, .step = 2, .mode = mode});
+  std::vector<Var<T>> x;
+  for (const Tensor<T>& value : run.values<T>()) x.push_back(tape.input(value, {.wants_gradient = true}));
+  const Var<T> y = run(tape, x);
+  std::vector<remat::Spec> specs{{remat::dtype_of<T>(), y.shape()}};
+  for (const remat::Slot& slot : tape.program().slots) specs.push_back(slot.spec);
+  return specs;
+}
+
+TEST(GradientsAreRight, InferEqualsForward) {
+  for (const OpRun& run : op_runs()) {
+    SCOPED_TRACE(run.name());
+    EXPECT_TRUE(slots_of<float>(run, Mode::plan) == slots_of<float>(run, Mode::train));
+    EXPECT_TRUE(slots_of<double>(run, Mode::plan) == slots_of<double>(run, Mode::train));
+  }
+}
+
+TEST(GradientsAreRight, ReplayChangesNoBit) {
+  for (const OpRun& run : op_runs()) {
+    SCOPED_TRACE(run.name());
+    EXPECT_TRUE(same(outcome<float>(run), outcome<float>(run, {.in_region = true})));
+    EXPECT_TRUE(same(outcome<double>(run), outcome<double>(run, {.in_region = true})));
+  }
+}
+
+TEST(GradientsAreRight, ThreadsChangeNoBit) {
+  const auto with = [](int threads, const OpRun& run) {
+    const Threads guard(threads);
+    return outcome<float>(run);
+  };
+  for (const OpRun& run : op_runs()) {
+    SCOPED_TRACE(run.name());
+    const Outcome<float> one = with(1, run);
+    EXPECT_TRUE(same(one, with(2, run)));
+    EXPECT_TRUE(same(one, with(3, run)));
+  }
+}
+
+TEST(GradientsAreRight, FloatAgreesWithDouble) {
+  for (const OpRun& run : op_runs()) {
+    SCOPED_TRACE(run.name());
+    const Outcome<float> single = outcome<float>(run);
+    const Outcome<double> twice = outcome<double>(run);
+    EXPECT_LE(difference(single.value, twice.value), 1e-5);
+    for (std::size_t k = 0; k < twice.gradients.size(); ++k)
+      EXPECT_LE(difference(single.gradients[k], twice.gradients[k]), 5e-5) << "operand " << k;
+  }
+}
+
+TEST(GradientsAreRight, EvaluateGivesTheSameValues) {
+  for (const OpRun& run : op_runs()) {
+    if (run.op.is_random) continue;
+    SCOPED_TRACE(run.name());
+    Tape tape({.mode = Mode::evaluate});
+    std::vector<Var<float>> x;
+    for (const Tensor<float>& value : run.values<float>()) x.push_back(tape.input(value));
+    EXPECT_TRUE(same_bits(run(tape, x).value(), outcome<float>(run).value));
+  }
+}
+
+TEST(GradientsAreRight, EachOperandAlone) {
+  for (const OpRun& run : op_runs()) {
+    SCOPED_TRACE(run.name());
+    const Outcome<double> all = outcome<double>(run);
+    for (std::size_t k = 0; k < all.gradients.size(); ++k) {
+      const Outcome<double> one = outcome<double>(run, {.only_wanted = static_cast<int>(k)});
+      EXPECT_TRUE(same_bits(one.gradients[k], all.gradients[k])) << "operand " << k;
+    }
+  }
+}
+
+TEST(GradientsAreRight, UsesAreSummed) {
+  for (const OpRun& run : op_runs()) {
+    if (run.op.is_random) continue;
+    SCOPED_TRACE(run.name());
+    const Outcome<double> once = outcome<double>(run);
+    for (const bool in_region : {false, true}) {
+      const Outcome<double> thrice = outcome<double>(run, {.in_region = in_region, .times = 3});
+      for (std::size_t k = 0; k < once.gradients.size(); ++k)
+        EXPECT_LE(difference(thrice.gradients[k], once.gradients[k], 3), 1e-13) << "operand " << k;
+    }
+  }
+}
+
+TEST(GradientsAreRight, ParametersAccumulateOverTapes) {
+  for (const OpRun& run : op_runs()) {
+    SCOPED_TRACE(run.name());
+    const Outcome<double> expected = outcome<double>(run);
+    const remat::ParameterRegistry registry;
+    std::vector<remat::Parameter<double>> parameters;
+    for (const Tensor<double>& value : run.values<double>()) {
+      const std::string name = "x" + std::to_string(parameters.size());
+      parameters.push_back((registry / "op").parameter<double>(name, value.shape(), remat::init::zeros()));
+      parameters.back().set_value(value);
+    }
+    for (int round = 1; round <= 2; ++round) {
+      Tape tape({.seed = 3, .step = 2});
+      std::vector<Var<double>> x;
+      for (const auto& each : parameters) x.push_back(tape.parameter(each));
+      tape.backward(remat::detail::weighted_sum(run(tape, x)));
+      for (std::size_t k = 0; k < parameters.size(); ++k)
+        EXPECT_LE(difference(parameters[k].grad(), expected.gradients[k], round), 1e-13) << "operand " << k;
+    }
+  }
+}
+
+/// Lays each op of the run on the bench, the results of those before it being its operands.
+template <class T, class Visit>
+void for_each_op(const OpRun& run, Visit&& visit) {
+  Tape tape({.seed = 3, .step = 2});
+  std::vector<Var<T>> x;
+  for (const Tensor<T>& value : run.values<T>()) x.push_back(tape.input(value, {.wants_gradient = true}));
+  const Var<T> y = run(tape, x);
+  remat::Program& program = tape.program();
+  std::map<remat::SlotId, Buffer> values;
+  for (const remat::Node& node : program.nodes) {
+    std::vector<remat::OperandSpec> specs;
+    std::vector<Buffer> inputs;
+    for (const remat::Operand& operand : program.operands_of(node)) {
+      specs.emplace_back();
+      inputs.emplace_back(remat::Spec{});
+      if (operand.slot < 0) continue;
+      const remat::Slot& slot = program.slot(operand.slot);
+      specs.back() = {{slot.spec.dtype, operand.shape}, true, slot.wants_gradient, {}};
+      std::byte* data = slot.is_leaf() ? program.data(operand.slot, operand.offset)
+                                       : static_cast<std::byte*>(values.at(operand.slot).data()) +
+                                             static_cast<std::size_t>(operand.offset) * size_of(slot.spec.dtype);
+      inputs.back() = Buffer(specs.back().spec, data);
+    }
+    OpBench bench(*node.op, specs, inputs);
+    std::vector<Buffer> outputs = bench.forward(0);
+    for (int k = 0; k < node.output_count; ++k)
+      values.emplace(node.first_output + k, outputs[static_cast<std::size_t>(k)]);
+    visit(bench);
+  }
+}
+
+TEST(GradientsAreRight, OpsKeepTheirWord) {
+  for (const OpRun& run : op_runs()) {
+    SCOPED_TRACE(run.name());
+    for_each_op<double>(run, [](OpBench& bench) { EXPECT_TRUE(keeps_its_word(bench)); });
+    for_each_op<float>(run, [](OpBench& bench) { EXPECT_TRUE(keeps_its_word(bench)); });
+  }
+}
+
+/// Ops that break their word, each in one way.
+enum class Sin { none, reads_input, leaves_a_hole, is_not_in_place, does_not_add, writes_behind };
+struct Rogue : Op {
+  static constexpr remat::In<double> x{0};
+  static constexpr remat::Out<double> y{0};
+  explicit Rogue(Sin sin) : Op("rogue"), sin(sin) {}
+  remat::Specs infer(const remat::Operands& in) const override { return {y(in[x].shape)}; }
+  remat::Residuals residuals(const remat::Wanted&) const override { return {}; }
+  void forward(Frame& f) const override {
+    for (Index i = sin == Sin::leaves_a_hole; i < f[x].size(); ++i) f[y].data()[i] = 2 * f[x].data()[i];
+  }
+  void backward(Frame& f) const override {
+    double factor = 2;
+    if (sin == Sin::reads_input) factor = f[x].data()[0];
+    const Index n = f[x].size();
+    for (Index i = 0; i < n; ++i) f.grad(x).data()[i] = factor * f.grad(y).data()[i];
+    if (sin == Sin::is_not_in_place) f.grad(x).data()[0] = factor * f.grad(y).data()[0];
+  }
+  bool in_place_gradient(int) const override { return true; }
+  bool accumulates(int) const override { return sin == Sin::does_not_add; }
+  Sin sin;
+};
+
+TEST(GradientsAreRight, BrokenWordsAreNoticed) {
+  const remat::Spec spec{remat::DType::float64, {4}};
+  const auto check = [&](Sin sin) {
+    const Rogue rogue(sin);
+    OpBench bench(rogue, {{spec, true, true, {}}}, {Buffer(spec, 1.5)});
+    return keeps_its_word(bench);
+  };
+  EXPECT_TRUE(check(Sin::none));
+  for (const Sin sin : {Sin::reads_input, Sin::leaves_a_hole, Sin::is_not_in_place, Sin::does_not_add})
+    EXPECT_FALSE(check(sin)) << static_cast<int>(sin);
+}
+
+TEST(GradientsAreRight, UndeclaredReadsAreRefusedByTheEngine) {
+  Tape tape;
+  const Var<double> x = tape.input(Tensor<double>({4}, 1.5), {.wants_gradient = true});
+  const Var<double> y = record(Rogue(Sin::reads_input), x)[Rogue::y];
+  EXPECT_THROW(tape.backward(sum(y)), Error);
+}
+
+TEST(GradientsAreRight, EveryOpHasARow) {
+  std::set<std::string> tried;
+  for (const OpRun& run : op_runs()) for_each_op<float>(run, [&](OpBench& bench) { tried.insert(bench.op().name()); });
+  // An op's name is a literal given to Op(...), or the `name` of a function object.
+  int found = 0;
+  for (const auto& file : std::filesystem::directory_iterator(REMAT_SOURCE_DIR "/include/remat/ops")) {
+    std::ifstream text(file.path());
+    for (std::string line; std::getline(text, line);) {
+      if (line.find("Op(") == std::string::npos && line.find("char* name =") == std::string::npos) continue;
+      for (std::size_t quote = line.find('"'); quote != std::string::npos;) {
+        const std::size_t end = line.find('"', quote + 1);
+        ASSERT_NE(end, std::string::npos) << line;
+        const std::string name = line.substr(quote + 1, end - quote - 1);
+        EXPECT_TRUE(tried.contains(name))
+            << file.path().filename() << ": op \"" << name << "\" has no row in op_cases.hpp";
+        ++found;
+        quote = line.find('"', end + 1);
+      }
+    }
+  }
+  EXPECT_GE(found, 30);
+}
+
+}  // namespace
+}  // namespace remat_test

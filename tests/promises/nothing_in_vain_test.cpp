@@ -1,0 +1,169 @@
+// Promise: nothing is recomputed or kept in vain. Counts of published cases, met or beaten exactly.
+#include <gtest/gtest.h>
+
+#include <remat/autodiff/report.hpp>
+#include <remat/autodiff/tape.hpp>
+#include <remat/ops/linear.hpp>
+#include <remat/ops/matmul.hpp>
+#include <remat/ops/reduce.hpp>
+#include <remat/ops/unary.hpp>
+#include <remat/params/registry.hpp>
+
+namespace {
+
+using namespace remat;
+
+// torchtitan's toy for selective checkpointing: three linears, one region, sum as loss.
+class ThreeLinears : public testing::Test {
+ protected:
+  static constexpr double unit = 2.0 * 512 * 512 * 512;
+  struct Counts {
+    double flops, mebibytes;
+    Tensor<float> grad;
+  };
+  Counts run(const Policy& policy) {
+    ParameterRegistry parameters;
+    const auto w = [&](const char* name, Index out) {
+      return (parameters / name).parameter<float>("w", {512, out}, init::normal(0.02));
+    };
+    const auto w1 = w("gate", 512), w2 = w("wq", 512), w3 = w("output", 1024);
+    Tape tape;
+    const auto x = tape.input(Tensor<float>({512, 512}, 0.5F), {.wants_gradient = true});
+    const auto y = tape.checkpoint(
+        policy, [&] { return linear<float>(linear<float>(checkpoint_name(linear<float>(x, w1), "gate"), w2), w3); });
+    tape.backward(sum(y));
+    const TapeStats stats = tape.stats();
+    return {stats.backward_flops / unit, static_cast<double>(stats.saved_bytes) / (1 << 20), tape.grad(x)};
+  }
+};
+
+TEST_F(ThreeLinears, CountsAreExact) {
+  const Counts keep = run(policy::everything), one = run(policy::names("gate")), none = run(policy::nothing);
+  EXPECT_EQ(keep.flops, 8);
+  EXPECT_EQ(keep.mebibytes, 2);
+  EXPECT_EQ(one.flops, 9);
+  EXPECT_EQ(one.mebibytes, 1);
+  EXPECT_EQ(none.flops, 10);
+  EXPECT_EQ(none.mebibytes, 0);
+  EXPECT_TRUE(same_bits(keep.grad, one.grad));
+  EXPECT_TRUE(same_bits(keep.grad, none.grad));
+}
+
+Var<double> scalar_input(Tape& tape) { return tape.input(Tensor<double>({1}, 0.4), {.wants_gradient = true}); }
+
+TEST(NothingInVain, SinOfSinKeepsXAndReplaysOneSin) {
+  Tape tape;
+  const auto x = scalar_input(tape) * 1.0;  // a value of the tape, so that keeping it is seen
+  tape.backward(sum(tape.checkpoint(policy::nothing, [&] { return sin(sin(x)); })));
+  EXPECT_EQ(tape.stats().replayed_by_op, (std::map<std::string, Index>{{"sin", 1}}));
+  const auto saved = saved_residuals(tape);
+  ASSERT_EQ(saved.size(), 1U);
+  EXPECT_EQ(saved[0].op, "mul");
+  EXPECT_EQ(tape.stats().saved_bytes, 8U);
+}
+
+// jax.checkpoint policies on sin(square(sin(x))).
+TEST(NothingInVain, SinOfSquareOfSin) {
+  const auto replays = [](const Policy& policy) {
+    Tape tape;
+    const auto x = scalar_input(tape);
+    tape.backward(sum(tape.checkpoint(policy, [&] { return sin(square(sin(x))); })));
+    return tape.stats().replayed_by_op;
+  };
+  EXPECT_EQ(replays(policy::everything), (std::map<std::string, Index>{}));
+  EXPECT_EQ(replays(policy::nothing), (std::map<std::string, Index>{{"sin", 1}, {"square", 1}}));
+  EXPECT_EQ(replays(policy::ops("sin")), (std::map<std::string, Index>{{"square", 1}}));
+}
+
+// Three layers sin(W x), W 5x4, 6x5, 7x6: floats held, without region and in one or three regions.
+TEST(NothingInVain, ThreeSinLayers) {
+  struct Counts {
+    std::size_t floats;
+    std::map<std::string, Index> replayed;
+  };
+  const auto run = [](const Policy& policy, bool region_per_layer) {
+    ParameterRegistry parameters;
+    Tape tape;
+    const auto x = tape.input(Tensor<float>({4, 1}, 0.3F), {.wants_gradient = true});
+    const auto layer = [&](Var<float> h, Index i) {
+      const auto w =
+          (parameters / ("layer_" + std::to_string(i))).parameter<float>("w", {5 + i, 4 + i}, init::constant(0.1));
+      const auto body = [&] {
+        const auto y = sin(matmul(tape.parameter(w), h));
+        return i == 1 ? checkpoint_name(y, "middle") : y;
+      };
+      return region_per_layer ? tape.checkpoint(policy, body) : body();
+    };
+    const auto all = [&] { return layer(layer(layer(x, 0), 1), 2); };
+    tape.backward(sum(region_per_layer || policy == policy::everything ? all() : tape.checkpoint(policy, all)));
+    return Counts{tape.stats().saved_bytes / sizeof(float), tape.stats().replayed_by_op};
+  };
+  EXPECT_EQ(run(policy::everything, false).floats, 29U);
+  const Counts each = run(policy::nothing, true);
+  EXPECT_EQ(each.floats, 11U);
+  EXPECT_EQ(each.replayed, (std::map<std::string, Index>{{"matmul", 3}}));
+  EXPECT_EQ(run(policy::dots, false).floats, 18U);
+  const Counts named = run(policy::names("middle"), false);
+  EXPECT_EQ(named.replayed, (std::map<std::string, Index>{{"matmul", 3}, {"sin", 1}}));
+}
+
+// JAX's recursive checkpointing: halves of a chain, the first half a region.
+template <class F>
+Var<double> recursive(Tape& tape, const Var<double>& x, int n, const F& f) {
+  if (n == 1) return f(x);
+  if (n == 2) return f(f(x));
+  const auto first = tape.checkpoint(policy::nothing, [&] { return recursive(tape, x, n / 2, f); });
+  return recursive(tape, first, n / 2, f);
+}
+
+template <class F>
+void expect_replays(const F& f, std::initializer_list<std::pair<int, Index>> counts) {
+  for (const auto& [n, expected] : counts) {
+    Tape tape, plain;
+    const auto x = scalar_input(tape), plain_x = scalar_input(plain);
+    tape.backward(sum(recursive(tape, x, n, f)));
+    EXPECT_EQ(tape.stats().ops_replayed, expected) << n << " ops";
+    auto y = plain_x;
+    for (int i = 0; i < n; ++i) y = f(y);
+    plain.backward(sum(y));
+    EXPECT_TRUE(same_bits(tape.grad(x), plain.grad(plain_x)));
+  }
+}
+
+TEST(NothingInVain, RecursionOverOpsThatReadTheirInput) {
+  expect_replays([](const Var<double>& x) { return sin(x); }, {{4, 1}, {8, 5}, {16, 17}, {32, 49}});
+}
+TEST(NothingInVain, RecursionOverOpsThatReadTheirOutput) {
+  expect_replays([](const Var<double>& x) { return tanh(x); }, {{4, 2}, {8, 8}, {16, 24}});
+}
+
+// An output that the loss ignores costs no replay and holds no input.
+TEST(NothingInVain, IgnoredOutputsCostNothing) {
+  Tape tape;
+  const auto x = scalar_input(tape) * 1.0;
+  const auto z = scalar_input(tape) * 2.0;
+  const auto both = tape.checkpoint(policy::nothing, [&] { return std::pair(sin(sin(x)), sin(sin(z))); });
+  tape.backward(sum(both.first));
+  EXPECT_EQ(tape.stats().ops_replayed, 1);
+  EXPECT_EQ(tape.stats().saved_bytes, 8U);
+}
+
+// A region's output that is also a residual of a reader outside is kept once and serves the replay too.
+TEST(NothingInVain, OutputThatIsAlsoAResidualIsCountedOnce) {
+  Tape tape;
+  const auto x = scalar_input(tape) * 1.0;
+  const auto y = tape.checkpoint(policy::nothing, [&] { return tanh(x); });
+  tape.backward(sum(sin(y)));
+  EXPECT_EQ(tape.stats().saved_bytes, 8U);  // y alone: tanh's backward reads its output
+  EXPECT_EQ(tape.stats().ops_replayed, 0);
+}
+
+// A constant made inside a region is never kept.
+TEST(NothingInVain, ConstantsAreNotKept) {
+  Tape tape;
+  const auto x = scalar_input(tape) * 1.0;
+  tape.backward(sum(tape.checkpoint(policy::everything, [&] { return x * Tensor<double>({1}, 3.0); })));
+  EXPECT_EQ(tape.stats().saved_bytes, 0U);
+}
+
+}  // namespace
