@@ -3,6 +3,7 @@
 
 #include <remat/autodiff/report.hpp>
 #include <remat/autodiff/tape.hpp>
+#include <remat/ops/arithmetic.hpp>
 #include <remat/ops/linear.hpp>
 #include <remat/ops/matmul.hpp>
 #include <remat/ops/reduce.hpp>
@@ -58,7 +59,7 @@ TEST(NothingInVain, SinOfSinKeepsXAndReplaysOneSin) {
   EXPECT_EQ(tape.stats().replayed_by_op, (std::map<std::string, Index>{{"sin", 1}}));
   const auto saved = saved_residuals(tape);
   ASSERT_EQ(saved.size(), 1U);
-  EXPECT_EQ(saved[0].op, "mul");
+  EXPECT_EQ(saved[0].op, "multiply");
   EXPECT_EQ(tape.stats().saved_bytes, 8U);
 }
 
@@ -133,8 +134,9 @@ void expect_replays(const F& f, std::initializer_list<std::pair<int, Index>> cou
 TEST(NothingInVain, RecursionOverOpsThatReadTheirInput) {
   expect_replays([](const Var<double>& x) { return sin(x); }, {{4, 1}, {8, 5}, {16, 17}, {32, 49}});
 }
+// JAX asserts 2, 8, 24: it replays what a reader outside holds anyway.
 TEST(NothingInVain, RecursionOverOpsThatReadTheirOutput) {
-  expect_replays([](const Var<double>& x) { return tanh(x); }, {{4, 2}, {8, 8}, {16, 24}});
+  expect_replays([](const Var<double>& x) { return tanh(x); }, {{4, 2}, {8, 7}, {16, 21}});
 }
 
 // An output that the loss ignores costs no replay and holds no input.

@@ -29,6 +29,8 @@ template <class AtHand>
 std::vector<Need> region_needs(Program& program, std::int32_t id, AtHand&& at_hand) {
   const std::vector<Need> targets = level_needs(program, id);
   const Region& r = program.region(id);
+  for (SlotId slot = r.slot_begin; slot < r.slot_end; ++slot)
+    if (!program.slot(slot).is_leaf()) program.verdict(id, slot);
   std::vector<Need> needs;
   std::vector<std::uint8_t> seen(static_cast<std::size_t>(r.slot_end - r.slot_begin));
   std::vector<std::uint8_t> replayed(static_cast<std::size_t>(r.node_end - r.node_begin));

@@ -88,16 +88,18 @@ class Tape {
   template <class Fn>
   auto checkpoint(const Policy& policy, Fn&& fn) {
     detail::open_region(*program_, policy);
+    auto result = [&] {
+      try {
+        return std::forward<Fn>(fn)();
+      } catch (...) {
+        detail::close_region(*program_, {});
+        throw;
+      }
+    }();
     std::vector<SlotId> returned;
-    try {
-      auto result = std::forward<Fn>(fn)();
-      detail::for_each_var(result, [&](const AnyVar& var) { returned.push_back(var.where().slot); });
-      detail::close_region(*program_, returned);
-      return result;
-    } catch (...) {
-      program_->open_regions.pop_back();
-      throw;
-    }
+    detail::for_each_var(result, [&](const AnyVar& var) { returned.push_back(var.where().slot); });
+    detail::close_region(*program_, returned);
+    return result;
   }
 
   /// Adds the gradient of the scalar `loss` into every parameter it depends on. Ends the recording.
