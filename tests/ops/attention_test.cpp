@@ -1,4 +1,5 @@
 #include <gtest/gtest.h>
+#include <omp.h>
 
 #include <cmath>
 #include <ops/try_op.hpp>
@@ -111,6 +112,18 @@ TEST(Attention, ContextIsKeptWithItsLogSumExp) {
   EXPECT_EQ(kept.ops_replayed, 0);
   EXPECT_EQ(kept.saved_bytes, (2 * 16 * 16 + 2 * 4 * 16) * sizeof(float));
   EXPECT_EQ(replayed.ops_replayed, 1);
+}
+
+TEST(Attention, RefusesMoreThreadsThanItHasScratchFor) {
+  const int before = omp_get_max_threads();
+  omp_set_num_threads(1);
+  Tape tape;
+  const auto x = tape.input(random_tensor<float>({2, 7, 24}, 1), {.wants_gradient = true});
+  const auto loss = weigh(attention_qkv(x, 4, 2));
+  omp_set_num_threads(3);
+  EXPECT_EQ(error_of([&] { tape.backward(loss); }),
+            "attention: recorded with 1 threads, now run with 3; set their number before recording");
+  omp_set_num_threads(before);
 }
 
 TEST(Attention, RefusesWhatDoesNotFit) {

@@ -18,7 +18,8 @@ using remat_test::expect_error;
 
 template <class T>
 void set_grad(const Parameter<T>& parameter, double amount, std::uint32_t step) {
-  AnyTensor& grad = parameter.entry()->grad_or_zeros();
+  AnyTensor& grad = parameter.entry()->grad_buffer();
+  parameter.entry()->has_grad = true;
   T* data = reinterpret_cast<T*>(grad.mutable_data());
   const RandomStream stream{7, step, 0};
   for (Index i = 0; i < parameter.size(); ++i)
@@ -192,7 +193,8 @@ TEST(Clip, NormAndScale) {
   const auto b = (parameters / "b").parameter<double>("w", {70000}, init::zeros());
   (parameters / "c").parameter<float>("w", {3}, init::zeros());
   const auto fill = [](const auto& parameter, auto value) {
-    AnyTensor& grad = parameter.entry()->grad_or_zeros();
+    AnyTensor& grad = parameter.entry()->grad_buffer();
+    parameter.entry()->has_grad = true;
     std::fill_n(reinterpret_cast<decltype(value)*>(grad.mutable_data()), parameter.size(), value);
   };
   fill(a, 2.0F), fill(b, 0.01);

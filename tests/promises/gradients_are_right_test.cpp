@@ -274,7 +274,7 @@ TEST(GradientsAreRight, UndeclaredReadsAreRefusedByTheEngine) {
 
 TEST(GradientCheck, FindsTheWrongElement) {
   const auto rogue = [](Tape&, const std::vector<Var<double>>& x) {
-    return record(Rogue(Sin::is_not_in_place), x[0])[Rogue::y] + record(Rogue(Sin::is_wrong), x[1])[Rogue::y];
+    return record(Rogue(Sin::none), x[0])[Rogue::y] + record(Rogue(Sin::is_wrong), x[1])[Rogue::y];
   };
   const auto result = remat::gradient_check(rogue, {Tensor<double>({4}, 1.5), Tensor<double>({4}, {1, 2, 3, 4})});
   ASSERT_EQ(result.inputs.size(), 2U);

@@ -118,7 +118,8 @@ GradientCheckResult gradient_check(Fn&& fn, std::vector<Tensor<double>> inputs,
   std::vector<Var<double>> vars;
   const Var<double> y = run(tape, true, vars);
   double largest_value = 0;
-  for (const double value : y.value().span()) largest_value = std::max(largest_value, std::abs(value));
+  const Tensor<double> y_value = y.value();
+  for (const double value : y_value.span()) largest_value = std::max(largest_value, std::abs(value));
   tape.backward(detail::weighted_sum(y));
 
   GradientCheckResult result;

@@ -170,6 +170,16 @@ class Program {
     return static_cast<SlotId>(slots.size()) - 1;
   }
 
+  /// Takes back the newest slot, or one that was used again, because its op threw.
+  void discard_slot(SlotId id) {
+    if (static_cast<std::size_t>(id) + 1 == slots.size()) {
+      slots.pop_back();
+      return;
+    }
+    slot(id) = Slot{};
+    free_slots.push_back(id);
+  }
+
   void add_var(SlotId id) {
     if (tape != nullptr) ++slot(id).vars;
   }

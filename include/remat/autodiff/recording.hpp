@@ -117,7 +117,7 @@ inline SlotId record(Program& program, std::unique_ptr<Op> op, std::span<const O
     set_values(program, frame, operands, first, *output_count, nullptr);
     run_op(program, *op, program.path, frame, cost.forward_scratch, [&] { op->forward(frame); });
   } catch (...) {
-    program.slots.resize(static_cast<std::size_t>(first));
+    for (int i = *output_count - 1; i >= 0; --i) program.discard_slot(first + i);
     throw;
   }
   program.stats.forward_flops += cost.flops;

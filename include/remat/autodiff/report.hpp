@@ -96,7 +96,8 @@ inline std::ostream& operator<<(std::ostream& out, const Tape& tape) {
     if (operand.slot < 0) return std::string("-");
     const Slot& slot = program.slot(operand.slot);
     if (slot.parameter >= 0) return program.parameters[static_cast<std::size_t>(slot.parameter)]->path;
-    std::string text = "%" + std::to_string(operand.slot);
+    std::string text(1, '%');  // "%" + std::to_string(...) makes g++ 12 warn of an overlap that is not there
+    text += std::to_string(operand.slot);
     if (operand.offset != 0 || !(operand.shape == slot.spec.shape)) text += operand.shape.to_string();
     return text;
   };

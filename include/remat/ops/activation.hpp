@@ -7,6 +7,9 @@
 namespace remat::inline REMAT_ABI {
 namespace ops {
 
+// Loops that call an activation carry no simd pragma: double has no vector functions, and clang would warn. Gradients
+// are made in two steps, because a loop over arrays that may be the same one is vectorized by pragma only.
+
 template <class T>
 struct Activate : Op {
   static constexpr In<T> x{0};
@@ -29,8 +32,7 @@ struct Activate : Op {
     const T* xs = f[x].data();
     T* ys = f[y].data();
     with_kernel(kind, [&](auto act) {
-      with_factors<T>(mask, f[x].size(), [=](Index at, Index count, const T* factors) {
-#pragma omp simd
+      with_factors<T>(mask, f[x].size(), [=](Index at, Index count, T* factors) {
         for (Index i = 0; i < count; ++i) ys[at + i] = act.value(xs[at + i]) * factors[i];
       });
     });
@@ -49,9 +51,10 @@ struct Activate : Op {
     }
     const T* xs = f[x].data();
     with_kernel(kind, [&](auto act) {
-      with_factors<T>(mask, f[x].size(), [=](Index at, Index count, const T* factors) {
+      with_factors<T>(mask, f[x].size(), [=](Index at, Index count, T* factors) {
+        for (Index i = 0; i < count; ++i) factors[i] *= act.derivative(xs[at + i]);
 #pragma omp simd
-        for (Index i = 0; i < count; ++i) dx[at + i] = dy[at + i] * factors[i] * act.derivative(xs[at + i]);
+        for (Index i = 0; i < count; ++i) dx[at + i] = dy[at + i] * factors[i];
       });
     });
   }
@@ -77,8 +80,7 @@ struct GatedActivate : Op {
     const T *gates = f[gate].data(), *xs = f[x].data();
     T* ys = f[y].data();
     with_kernel(kind, [&](auto act) {
-      with_factors<T>(mask, f[x].size(), [=](Index at, Index count, const T* factors) {
-#pragma omp simd
+      with_factors<T>(mask, f[x].size(), [=](Index at, Index count, T* factors) {
         for (Index i = 0; i < count; ++i) ys[at + i] = act.value(gates[at + i]) * xs[at + i] * factors[i];
       });
     });
@@ -90,16 +92,13 @@ struct GatedActivate : Op {
     T* dgate = f.wants(gate) ? f.grad(gate).data() : nullptr;
     T* dx = f.wants(x) ? f.grad(x).data() : nullptr;
     with_kernel(kind, [&](auto act) {
-      with_factors<T>(mask, f[x].size(), [=](Index at, Index count, const T* factors) {
-        if (dx != nullptr) {
-#pragma omp simd
+      with_factors<T>(mask, f[x].size(), [=](Index at, Index count, T* factors) {
+        if (dx != nullptr)
           for (Index i = 0; i < count; ++i) dx[at + i] = dy[at + i] * factors[i] * act.value(gates[at + i]);
-        }
-        if (dgate != nullptr) {
+        if (dgate == nullptr) return;
+        for (Index i = 0; i < count; ++i) factors[i] *= xs[at + i] * act.derivative(gates[at + i]);
 #pragma omp simd
-          for (Index i = 0; i < count; ++i)
-            dgate[at + i] = dy[at + i] * factors[i] * xs[at + i] * act.derivative(gates[at + i]);
-        }
+        for (Index i = 0; i < count; ++i) dgate[at + i] = dy[at + i] * factors[i];
       });
     });
   }

@@ -29,10 +29,12 @@ struct Attention : AttentionOp<T> {
   }
   Residuals residuals(const Wanted&) const override { return {q, k, v, context, log_sum_exp}; }
   void forward(Frame& f) const override {
+    this->check_threads();
     kernels::attention_forward(problem_of(f[q].shape(), f[k].shape()), f[q].data(), f[k].data(), f[v].data(),
                                f[context].data(), f[log_sum_exp].data(), f.template scratch<std::byte>());
   }
   void backward(Frame& f) const override {
+    this->check_threads();
     const auto gradient = [&](In<T> x) { return f.wants(x) ? f.grad(x).data() : nullptr; };
     kernels::attention_backward(problem_of(f[q].shape(), f[k].shape()), f[q].data(), f[k].data(), f[v].data(),
                                 static_cast<const T*>(f[context].data()), static_cast<const T*>(f[log_sum_exp].data()),
@@ -73,12 +75,14 @@ struct AttentionQkv : AttentionOp<T> {
   }
   Residuals residuals(const Wanted&) const override { return {qkv, context, log_sum_exp}; }
   void forward(Frame& f) const override {
+    this->check_threads();
     const auto p = problem_of(f[qkv].shape());
     const T* q = f[qkv].data();
     kernels::attention_forward(p, q, q + key_at(p), q + value_at(p), f[context].data(), f[log_sum_exp].data(),
                                f.template scratch<std::byte>());
   }
   void backward(Frame& f) const override {
+    this->check_threads();
     const auto p = problem_of(f[qkv].shape());
     const T* q = f[qkv].data();
     T* dq = f.grad(qkv).data();

@@ -25,10 +25,16 @@ struct AttentionOp : Op {
   using Problem = kernels::AttentionProblem<T>;
   AttentionOptions options;
   DropoutMask mask;
+  int threads = omp_get_max_threads();  // each has its own part of the scratch
 
   AttentionOp(const AttentionOptions& o, const DropoutMask& m) : Op("attention"), options(o), mask(m) {}
 
  protected:
+  /// The scratch was measured when the op was recorded.
+  void check_threads() const {
+    require(omp_get_max_threads() <= threads, "recorded with ", threads, " threads, now run with ",
+            omp_get_max_threads(), "; set their number before recording");
+  }
   Problem problem(Index batch, Index t, Index s, Index heads, Index kv_heads, Index head_dims) const {
     Problem p;
     p.batch = batch, p.query_length = t, p.key_length = s;

@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <remat/autodiff/var.hpp>
+#include <remat/core/parallel.hpp>
 #include <remat/kernels/reduce.hpp>
 #include <remat/kernels/vector_math.hpp>
 #include <remat/ops/check_ids.hpp>
@@ -67,7 +68,6 @@ struct CrossEntropy : Op {
           std::fill_n(to, classes, T{0});
           continue;
         }
-#pragma omp simd
         for (Index j = 0; j < classes; ++j) to[j] = kernels::fast_exp(row[j] - sum) * share;
         to[ts[i]] -= share;
       }

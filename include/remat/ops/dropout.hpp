@@ -19,17 +19,20 @@ inline void check_rate(const DropoutMask& mask) {
   require(mask.rate >= 0 && mask.rate < 1, "dropout rate ", mask.rate, " is not in [0, 1)");
 }
 
-/// Calls `body(at, count, factors)` on pieces of [0, size), in parallel: factors[i] is that of element at + i.
+/// Calls `body(at, count, factors)` on pieces of [0, size), in parallel: factors[i] is that of element at + i, in an
+/// array that the body may use up.
 template <class T, class F>
 void with_factors(const DropoutMask& mask, Index size, F&& body) {
   constexpr Index piece = 256;
   parallel_for(size, 4096, [&](Index begin, Index end) {
     alignas(alignment) T factors[piece];
-    if (!mask.active()) std::fill_n(factors, piece, T{1});
     for (Index at = begin; at < end; at += piece) {
       const Index count = std::min(piece, end - at);
-      if (mask.active()) kernels::attention::dropout_factors(mask, static_cast<std::uint64_t>(at), count, factors);
-      body(at, count, static_cast<const T*>(factors));
+      if (mask.active())
+        kernels::attention::dropout_factors(mask, static_cast<std::uint64_t>(at), count, factors);
+      else
+        std::fill_n(factors, piece, T{1});
+      body(at, count, factors);
     }
   });
 }
