@@ -2,7 +2,8 @@
 
     ./run bench nanogpt-cpu [--data FILE] [--rounds R] [--steps S] [--threads N] [--compiled]
 
-On a shared machine times drift by far more than systems differ, so what counts is the ratio within each round.
+On a shared machine times drift by far more than systems differ, so what counts is the ratio within each round. Where
+others keep the cores busy, set OMP_WAIT_POLICY=passive: threads that spin while they wait take time from each other.
 """
 
 import argparse
@@ -58,21 +59,18 @@ def main():
         systems["pytorch compiled"] = [*twin, "--compile"]
 
     times = {name: [] for name in systems}
-    for round in range(args.rounds):
-        # Every second round backwards, so that a steady drift favours nobody.
-        for name in list(systems)[:: -1 if round % 2 else 1]:
-            times[name].append(ms_per_step(systems[name], args))
-        print(f"round {round + 1}/{args.rounds}:", *(f"  {name} {of[-1]:.2f} ms/step" for name, of in times.items()))
-
     args.csv.parent.mkdir(parents=True, exist_ok=True)
     with args.csv.open("w", newline="") as file:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(["round", "system", "threads", "steps", "ms_per_step"])
-        rows.writerows(
-            [round + 1, name, args.threads, args.steps, f"{times[name][round]:.4f}"]
-            for round in range(args.rounds)
-            for name in systems
-        )
+        for round in range(1, args.rounds + 1):
+            # Every second round backwards, so that a steady drift favours nobody.
+            for name in list(systems)[:: 1 if round % 2 else -1]:
+                times[name].append(ms_per_step(systems[name], args))
+                rows.writerow([round, name, args.threads, args.steps, f"{times[name][-1]:.4f}"])
+            file.flush()
+            latest = (f"{name} {of[-1]:.2f} ms" for name, of in times.items())
+            print(f"round {round}/{args.rounds}: " + ", ".join(latest), flush=True)
 
     print(f"\n{'system':18}{'best ms':>10}{'median ms':>12}{'remat / it':>13}")
     for name, of in times.items():

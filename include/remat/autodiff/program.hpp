@@ -202,6 +202,13 @@ class Program {
   }
   bool kept_by(std::int32_t region_id, SlotId id) { return verdict(region_id, id) != Verdict::recompute; }
 
+  /// The region whose policy decides while the forward runs; -1 outside all regions, and in one that keeps everything:
+  /// there each residual is held for its reader, as if the region were not.
+  std::int32_t ruling_region() const {
+    if (open_regions.empty() || region(open_regions.front()).policy == policy::everything) return -1;
+    return open_regions.front();
+  }
+
   /// Frees the value of a slot that nobody needs any more.
   void settle(SlotId id) {
     const Slot& s = slot(id);
@@ -212,8 +219,8 @@ class Program {
       free_slots.push_back(id);
       return;
     }
-    if (!open_regions.empty() && id >= region(open_regions.front()).slot_begin) {
-      settle_in_region(open_regions.front(), id);
+    if (const std::int32_t ruling = ruling_region(); ruling >= 0 && id >= region(ruling).slot_begin) {
+      settle_in_region(ruling, id);
       return;
     }
     slot(id).value = {};

@@ -69,7 +69,7 @@ inline std::vector<OperandSpec> operand_specs(const Program& program, std::span<
 
 /// While a region is open, what its ops read from outside must stay.
 inline void hold_for_region(Program& program, std::span<const Operand> operands) {
-  Region& outer = program.region(program.open_regions.front());
+  Region& outer = program.region(program.ruling_region());
   for (const Operand& operand : operands) {
     if (operand.slot < 0 || operand.slot >= outer.slot_begin || program.slot(operand.slot).is_leaf()) continue;
     program.hold(operand.slot);
@@ -136,7 +136,7 @@ inline SlotId record(Program& program, std::unique_ptr<Op> op, std::span<const O
   node.residuals = residuals;
   program.operands.insert(program.operands.end(), operands.begin(), operands.end());
   program.nodes.push_back(std::move(node));
-  if (!program.open_regions.empty())
+  if (program.ruling_region() >= 0)
     hold_for_region(program, operands);
   else if (wants)
     for_each_residual(program, program.nodes.back(), [&](SlotId slot) { program.hold(slot); });
@@ -176,6 +176,12 @@ inline void close_region(Program& program, std::span<const SlotId> returned) {
     for (const SlotId slot : returned) program.slot(slot).sealed = false;
   }
   if (!program.open_regions.empty()) return;
+  if (program.region(id).policy == policy::everything) {
+    // Its residuals are held one by one; only what was not returned goes now.
+    for (SlotId slot = program.region(id).slot_begin; slot < program.region(id).slot_end; ++slot)
+      if (Slot& s = program.slot(slot); !s.is_leaf() && s.sealed && s.holds == 0 && !s.keep) s.value = {};
+    return;
+  }
 
   for (const Need& need : region_needs(program, id, [](SlotId) { return false; })) {
     program.hold(need.slot);

@@ -44,7 +44,6 @@ struct Activate : Op {
       const T* ys = f[y].data();
       const T scale = static_cast<T>(mask.scale());
       parallel_for(f[x].size(), 16384, [=](Index begin, Index end) {
-#pragma omp simd
         for (Index i = begin; i < end; ++i) dx[i] = dy[i] * (static_cast<T>(ys[i] > T{0}) * scale);
       });
       return;
@@ -53,7 +52,6 @@ struct Activate : Op {
     with_kernel(kind, [&](auto act) {
       with_factors<T>(mask, f[x].size(), [=](Index at, Index count, T* factors) {
         for (Index i = 0; i < count; ++i) factors[i] *= act.derivative(xs[at + i]);
-#pragma omp simd
         for (Index i = 0; i < count; ++i) dx[at + i] = dy[at + i] * factors[i];
       });
     });
@@ -97,7 +95,6 @@ struct GatedActivate : Op {
           for (Index i = 0; i < count; ++i) dx[at + i] = dy[at + i] * factors[i] * act.value(gates[at + i]);
         if (dgate == nullptr) return;
         for (Index i = 0; i < count; ++i) factors[i] *= xs[at + i] * act.derivative(gates[at + i]);
-#pragma omp simd
         for (Index i = 0; i < count; ++i) dgate[at + i] = dy[at + i] * factors[i];
       });
     });

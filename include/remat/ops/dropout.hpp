@@ -57,7 +57,6 @@ struct Dropout : Op {
  private:
   void apply(const T* from, T* to, Index size) const {
     with_factors<T>(mask, size, [=](Index at, Index count, const T* factors) {
-#pragma omp simd
       for (Index i = 0; i < count; ++i) to[at + i] = from[at + i] * factors[i];
     });
   }

@@ -44,13 +44,10 @@ struct Softmax : Op {
     const T top = kernels::max(x, D);  // so that no exponential overflows
     if constexpr (is_log) {
       const T shift = top + std::log(kernels::sum_of<T>(D, [=](Index j) { return kernels::fast_exp(x[j] - top); }));
-#pragma omp simd
       for (Index j = 0; j < D; ++j) y[j] = x[j] - shift;
     } else {
-#pragma omp simd
       for (Index j = 0; j < D; ++j) y[j] = kernels::fast_exp(x[j] - top);
       const T scale = T{1} / kernels::sum(y, D);
-#pragma omp simd
       for (Index j = 0; j < D; ++j) y[j] *= scale;
     }
   }
@@ -58,11 +55,9 @@ struct Softmax : Op {
   static void backward_row(const T* y, const T* dy, T* dx, Index D) {
     if constexpr (is_log) {
       const T total = kernels::sum(dy, D);
-#pragma omp simd
       for (Index j = 0; j < D; ++j) dx[j] = dy[j] - total * kernels::fast_exp(y[j]);
     } else {
       const T mean = kernels::dot(y, dy, D);
-#pragma omp simd
       for (Index j = 0; j < D; ++j) dx[j] = y[j] * (dy[j] - mean);
     }
   }

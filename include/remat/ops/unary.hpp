@@ -77,7 +77,6 @@ struct Unary : Op {
     const T* from = f[x].data();
     T* to = f[y].data();
     parallel_for(f[x].size(), grain, [=](Index begin, Index end) {
-#pragma omp simd
       for (Index i = begin; i < end; ++i) to[i] = F::value(from[i]);
     });
   }
@@ -88,7 +87,6 @@ struct Unary : Op {
     if constexpr (F::reads == Reads::result) read = f[y].data();
     T* dx = f.grad(x).data();
     parallel_for(f[x].size(), grain, [=](Index begin, Index end) {
-#pragma omp simd
       for (Index i = begin; i < end; ++i) dx[i] = dy[i] * F::derivative(read[i]);
     });
   }
