@@ -55,6 +55,12 @@ class Parameter {
   }
   /// The sum of all gradients since the last `zero_grad`, zeros if none.
   Tensor<T> grad() const { return Tensor<T>(entry_->grad_or_zeros()); }
+  /// Replaces the gradient, one that was summed over machines perhaps; an `Error` when the shape differs.
+  void set_grad(const Tensor<T>& grad) const {
+    require(grad.shape() == shape(), path(), ": has shape ", shape(), ", was given a gradient of ", grad.shape());
+    entry_->grad = grad.copy().any();
+    entry_->has_grad = true;
+  }
   bool has_grad() const { return entry_->has_grad; }
   void zero_grad() const { entry_->has_grad = false; }
 
