@@ -7,6 +7,7 @@
 #include <map>
 #include <numeric>
 #include <remat/data.hpp>
+#include <set>
 
 namespace {
 
@@ -119,6 +120,29 @@ TEST(RandomBatches, AreWindowsOfTheTokens) {
   }
   EXPECT_EQ(starts.size(), 12U);  // 0 .. 11: the last window's last target is token 19
   for (const auto& [start, count] : starts) EXPECT_NEAR(count, 1000, 6 * std::sqrt(1000.0)) << start;
+}
+
+// Protects the order of an epoch: shuffled, no token twice, all but the rest of one cut, and another cut each time.
+TEST(RandomBatches, SeeEveryTokenOncePerEpoch) {
+  const auto tokens = counting(1003);
+  const Index windows = 1002 / 8 - 1;
+  const data::RandomBatches batches(tokens, windows, 8, 3);
+  std::set<std::int32_t> cuts;
+  for (Index epoch = 0; epoch < 20; ++epoch) {
+    const auto inputs = batches.at(epoch).inputs;
+    std::set<std::int32_t> starts, seen;
+    bool in_order = true;
+    for (Index row = 0; row < windows; ++row) {
+      in_order = in_order && (row == 0 || inputs[8 * row] > inputs[8 * (row - 1)]);
+      starts.insert(inputs[8 * row]);
+    }
+    for (const std::int32_t token : inputs.span()) seen.insert(token);
+    EXPECT_EQ(static_cast<Index>(starts.size()), windows);
+    EXPECT_EQ(static_cast<Index>(seen.size()), 8 * windows);
+    EXPECT_FALSE(in_order);
+    cuts.insert(*starts.begin());
+  }
+  EXPECT_GT(cuts.size(), 8U);
 }
 
 // Protects resuming: a batch depends on seed and step alone.

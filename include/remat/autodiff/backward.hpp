@@ -132,6 +132,7 @@ class Backward {
     ++p_.stats.ops_replayed;
     ++p_.stats.replayed_by_op[n.op->name()];
     p_.stats.replay_flops += n.cost.flops;
+    p_.stats.moved_bytes += n.moved_bytes;
     for_each_operand(n, [&](SlotId slot) { release(slot); });
   }
 
@@ -158,6 +159,7 @@ class Backward {
       }
       if (has_work) run_op(p_, *n.op, n.path, frame_, n.cost.backward_scratch, [&] { n.op->backward(frame_); });
       p_.stats.backward_flops += n.cost.backward_flops;
+      p_.stats.moved_bytes += 2 * n.moved_bytes;
       for (int k = 0; k < n.output_count; ++k) p_.slot(n.first_output + k).grad = {};
       for (std::size_t i = 0; i < operands.size(); ++i)
         if (targets_[i].kind == Target::Kind::passed || targets_[i].kind == Target::Kind::fresh)

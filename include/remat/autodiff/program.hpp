@@ -27,6 +27,7 @@ struct TapeStats {
   double forward_flops = 0;
   double backward_flops = 0;  // replays included
   double replay_flops = 0;
+  double moved_bytes = 0;       // read and written by all ops, replays included: what memory-bound time goes by
   std::size_t saved_bytes = 0;  // held when backward begins, beside the loss
   std::size_t peak_bytes = 0;   // activations, their gradients and scratch, each rounded up to 64
 };
@@ -60,7 +61,7 @@ struct Operand {
 
 /// One recorded op.
 struct Node {
-  std::unique_ptr<Op> op;
+  std::shared_ptr<const Op> op;
   std::int32_t first_operand = 0, operand_count = 0;
   SlotId first_output = 0;
   std::int32_t output_count = 0;
@@ -68,7 +69,8 @@ struct Node {
   std::int32_t path = 0;     // index into Program::paths
   bool live = false;         // its backward will run
   Cost cost{};
-  Residuals residuals{};  // what backward reads
+  Residuals residuals{};   // what backward reads
+  double moved_bytes = 0;  // of forward; backward moves values and gradients
 };
 
 /// A stretch of the tape under one policy. Slots and nodes of a region are contiguous.
@@ -81,6 +83,7 @@ struct Region {
   std::vector<std::uint8_t> verdicts{};  // by slot, once asked
   std::vector<SlotId> open_holds{};      // outer values that must stay while the region is open
   std::vector<SlotId> held{};            // what a replay of the region reads
+  std::vector<SlotId> returned{};        // what may be used after it
   bool contains(SlotId slot) const { return slot >= slot_begin && slot < slot_end; }
 };
 
@@ -89,6 +92,12 @@ struct Need {
   SlotId slot = -1;
   std::int32_t reader = -1;
   bool replay = false;
+};
+
+/// What a plan needs beside the program to run it again under another policy.
+struct Event {
+  enum class Kind : std::uint8_t { record, drop, open, close } kind = Kind::record;
+  std::int32_t id = -1;  // a node, a slot whose last Var died, a region
 };
 
 /// Everything one tape recorded. Tape and Vars share it; without its tape it holds no value.
@@ -114,6 +123,7 @@ class Program {
   std::unordered_map<const ParameterEntry*, SlotId> parameter_slots;
   std::vector<SlotId> free_slots;  // evaluate mode uses slots again
   std::vector<Need> saved;         // when backward began
+  std::vector<Event> events;       // plan mode only
   TapeStats stats;
 
   Slot& slot(SlotId id) { return slots[static_cast<std::size_t>(id)]; }
@@ -185,7 +195,12 @@ class Program {
   }
   void drop_var(SlotId id) {
     if (tape == nullptr) return;
-    if (--slot(id).vars == 0) settle(id);
+    if (--slot(id).vars > 0) return;
+    note(Event::Kind::drop, id);
+    settle(id);
+  }
+  void note(Event::Kind kind, std::int32_t id) {
+    if (mode == Mode::plan && !finished) events.push_back({kind, id});
   }
   void hold(SlotId id) { ++slot(id).holds; }
   void unhold(SlotId id) {

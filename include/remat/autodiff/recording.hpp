@@ -77,68 +77,86 @@ inline void hold_for_region(Program& program, std::span<const Operand> operands)
   }
 }
 
-/// Checks and runs `op` on `operands` and writes it down. Returns the slot of its first result; results follow each
-/// other, each with one Var counted, which the caller takes over.
-inline SlotId record(Program& program, std::unique_ptr<Op> op, std::span<const Operand> operands, int* output_count) {
+/// An op that was checked, ready to be run and written down.
+struct Checked {
+  std::shared_ptr<const Op> op;
+  Specs outputs{};
+  Cost cost{};
+  Residuals residuals{};
+  bool wants = false;  // a gradient of some operand
+};
+
+/// Asks the op its questions about the operands; errors gain the op's name and layer path.
+inline Checked check(const Program& program, std::shared_ptr<const Op> op, std::span<const Operand> operands) {
   require(!program.finished, op->name(), ": backward has ended the recording of this tape; make a new tape");
   const std::vector<OperandSpec> specs = operand_specs(program, operands, op->name());
   const Operands view(specs);
-  Specs outputs;
-  Cost cost;
-  Residuals residuals;
-  bool wants = false;
+  Checked checked{std::move(op)};
   try {
-    outputs = op->infer(view);
-    cost = op->cost(view, outputs);
+    checked.outputs = checked.op->infer(view);
+    checked.cost = checked.op->cost(view, checked.outputs);
     if (program.mode != Mode::evaluate)
-      for (const OperandSpec& spec : specs) wants = wants || spec.wants_gradient;
-    if (wants) residuals = op->residuals(Wanted(view));
+      for (const OperandSpec& spec : specs) checked.wants = checked.wants || spec.wants_gradient;
+    if (checked.wants) checked.residuals = checked.op->residuals(Wanted(view));
   } catch (const Error& error) {
     const std::string& where = program.paths[static_cast<std::size_t>(program.path)];
-    fail(op->name(), ": ", error.what(), where.empty() ? "" : " (in ", where, where.empty() ? "" : ")");
+    fail(checked.op->name(), ": ", error.what(), where.empty() ? "" : " (in ", where, where.empty() ? "" : ")");
   }
-  // Results are allocated before anything is written down: whatever throws leaves the tape as it was.
+  return checked;
+}
+
+/// Runs a checked op and writes it down. Returns the slot of its first result; results follow each other, each with one
+/// Var counted, which the caller takes over. Whatever throws leaves the tape as it was.
+inline SlotId run_and_write(Program& program, const Checked& checked, std::span<const Operand> operands) {
+  const Op& op = *checked.op;
+  const int count = static_cast<int>(checked.outputs.size());
   std::vector<Storage> values;
-  for (const Spec& spec : outputs) values.push_back(program.allocate(spec.bytes()));
+  for (const Spec& spec : checked.outputs) values.push_back(program.allocate(spec.bytes()));
   SlotId first = -1;
-  for (std::size_t i = 0; i < outputs.size(); ++i) {
-    const SlotId id = program.add_slot(outputs.size() == 1);  // several results must be neighbours
+  for (std::size_t i = 0; i < checked.outputs.size(); ++i) {
+    const SlotId id = program.add_slot(count == 1);  // several results must be neighbours
     if (i == 0) first = id;
     Slot& s = program.slot(id);
-    s.spec = outputs[i];
+    s.spec = checked.outputs[i];
     s.value = std::move(values[i]);
-    s.wants_gradient = wants && is_floating(outputs[i].dtype);
+    s.wants_gradient = checked.wants && is_floating(s.spec.dtype);
     s.vars = 1;
     s.node = program.node_count();
   }
-  *output_count = static_cast<int>(outputs.size());
   static thread_local Frame frame;
   try {
-    set_values(program, frame, operands, first, *output_count, nullptr);
-    run_op(program, *op, program.path, frame, cost.forward_scratch, [&] { op->forward(frame); });
+    set_values(program, frame, operands, first, count, nullptr);
+    run_op(program, op, program.path, frame, checked.cost.forward_scratch, [&] { op.forward(frame); });
   } catch (...) {
-    for (int i = *output_count - 1; i >= 0; --i) program.discard_slot(first + i);
+    for (int i = count - 1; i >= 0; --i) program.discard_slot(first + i);
     throw;
   }
-  program.stats.forward_flops += cost.flops;
+  program.stats.forward_flops += checked.cost.flops;
   ++program.stats.ops_recorded;
   if (program.mode == Mode::evaluate) return first;
 
-  Node node{std::move(op)};
+  Node node{checked.op};
   node.first_operand = static_cast<std::int32_t>(program.operands.size());
   node.operand_count = static_cast<std::int32_t>(operands.size());
   node.first_output = first;
-  node.output_count = *output_count;
+  node.output_count = count;
   node.region = program.open_regions.empty() ? -1 : program.open_regions.back();
   node.path = program.path;
-  node.live = wants;
-  node.cost = cost;
-  node.residuals = residuals;
+  node.live = checked.wants;
+  node.cost = checked.cost;
+  node.residuals = checked.residuals;
+  for (const Spec& spec : checked.outputs) node.moved_bytes += static_cast<double>(spec.bytes());
+  for (const Operand& operand : operands)
+    if (operand.slot >= 0)
+      node.moved_bytes += static_cast<double>(operand.shape.size()) *
+                          static_cast<double>(size_of(program.slot(operand.slot).spec.dtype));
+  program.stats.moved_bytes += node.moved_bytes;
+  program.note(Event::Kind::record, program.node_count());
   program.operands.insert(program.operands.end(), operands.begin(), operands.end());
   program.nodes.push_back(std::move(node));
   if (program.ruling_region() >= 0)
     hold_for_region(program, operands);
-  else if (wants)
+  else if (checked.wants)
     for_each_residual(program, program.nodes.back(), [&](SlotId slot) { program.hold(slot); });
   return first;
 }
@@ -156,6 +174,7 @@ inline std::int32_t open_region(Program& program, const Policy& policy) {
   }
   program.regions.push_back(std::move(region));
   program.open_regions.push_back(id);
+  program.note(Event::Kind::open, id);
   return id;
 }
 
@@ -164,6 +183,7 @@ inline std::int32_t open_region(Program& program, const Policy& policy) {
 inline void close_region(Program& program, std::span<const SlotId> returned) {
   const std::int32_t id = program.open_regions.back();
   program.open_regions.pop_back();
+  program.note(Event::Kind::close, id);
   {
     Region& r = program.region(id);
     r.node_end = program.node_count();
@@ -174,6 +194,7 @@ inline void close_region(Program& program, std::span<const SlotId> returned) {
     for (SlotId slot = r.slot_begin; slot < r.slot_end; ++slot)
       if (!program.slot(slot).is_leaf()) program.slot(slot).sealed = true;
     for (const SlotId slot : returned) program.slot(slot).sealed = false;
+    r.returned.assign(returned.begin(), returned.end());
   }
   if (!program.open_regions.empty()) return;
   if (program.region(id).policy == policy::everything) {

@@ -192,9 +192,9 @@ Results record(O op, const Xs&... xs) {
   require(var != nullptr, op.name(), ": no operand is on a tape; bring one there with tape.input or tape.parameter");
   Program& program = var->program();
   const Operand operands[] = {detail::operand_of(xs, program)...};
-  int count = 0;
-  const SlotId first = detail::record(program, std::make_unique<O>(std::move(op)), operands, &count);
-  return {var->shared_program(), first, count};
+  const detail::Checked checked = detail::check(program, std::make_shared<const O>(std::move(op)), operands);
+  return {var->shared_program(), detail::run_and_write(program, checked, operands),
+          static_cast<int>(checked.outputs.size())};
 }
 
 /// The same for any number of operands of one type.
@@ -204,9 +204,9 @@ Results record(O op, const std::vector<Var<T>>& xs) {
   Program& program = xs.front().program();
   std::vector<Operand> operands;
   for (const Var<T>& x : xs) operands.push_back(detail::operand_of(x, program));
-  int count = 0;
-  const SlotId first = detail::record(program, std::make_unique<O>(std::move(op)), operands, &count);
-  return {xs.front().shared_program(), first, count};
+  const detail::Checked checked = detail::check(program, std::make_shared<const O>(std::move(op)), operands);
+  return {xs.front().shared_program(), detail::run_and_write(program, checked, operands),
+          static_cast<int>(checked.outputs.size())};
 }
 
 }  // namespace remat::inline REMAT_ABI

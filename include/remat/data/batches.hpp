@@ -16,8 +16,9 @@ struct Batch {
   Tensor<std::int32_t> inputs, targets;
 };
 
-/// Windows of `length` tokens that begin anywhere, drawn with replacement. A batch is a pure function of (seed, step):
-/// a run that resumes at step n needs nothing but n. The tokens must outlive this object.
+/// Windows of `length` tokens in shuffled order: each epoch cuts the text side by side from another random beginning,
+/// so that every token is seen once an epoch. A batch is a pure function of (seed, step): a run that resumes at step n
+/// needs nothing but n. The tokens must outlive this object.
 class RandomBatches {
  public:
   /// `name` stands for the tokens in errors: a file perhaps.
@@ -27,6 +28,10 @@ class RandomBatches {
     require(batch > 0 && length > 0, name, ": batch ", batch, " and length ", length, " must be at least 1");
     require(static_cast<Index>(tokens.size()) > length, name, ": has ", tokens.size(), " tokens, but windows of ",
             length, " need at least ", length, " + 1; use a shorter length or a longer text");
+    windows_ = (static_cast<Index>(tokens.size()) - 1) / length;
+    beginnings_ = (static_cast<Index>(tokens.size()) - 1) % length + 1;
+    // One window is given up where there are more, so that the others can begin anywhere.
+    if (windows_ > 1) --windows_, beginnings_ += length;
   }
 
   Batch next() { return at(step_++); }
@@ -34,13 +39,10 @@ class RandomBatches {
   Batch at(Index step) const {
     require(step >= 0 && step <= std::numeric_limits<std::uint32_t>::max(), "batches: step ", step,
             " is not in [0, 2^32)");
-    const RandomStream stream{seed_, static_cast<std::uint32_t>(step), site};
-    const std::uint64_t starts = tokens_.size() - static_cast<std::size_t>(length_);
     Batch batch{Tensor<std::int32_t>({batch_, length_}), Tensor<std::int32_t>({batch_, length_})};
     std::int32_t *inputs = batch.inputs.data(), *targets = batch.targets.data();
     for (Index row = 0; row < batch_; ++row, inputs += length_, targets += length_) {
-      const auto words = stream.block(static_cast<std::uint64_t>(row));
-      const std::uint64_t start = ((std::uint64_t{words[1]} << 32) | words[0]) % starts;
+      const Index start = beginning(checked_mul(step, batch_, "batches") + row);
       std::copy_n(tokens_.data() + start, length_, inputs);
       std::copy_n(tokens_.data() + start + 1, length_, targets);
     }
@@ -48,12 +50,36 @@ class RandomBatches {
   }
 
  private:
-  // Ops count their sites up from 0: this one stays apart from all dropout of the same seed and step.
   static constexpr std::uint32_t site = 0xFFFFFFFF;
+
+  /// Where window `n` of all epochs begins.
+  Index beginning(Index n) const {
+    const RandomStream stream{seed_, static_cast<std::uint32_t>(n / windows_), site};
+    const Index offset = static_cast<Index>(stream.word(0)) % beginnings_;
+    return offset + length_ * permuted(n % windows_, stream);
+  }
+  /// A permutation of [0, windows) that needs no table: a Feistel network on the next power of 4, walked until it is
+  /// back in range.
+  Index permuted(Index i, const RandomStream& stream) const {
+    int half = 1;
+    while ((Index{1} << (2 * half)) < windows_) ++half;
+    const std::uint64_t mask = (std::uint64_t{1} << half) - 1;
+    auto x = static_cast<std::uint64_t>(i);
+    do {
+      std::uint64_t left = x >> half, right = x & mask;
+      for (std::uint64_t round = 1; round <= 4; ++round) {
+        const std::uint64_t mixed = stream.block((round << 40) | right)[0] & mask;
+        left = std::exchange(right, left ^ mixed);
+      }
+      x = (left << half) | right;
+    } while (x >= static_cast<std::uint64_t>(windows_));
+    return static_cast<Index>(x);
+  }
 
   std::span<const std::int32_t> tokens_;
   Index batch_, length_;
   std::uint64_t seed_;
+  Index windows_ = 0, beginnings_ = 1;
   Index step_ = 0;
 };
 

@@ -1,0 +1,55 @@
+// How long a step will take on this machine: contractions go by flops, all else by bytes moved.
+#pragma once
+
+#include <chrono>
+#include <remat/autodiff/program.hpp>
+#include <remat/core/machine.hpp>
+#include <remat/core/parallel.hpp>
+#include <remat/core/tensor.hpp>
+
+namespace remat::inline REMAT_ABI {
+
+/// Rates that predict a step's time. Flops alone mislead: most ops of a transformer are bound by memory.
+struct CostModel {
+  double flops_per_second = 1e11;
+  double bytes_per_second = 1e10;
+  double seconds_per_op = 2e-6;  // recording, threads starting and joining
+
+  double seconds(double flops, double bytes, double ops) const {
+    return flops / flops_per_second + bytes / bytes_per_second + ops * seconds_per_op;
+  }
+  double seconds(const TapeStats& stats) const {
+    // Each recorded op runs forward and, mostly, backward.
+    return seconds(stats.forward_flops + stats.backward_flops, stats.moved_bytes,
+                   static_cast<double>(2 * stats.ops_recorded + stats.ops_replayed));
+  }
+  /// Measured once in a process, in about 0.1 s.
+  static const CostModel& of_this_machine() {
+    static const CostModel model = measured();
+    return model;
+  }
+
+ private:
+  static CostModel measured() {
+    using Clock = std::chrono::steady_clock;
+    CostModel model;
+    // GEMM reaches about 3/4 of what multiply-adds in registers do.
+    model.flops_per_second = 0.75e9 * machine::peak_fma_gflops(machine::threads());
+    const Index count = Index{1} << 21;  // 24 MiB in all: what a layer's activations are like
+    Tensor<float> a({count}, 1.0F), b({count}, 2.0F), c({count}, 0.0F);
+    const float *x = a.data(), *y = b.data();
+    float* z = c.data();
+    double best = 1;
+    for (int run = 0; run < 5; ++run) {
+      const auto start = Clock::now();
+      parallel_for(count, 16384, [=](Index begin, Index end) {
+        for (Index i = begin; i < end; ++i) z[i] = x[i] + 0.5F * y[i];
+      });
+      best = std::min(best, std::chrono::duration<double>(Clock::now() - start).count());
+    }
+    model.bytes_per_second = 12.0 * static_cast<double>(count) / best;
+    return model;
+  }
+};
+
+}  // namespace remat::inline REMAT_ABI

@@ -1,0 +1,126 @@
+// Plans: a step is recorded once without computing, then run through the engine under any policy with a pool that only
+// counts. What it predicts is what the step does.
+#pragma once
+
+#include <algorithm>
+#include <iomanip>
+#include <limits>
+#include <memory>
+#include <optional>
+#include <ostream>
+#include <remat/autodiff/cost_model.hpp>
+#include <remat/autodiff/plan_candidates.hpp>
+#include <remat/policy/phrase_book.hpp>
+#include <string>
+#include <vector>
+
+namespace remat::inline REMAT_ABI {
+
+/// One policy of a plan and what a step under it would do.
+struct PlannedPolicy {
+  std::string name{};
+  Policy policy{};
+  TapeStats stats{};
+  double seconds = 0;  // by the cost model of this machine
+};
+
+/// The outcome of `plan(step)`: a table of policies, and policies that keep to a budget. Prints as a table.
+class Plan {
+ public:
+  /// Takes over a tape in plan mode on which a step was recorded, and its loss.
+  Plan(std::shared_ptr<Tape> recorded, SlotId loss) : tape_(std::move(recorded)), loss_(loss) {
+    tape_->program().finished = true;  // Vars that die from now on belong to no step
+    rows_.push_back(planned("(as written)", {}, std::nullopt));
+    for (const policy::Phrase& phrase : policy::phrase_book())
+      rows_.push_back(planned(std::string(phrase.name), phrase.policy, phrase.policy));
+  }
+
+  /// The step as its regions are written, then every policy of the phrase book in their place.
+  const std::vector<PlannedPolicy>& rows() const { return rows_; }
+  /// What the step would do with `policy` for every outermost region.
+  PlannedPolicy under(const Policy& policy) const { return planned(policy::to_string(policy), policy, policy); }
+
+  /// The fastest known policy whose peak is at most `bytes` (as `TapeStats::peak_bytes` counts). It belongs to this
+  /// very program: under another one it is an `Error`. A smaller budget never gives a higher peak. An `Error` names the
+  /// least possible peak when `bytes` is below it.
+  Policy within(std::size_t bytes) const {
+    const PlannedPolicy* best = nullptr;
+    for (const PlannedPolicy& point : frontier())
+      if (point.stats.peak_bytes <= bytes) best = &point;
+    require(best != nullptr, "plan: no policy keeps this step within ", bytes, " bytes; the least possible is ",
+            frontier().front().stats.peak_bytes);
+    return best->policy;
+  }
+
+  /// Policies none of which is both slower and larger than another, by growing peak.
+  const std::vector<PlannedPolicy>& frontier() const {
+    if (frontier_.empty()) make_frontier();
+    return frontier_;
+  }
+
+ private:
+  PlannedPolicy planned(std::string name, const Policy& policy, const std::optional<Policy>& replacement) const {
+    PlannedPolicy row{std::move(name), policy, detail::simulate(tape_->program(), loss_, replacement)};
+    row.seconds = CostModel::of_this_machine().seconds(row.stats);
+    return row;
+  }
+
+  void make_frontier() const {
+    Program& program = tape_->program();
+    const auto order = detail::saving_order(program, CostModel::of_this_machine());
+    const auto fingerprint = std::make_shared<const std::vector<detail::SlotPrint>>(detail::prints_of(program));
+    std::vector<PlannedPolicy> points;
+    // Long orders are sampled: neighbours differ by little, and each point costs a walk over the program.
+    const std::size_t steps = std::min<std::size_t>(order.size(), 64);
+    for (std::size_t i = 0; i <= steps; ++i) {
+      const std::size_t count = steps == 0 ? 0 : order.size() * i / steps;
+      auto saved = std::make_shared<std::vector<bool>>(program.slots.size());
+      for (std::size_t k = 0; k < count; ++k) (*saved)[static_cast<std::size_t>(order[k])] = true;
+      const Policy policy = [saved, fingerprint](const SlotInfo& slot) {
+        detail::require_same(*fingerprint, slot);
+        return bool((*saved)[static_cast<std::size_t>(slot.index)]);
+      };
+      points.push_back(planned("keeps " + std::to_string(count) + " values", policy, policy));
+    }
+    std::stable_sort(points.begin(), points.end(), [](const PlannedPolicy& a, const PlannedPolicy& b) {
+      return std::pair(a.stats.peak_bytes, a.seconds) < std::pair(b.stats.peak_bytes, b.seconds);
+    });
+    double fastest = std::numeric_limits<double>::infinity();
+    for (PlannedPolicy& point : points)
+      if (point.seconds < fastest) {
+        fastest = point.seconds;
+        frontier_.push_back(std::move(point));
+      }
+  }
+
+  std::shared_ptr<Tape> tape_;
+  SlotId loss_;
+  std::vector<PlannedPolicy> rows_;
+  mutable std::vector<PlannedPolicy> frontier_;
+};
+
+/// Records `step(tape)`, which returns the loss, without computing anything, and predicts it under every policy. The
+/// step runs once. An `Error` when it reads a value: what depends on data cannot be planned.
+template <class Step>
+Plan plan(Step&& step) {
+  auto tape = std::make_shared<Tape>(TapeOptions{.mode = Mode::plan});
+  const auto loss = std::forward<Step>(step)(*tape);
+  require(loss.shape().size() == 1, "plan: the step must return its loss, one number; it returned shape ",
+          loss.shape());
+  return Plan(tape, loss.where().slot);
+}
+
+inline std::ostream& operator<<(std::ostream& out, const Plan& plan) {
+  const auto line = [&out](std::string_view name, const auto& peak, const auto& held, const auto& replays,
+                           const auto& gflop, const auto& ms) {
+    out << std::left << std::setw(36) << name << std::right << std::setw(14) << peak << std::setw(14) << held
+        << std::setw(10) << replays << std::setw(12) << gflop << std::setw(11) << ms << '\n';
+  };
+  line("policy", "peak KiB", "held KiB", "replays", "GFLOP again", "ms");
+  for (const PlannedPolicy& row : plan.rows())
+    line(row.name, row.stats.peak_bytes / 1024, row.stats.saved_bytes / 1024, row.stats.ops_replayed,
+         std::llround(row.stats.replay_flops / 1e7) / 100.0, std::llround(row.seconds * 1e5) / 100.0);
+  return out;
+}
+
+}  // namespace remat::inline REMAT_ABI

@@ -1,0 +1,203 @@
+// The planner's two walks over a recorded program: run it again under another policy, and find out which values are
+// worth keeping, best first.
+#pragma once
+
+#include <algorithm>
+#include <optional>
+#include <remat/autodiff/cost_model.hpp>
+#include <remat/autodiff/tape.hpp>
+#include <string>
+#include <vector>
+
+namespace remat::inline REMAT_ABI::detail {
+
+/// What the recorded step would do with `policy` in place of that of each outermost region. This is the engine itself:
+/// the same records, deaths of Vars, closes and backward, with blocks that have no bytes.
+inline TapeStats simulate(const Program& recorded, SlotId loss, const std::optional<Policy>& policy) {
+  Tape tape({.mode = Mode::plan});
+  Program& p = tape.program();
+  p.labels = recorded.labels;
+  p.paths = recorded.paths;
+  p.parameters = recorded.parameters;
+  const auto add_leaves = [&](std::size_t end) {
+    while (p.slots.size() < end) {
+      const Slot& leaf = recorded.slots[p.slots.size()];
+      Slot& s = p.slot(p.add_slot());
+      s.spec = leaf.spec;
+      s.value = pool().imagine(0, {});
+      s.parameter = leaf.parameter;
+      s.wants_gradient = leaf.wants_gradient;
+    }
+  };
+  for (const Event& event : recorded.events) {
+    switch (event.kind) {
+      case Event::Kind::record: {
+        const Node& n = recorded.node(event.id);
+        add_leaves(static_cast<std::size_t>(n.first_output));
+        Checked checked{n.op, {}, n.cost, n.residuals, n.live};
+        for (int i = 0; i < n.output_count; ++i) checked.outputs.push_back(recorded.slot(n.first_output + i).spec);
+        p.path = n.path;
+        const SlotId first = run_and_write(p, checked, recorded.operands_of(n));
+        for (SlotId id = first; id < first + n.output_count; ++id) {
+          p.slot(id).labels = recorded.slot(id).labels;
+          p.slot(id).keep = recorded.slot(id).keep;
+        }
+        break;
+      }
+      case Event::Kind::drop:
+        add_leaves(static_cast<std::size_t>(event.id) + 1);
+        if (!recorded.slot(event.id).is_leaf()) p.drop_var(event.id);
+        break;
+      case Event::Kind::open: {
+        const Region& r = recorded.region(event.id);
+        add_leaves(static_cast<std::size_t>(r.slot_begin));
+        open_region(p, policy && r.parent < 0 ? *policy : r.policy);
+        break;
+      }
+      case Event::Kind::close: {
+        const Region& r = recorded.region(event.id);
+        add_leaves(static_cast<std::size_t>(r.slot_end));
+        close_region(p, r.returned);
+        break;
+      }
+    }
+  }
+  Backward(p, loss).run();
+  return tape.stats();
+}
+
+/// What a slot of the planned program looks like; a policy made for it refuses any other.
+struct SlotPrint {
+  std::string op;
+  std::size_t bytes = 0;
+};
+inline std::vector<SlotPrint> prints_of(const Program& program) {
+  std::vector<SlotPrint> prints;
+  for (std::size_t i = 0; i < program.slots.size(); ++i) {
+    const SlotInfo info = program.describe(static_cast<SlotId>(i));
+    prints.push_back({std::string(info.op), info.bytes});
+  }
+  return prints;
+}
+inline void require_same(const std::vector<SlotPrint>& prints, const SlotInfo& slot) {
+  const auto at = static_cast<std::size_t>(slot.index);
+  require(at < prints.size() && prints[at].op == slot.op && prints[at].bytes == slot.bytes, "plan: value ", slot.index,
+          " is ", slot.op, " of ", slot.bytes, " bytes; the plan was made for another program",
+          at < prints.size() ? ", where it is " + prints[at].op + " of " + std::to_string(prints[at].bytes) + " bytes"
+                             : std::string(),
+          "; make a new plan for these shapes");
+}
+
+/// For one outermost region: which of its values to keep, best first by time saved for each byte.
+class RegionChoices {
+ public:
+  struct Choice {
+    SlotId slot;
+    double seconds, bytes;
+  };
+  RegionChoices(Program& program, std::int32_t region, const CostModel& model)
+      : p_(program), r_(program.region(region)), model_(model), targets_(level_needs(program, region)) {
+    kept_.resize(static_cast<std::size_t>(r_.slot_end - r_.slot_begin));
+  }
+
+  /// Greedy: keep what saves most for its bytes, again and again, until nothing is left to replay.
+  std::vector<Choice> order() {
+    std::vector<Choice> chosen;
+    for (double time = replay_seconds(); time > 0;) {
+      Choice best{-1, 0, 1};
+      double best_time = time;
+      for (SlotId slot = r_.slot_begin; slot < r_.slot_end; ++slot) {
+        if (p_.slot(slot).is_leaf() || !replayed_slot(slot)) continue;
+        const std::vector<SlotId> together = coupled(slot);
+        set(together, true);
+        const double with = replay_seconds();
+        set(together, false);
+        double bytes = 0;
+        for (const SlotId each : together) bytes += static_cast<double>(round_up(p_.slot(each).spec.bytes()));
+        if ((time - with) * best.bytes > best.seconds * bytes) {
+          best = {slot, time - with, bytes};
+          best_time = with;
+        }
+      }
+      if (best.slot < 0) break;
+      set(coupled(best.slot), true);
+      replay_seconds();  // brings `replayed_` up to date
+      chosen.push_back(best);
+      time = best_time;
+    }
+    return chosen;
+  }
+
+  std::vector<SlotId> coupled(SlotId slot) const {
+    const Node& n = p_.node(p_.slot(slot).node);
+    if (!n.cost.coupled) return {slot};
+    std::vector<SlotId> all;
+    for (int i = 0; i < n.output_count; ++i) all.push_back(n.first_output + i);
+    return all;
+  }
+
+ private:
+  void set(const std::vector<SlotId>& slots, bool keep) {
+    for (const SlotId slot : slots) kept_[at(slot)] = keep;
+  }
+  std::size_t at(SlotId slot) const { return static_cast<std::size_t>(slot - r_.slot_begin); }
+  bool replayed_slot(SlotId slot) const {
+    return replayed_[static_cast<std::size_t>(p_.slot(slot).node - r_.node_begin)];
+  }
+
+  /// Time of the replay that the kept values leave to be done.
+  double replay_seconds() {
+    replayed_.assign(static_cast<std::size_t>(r_.node_end - r_.node_begin), false);
+    const auto visit = [&](SlotId slot) {
+      if (p_.slot(slot).is_leaf() || !r_.contains(slot) || kept_[at(slot)]) return;
+      replayed_[static_cast<std::size_t>(p_.slot(slot).node - r_.node_begin)] = true;
+    };
+    for (const Need& target : targets_) visit(target.slot);
+    double seconds = 0;
+    for (std::int32_t i = r_.node_end - 1; i >= r_.node_begin; --i) {
+      if (!replayed_[static_cast<std::size_t>(i - r_.node_begin)]) continue;
+      const Node& n = p_.node(i);
+      seconds += model_.seconds(n.cost.flops, n.moved_bytes, 1);
+      for (const Operand& operand : p_.operands_of(n))
+        if (operand.slot >= 0) visit(operand.slot);
+    }
+    return seconds;
+  }
+
+  Program& p_;
+  const Region& r_;
+  const CostModel& model_;
+  std::vector<Need> targets_;
+  std::vector<bool> kept_, replayed_;
+};
+
+/// All slots worth keeping, best first over the whole program. The last region comes first: backward enters it at once,
+/// so recomputing it would free nothing. Among equals later regions win, for their values are held for less long.
+inline std::vector<SlotId> saving_order(Program& program, const CostModel& model) {
+  struct Ranked {
+    double density;
+    std::int32_t region;
+    std::vector<SlotId> slots;
+  };
+  std::vector<Ranked> ranked;
+  std::int32_t last = -1;
+  for (std::int32_t id = 0; id < static_cast<std::int32_t>(program.regions.size()); ++id)
+    if (program.region(id).parent < 0) last = id;
+  for (std::int32_t id = 0; id < static_cast<std::int32_t>(program.regions.size()); ++id) {
+    if (program.region(id).parent >= 0) continue;
+    RegionChoices choices(program, id, model);
+    double density = id == last ? std::numeric_limits<double>::infinity() : std::numeric_limits<double>::max();
+    for (const RegionChoices::Choice& choice : choices.order()) {
+      density = std::min(density, id == last ? density : choice.seconds / choice.bytes);  // in-region order stands
+      ranked.push_back({density, id, choices.coupled(choice.slot)});
+    }
+  }
+  std::stable_sort(ranked.begin(), ranked.end(), [](const Ranked& a, const Ranked& b) {
+    return a.density != b.density ? a.density > b.density : a.region > b.region;
+  });
+  std::vector<SlotId> order;
+  for (const Ranked& each : ranked) order.insert(order.end(), each.slots.begin(), each.slots.end());
+  return order;
+}
+
+}  // namespace remat::inline REMAT_ABI::detail
