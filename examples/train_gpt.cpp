@@ -19,10 +19,10 @@ namespace {
 struct Settings {
   std::string data, corpus = "characters", out = "out", preset, remat = "save_dot_except_logits", prompt = "\n";
   int steps = 1200, layers = 4, dims = 192, heads = 6, kv_heads = 0, context = 128, batch = 16;
-  int warmup = 100, eval_every = 200, eval_batches = 20, remat_every = 1, threads = 0, sample_length = 600;
+  int warmup = 100, eval_every = 200, eval_batches = 20, remat_every = 1, threads = 0, sample_length = 600, memory = 0;
   double lr = 2e-3, min_lr = 2e-4, beta1 = 0.9, beta2 = 0.99, weight_decay = 0.1, clip = 1, dropout = 0;
   double temperature = 0.8;
-  bool bias = false;
+  bool bias = false, plan = false;
   std::uint64_t seed = 1337;
 };
 
@@ -61,6 +61,9 @@ void add_options(CLI::App& app, Settings& s) {
   app.add_option("--seed", s.seed, "of initial values, batches, dropout and the sample");
   app.add_option("--remat", s.remat, "remat policy: \"nothing\", \"dots & !batched\", \"save_out_proj\", ...");
   app.add_option("--remat-every", s.remat_every, "layers to a checkpoint region")->check(positive);
+  app.add_option("--memory", s.memory, "MiB of activations at most: the fastest policy within it; 0: --remat decides")
+      ->check(not_negative);
+  app.add_flag("--plan", s.plan, "print what a step would take under every policy, and exit");
   app.add_option("--eval-every", s.eval_every, "steps between validation losses")->check(positive);
   app.add_option("--eval-batches", s.eval_batches, "batches of a validation loss; the last one sees the whole split")
       ->check(positive);
@@ -100,7 +103,7 @@ void print_start(const Settings& s, const CLI::App& app, const remat::ParameterR
   std::cout << "remat " << remat::version() << '\n';
   for (const CLI::Option* option : app.get_options()) {
     const std::string name = option->get_single_name();
-    if (name == "help" || name == "prompt") continue;
+    if (name == "help" || name == "prompt" || name == "plan") continue;
     row(name, option->count() > 0 ? option->as<std::string>() : option->get_default_str());
   }
   row("parameters",
@@ -111,7 +114,8 @@ void print_start(const Settings& s, const CLI::App& app, const remat::ParameterR
   row("instructions", remat::machine::isa() + ", compiled for " + remat::machine::compiled_isa());
   row("FMA peak", text_of("%.0f GFLOP/s float32", peak_gflops));
   row("GEMM", remat::kernels::gemm_backend());
-  row("policy", remat::policy::parse(s.remat));
+  row("policy", s.memory > 0 ? "planned, at most " + std::to_string(s.memory) + " MiB of activations"
+                             : remat::policy::to_string(remat::policy::parse(s.remat)));
   std::cout << std::endl;
 }
 
@@ -126,16 +130,24 @@ int train(const Settings& s, const CLI::App& app) {
   const auto validation = corpus.validation_batches(s.batch, s.context);
 
   remat::ParameterRegistry parameters(s.seed);
-  const remat::models::Gpt<float> gpt(parameters / "gpt", {.vocabulary = static_cast<int>(corpus.vocabulary_size()),
-                                                           .context = s.context,
-                                                           .num_layers = s.layers,
-                                                           .model_dims = s.dims,
-                                                           .num_heads = s.heads,
-                                                           .num_kv_heads = s.kv_heads,
-                                                           .dropout = s.dropout,
-                                                           .bias = s.bias,
-                                                           .remat = policy,
-                                                           .remat_every = s.remat_every});
+  remat::models::Gpt<float> gpt(parameters / "gpt", {.vocabulary = static_cast<int>(corpus.vocabulary_size()),
+                                                     .context = s.context,
+                                                     .num_layers = s.layers,
+                                                     .model_dims = s.dims,
+                                                     .num_heads = s.heads,
+                                                     .num_kv_heads = s.kv_heads,
+                                                     .dropout = s.dropout,
+                                                     .bias = s.bias,
+                                                     .remat = policy,
+                                                     .remat_every = s.remat_every});
+  if (s.plan || s.memory > 0) {
+    const auto plan = remat::plan([&](remat::Tape& tape) { return gpt.loss(tape, batches.at(0)); });
+    if (s.plan) {
+      std::cout << plan;
+      return 0;
+    }
+    gpt.decoder.remat = plan.within(static_cast<std::size_t>(s.memory) << 20);
+  }
   remat::optim::AdamW adamw(parameters, {.beta1 = s.beta1, .beta2 = s.beta2, .weight_decay = s.weight_decay});
   const remat::optim::WarmupCosine schedule{
       .peak = s.lr, .minimum = std::min(s.min_lr, s.lr), .warmup = std::min(s.warmup, s.steps - 1), .steps = s.steps};

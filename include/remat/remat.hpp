@@ -3,6 +3,7 @@
 #pragma once
 
 #include <remat/autodiff/gradient_check.hpp>
+#include <remat/autodiff/plan.hpp>
 #include <remat/autodiff/report.hpp>
 #include <remat/autodiff/tape.hpp>
 #include <remat/core/eigen.hpp>

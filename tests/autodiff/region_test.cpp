@@ -169,6 +169,20 @@ TEST(Region, ExceptionsLeaveNoRegionOpen) {
   EXPECT_EQ(pool().live_bytes(), before);
 }
 
+// A policy may be asked in the destructor of a Var: what it throws there comes out at the next use of the tape.
+TEST(Region, APolicyMayThrow) {
+  Tape tape;
+  const auto x = input(tape);
+  expect_error({"no opinion on exp"}, [&] {
+    tape.checkpoint(
+        [](const SlotInfo& slot) {
+          if (slot.op == "exp") fail("no opinion on exp");
+          return false;
+        },
+        [&] { return sin(exp(x)); });
+  });
+}
+
 // An integer result is a decision: replaying must not be able to make another one.
 struct Pick final : Op {
   static constexpr In<double> x{0};

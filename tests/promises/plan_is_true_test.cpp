@@ -1,6 +1,9 @@
 // Promise: the plan is true. Plan mode predicts the peak, the held bytes and the replays of the real step.
 #include <gtest/gtest.h>
 
+#include <set>
+
+#include "core/expect_error.hpp"
 #include "promises/small_gpt.hpp"
 
 namespace {
@@ -28,6 +31,95 @@ TEST(PlanIsTrue, ForEveryPolicyOfThePhraseBook) {
       EXPECT_EQ(plan.backward_flops, real.backward_flops) << phrase.name;
     }
   }
+}
+
+class PlannedGpt : public testing::Test {
+ protected:
+  PlannedGpt() : gpt_(parameters_ / "gpt", config()) {}
+  static models::GptConfig config() {
+    models::GptConfig config = remat_test::small_gpt();
+    config.dropout = 0.1;
+    return config;
+  }
+  Plan planned() {
+    return plan([&](Tape& tape) { return gpt_.loss(tape, remat_test::tokens(2, 13, 29)); });
+  }
+  /// One real step under `policy`: its counts, and its gradients behind one another.
+  std::pair<TapeStats, std::vector<float>> step(const Policy& policy, Index length = 13) {
+    gpt_.decoder.remat = policy;
+    parameters_.zero_grad();
+    Tape tape({.seed = 11});
+    tape.backward(gpt_.loss(tape, remat_test::tokens(2, length, 29)));
+    std::vector<float> grads;
+    for (const auto& entry : parameters_.entries()) {
+      const auto grad = Parameter<float>(entry).grad();
+      grads.insert(grads.end(), grad.span().begin(), grad.span().end());
+    }
+    return {tape.stats(), grads};
+  }
+  ParameterRegistry parameters_{5};
+  models::Gpt<float> gpt_;
+};
+
+// One recording serves every policy: no user code runs again.
+TEST_F(PlannedGpt, OneRecordingPredictsEveryPolicy) {
+  const Plan plan = planned();
+  ASSERT_EQ(plan.rows().size(), 1 + policy::phrase_book().size());
+  for (std::size_t i = 1; i < plan.rows().size(); ++i) {
+    const PlannedPolicy& row = plan.rows()[i];
+    const TapeStats real = step(row.policy).first;
+    EXPECT_EQ(row.stats.peak_bytes, real.peak_bytes) << row.name;
+    EXPECT_EQ(row.stats.saved_bytes, real.saved_bytes) << row.name;
+    EXPECT_EQ(row.stats.replayed_by_op, real.replayed_by_op) << row.name;
+  }
+}
+
+// A budget is a bound, a smaller one never raises the peak, and no bit depends on it.
+TEST_F(PlannedGpt, BudgetsAreKept) {
+  const Plan plan = planned();
+  const std::size_t least = plan.frontier().front().stats.peak_bytes, most = plan.frontier().back().stats.peak_bytes;
+  ASSERT_LT(least, most);
+  const auto [plain, plain_grads] = step(policy::everything);
+  std::size_t last_peak = 0;
+  std::set<std::size_t> peaks;
+  for (int i = 0; i <= 30; ++i) {
+    const std::size_t budget = least + (most - least) * static_cast<std::size_t>(i) / 30;
+    const auto [stats, grads] = step(plan.within(budget));
+    EXPECT_LE(stats.peak_bytes, budget);
+    EXPECT_GE(stats.peak_bytes, last_peak);
+    EXPECT_EQ(grads, plain_grads);
+    last_peak = stats.peak_bytes;
+    peaks.insert(stats.peak_bytes);
+  }
+  EXPECT_GT(peaks.size(), 8U);  // the budgets really choose
+  EXPECT_EQ(step(plan.within(most)).first.ops_replayed, 0);
+}
+
+TEST_F(PlannedGpt, RefusesWhatCannotBe) {
+  const Plan plan = planned();
+  const std::size_t least = plan.frontier().front().stats.peak_bytes;
+  remat_test::expect_error({"least possible is " + std::to_string(least)}, [&] { plan.within(least - 1); });
+  // A plan belongs to its shapes.
+  remat_test::expect_error({"another program", "make a new plan"}, [&] { step(plan.within(least), 9); });
+  remat_test::expect_error({"plan mode"}, [] {
+    remat::plan([](Tape& tape) {
+      const auto x = tape.input(Tensor<float>({1}, 1.0F), {.wants_gradient = true});
+      return x.value().item() > 0 ? sin(x) : x;
+    });
+  });
+}
+
+TEST(PlanIsTrue, AThousandLayersCostNoComputing) {
+  models::GptConfig config = remat_test::small_gpt();
+  config.num_layers = 1000;
+  config.remat = policy::nothing;
+  ParameterRegistry parameters(5);
+  const models::Gpt<float> gpt(parameters / "gpt", config);
+  const std::size_t before = pool().live_bytes();
+  pool().reset_peak();
+  const Plan plan = remat::plan([&](Tape& tape) { return gpt.loss(tape, remat_test::tokens(64, 13, 29)); });
+  EXPECT_LT(pool().peak_bytes() - before, std::size_t{32} << 20);  // the cost model's probe; a step needs 300 MB
+  EXPECT_GT(plan.rows()[0].stats.peak_bytes, std::size_t{100} << 20);
 }
 
 TEST(PlanIsTrue, LiveBytesReturnToTheSameNumberAfterEachStep) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <limits>
 #include <optional>
 #include <remat/autodiff/cost_model.hpp>
 #include <remat/autodiff/tape.hpp>
@@ -92,8 +93,8 @@ inline void require_same(const std::vector<SlotPrint>& prints, const SlotInfo& s
 class RegionChoices {
  public:
   struct Choice {
-    SlotId slot;
-    double seconds, bytes;
+    std::vector<SlotId> slots;  // results of one op, all that a replay would be run for
+    double seconds = 0, bytes = 1;
   };
   RegionChoices(Program& program, std::int32_t region, const CostModel& model)
       : p_(program), r_(program.region(region)), model_(model), targets_(level_needs(program, region)) {
@@ -103,63 +104,58 @@ class RegionChoices {
   /// Greedy: keep what saves most for its bytes, again and again, until nothing is left to replay.
   std::vector<Choice> order() {
     std::vector<Choice> chosen;
-    for (double time = replay_seconds(); time > 0;) {
-      Choice best{-1, 0, 1};
-      double best_time = time;
-      for (SlotId slot = r_.slot_begin; slot < r_.slot_end; ++slot) {
-        if (p_.slot(slot).is_leaf() || !replayed_slot(slot)) continue;
-        const std::vector<SlotId> together = coupled(slot);
-        set(together, true);
-        const double with = replay_seconds();
-        set(together, false);
-        double bytes = 0;
-        for (const SlotId each : together) bytes += static_cast<double>(round_up(p_.slot(each).spec.bytes()));
-        if ((time - with) * best.bytes > best.seconds * bytes) {
-          best = {slot, time - with, bytes};
-          best_time = with;
-        }
+    for (;;) {
+      const double time = replay_seconds();
+      const std::vector<bool> demanded = demanded_;
+      Choice best;
+      for (std::int32_t i = r_.node_begin; i < r_.node_end; ++i) {
+        Choice choice{results(p_.node(i), demanded)};
+        if (choice.slots.empty()) continue;
+        choice.bytes = 0;
+        for (const SlotId slot : choice.slots)
+          choice.bytes += static_cast<double>(round_up(p_.slot(slot).spec.bytes()));
+        set(choice.slots, true);
+        choice.seconds = time - replay_seconds();
+        set(choice.slots, false);
+        if (choice.seconds * best.bytes > best.seconds * choice.bytes) best = std::move(choice);
       }
-      if (best.slot < 0) break;
-      set(coupled(best.slot), true);
-      replay_seconds();  // brings `replayed_` up to date
-      chosen.push_back(best);
-      time = best_time;
+      if (best.slots.empty()) return chosen;
+      set(best.slots, true);
+      chosen.push_back(std::move(best));
     }
-    return chosen;
-  }
-
-  std::vector<SlotId> coupled(SlotId slot) const {
-    const Node& n = p_.node(p_.slot(slot).node);
-    if (!n.cost.coupled) return {slot};
-    std::vector<SlotId> all;
-    for (int i = 0; i < n.output_count; ++i) all.push_back(n.first_output + i);
-    return all;
   }
 
  private:
+  std::size_t at(SlotId slot) const { return static_cast<std::size_t>(slot - r_.slot_begin); }
   void set(const std::vector<SlotId>& slots, bool keep) {
     for (const SlotId slot : slots) kept_[at(slot)] = keep;
   }
-  std::size_t at(SlotId slot) const { return static_cast<std::size_t>(slot - r_.slot_begin); }
-  bool replayed_slot(SlotId slot) const {
-    return replayed_[static_cast<std::size_t>(p_.slot(slot).node - r_.node_begin)];
+  /// The results of an op that a replay wants; all of them where they are coupled.
+  std::vector<SlotId> results(const Node& n, const std::vector<bool>& demanded) const {
+    std::vector<SlotId> slots;
+    for (SlotId slot = n.first_output; slot < n.first_output + n.output_count; ++slot)
+      if (demanded[at(slot)]) slots.push_back(slot);
+    if (n.cost.coupled && !slots.empty()) {
+      slots.clear();
+      for (int i = 0; i < n.output_count; ++i) slots.push_back(n.first_output + i);
+    }
+    return slots;
   }
 
-  /// Time of the replay that the kept values leave to be done.
+  /// Time of the replay that the kept values leave to be done; marks the slots it is done for.
   double replay_seconds() {
-    replayed_.assign(static_cast<std::size_t>(r_.node_end - r_.node_begin), false);
-    const auto visit = [&](SlotId slot) {
-      if (p_.slot(slot).is_leaf() || !r_.contains(slot) || kept_[at(slot)]) return;
-      replayed_[static_cast<std::size_t>(p_.slot(slot).node - r_.node_begin)] = true;
+    demanded_.assign(kept_.size(), false);
+    const auto demand = [&](SlotId slot) {
+      if (!p_.slot(slot).is_leaf() && r_.contains(slot) && !kept_[at(slot)]) demanded_[at(slot)] = true;
     };
-    for (const Need& target : targets_) visit(target.slot);
+    for (const Need& target : targets_) demand(target.slot);
     double seconds = 0;
     for (std::int32_t i = r_.node_end - 1; i >= r_.node_begin; --i) {
-      if (!replayed_[static_cast<std::size_t>(i - r_.node_begin)]) continue;
       const Node& n = p_.node(i);
+      if (results(n, demanded_).empty()) continue;
       seconds += model_.seconds(n.cost.flops, n.moved_bytes, 1);
       for (const Operand& operand : p_.operands_of(n))
-        if (operand.slot >= 0) visit(operand.slot);
+        if (operand.slot >= 0) demand(operand.slot);
     }
     return seconds;
   }
@@ -168,7 +164,7 @@ class RegionChoices {
   const Region& r_;
   const CostModel& model_;
   std::vector<Need> targets_;
-  std::vector<bool> kept_, replayed_;
+  std::vector<bool> kept_, demanded_;
 };
 
 /// All slots worth keeping, best first over the whole program. The last region comes first: backward enters it at once,
@@ -187,9 +183,9 @@ inline std::vector<SlotId> saving_order(Program& program, const CostModel& model
     if (program.region(id).parent >= 0) continue;
     RegionChoices choices(program, id, model);
     double density = id == last ? std::numeric_limits<double>::infinity() : std::numeric_limits<double>::max();
-    for (const RegionChoices::Choice& choice : choices.order()) {
+    for (RegionChoices::Choice& choice : choices.order()) {
       density = std::min(density, id == last ? density : choice.seconds / choice.bytes);  // in-region order stands
-      ranked.push_back({density, id, choices.coupled(choice.slot)});
+      ranked.push_back({density, id, std::move(choice.slots)});
     }
   }
   std::stable_sort(ranked.begin(), ranked.end(), [](const Ranked& a, const Ranked& b) {

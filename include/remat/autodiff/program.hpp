@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <exception>
 #include <map>
 #include <memory>
 #include <remat/autodiff/op.hpp>
@@ -124,6 +125,9 @@ class Program {
   std::vector<SlotId> free_slots;  // evaluate mode uses slots again
   std::vector<Need> saved;         // when backward began
   std::vector<Event> events;       // plan mode only
+  std::exception_ptr error;        // what a policy threw while a Var died
+  bool verify = false, find_nan = false;
+  std::vector<std::uint64_t> prints;  // verify: of every result's bits, by slot
   TapeStats stats;
 
   Slot& slot(SlotId id) { return slots[static_cast<std::size_t>(id)]; }
@@ -197,7 +201,14 @@ class Program {
     if (tape == nullptr) return;
     if (--slot(id).vars > 0) return;
     note(Event::Kind::drop, id);
-    settle(id);
+    try {
+      settle(id);
+    } catch (...) {  // a policy threw, and this may be the destructor of a Var: the tape says so when it is used next
+      if (!error) error = std::current_exception();
+    }
+  }
+  void rethrow() {
+    if (error) std::rethrow_exception(std::exchange(error, nullptr));
   }
   void note(Event::Kind kind, std::int32_t id) {
     if (mode == Mode::plan && !finished) events.push_back({kind, id});

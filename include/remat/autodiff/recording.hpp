@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <remat/autodiff/diagnose.hpp>
 #include <remat/autodiff/needs.hpp>
 #include <span>
 #include <utility>
@@ -87,7 +88,8 @@ struct Checked {
 };
 
 /// Asks the op its questions about the operands; errors gain the op's name and layer path.
-inline Checked check(const Program& program, std::shared_ptr<const Op> op, std::span<const Operand> operands) {
+inline Checked check(Program& program, std::shared_ptr<const Op> op, std::span<const Operand> operands) {
+  program.rethrow();
   require(!program.finished, op->name(), ": backward has ended the recording of this tape; make a new tape");
   const std::vector<OperandSpec> specs = operand_specs(program, operands, op->name());
   const Operands view(specs);
@@ -126,7 +128,11 @@ inline SlotId run_and_write(Program& program, const Checked& checked, std::span<
   static thread_local Frame frame;
   try {
     set_values(program, frame, operands, first, count, nullptr);
-    run_op(program, op, program.path, frame, checked.cost.forward_scratch, [&] { op.forward(frame); });
+    // Verifying runs every op twice, as a replay would.
+    for (int run = 0; run <= (program.verify ? 1 : 0); ++run) {
+      run_op(program, op, program.path, frame, checked.cost.forward_scratch, [&] { op.forward(frame); });
+      diagnose_forward(program, op, program.path, first, count, run == 1);
+    }
   } catch (...) {
     for (int i = count - 1; i >= 0; --i) program.discard_slot(first + i);
     throw;
@@ -196,6 +202,7 @@ inline void close_region(Program& program, std::span<const SlotId> returned) {
     for (const SlotId slot : returned) program.slot(slot).sealed = false;
     r.returned.assign(returned.begin(), returned.end());
   }
+  program.rethrow();
   if (!program.open_regions.empty()) return;
   if (program.region(id).policy == policy::everything) {
     // Its residuals are held one by one; only what was not returned goes now.

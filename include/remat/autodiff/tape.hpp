@@ -14,6 +14,8 @@ struct TapeOptions {
   std::uint64_t seed = 0;  // of dropout, with `step`
   Index step = 0;
   Mode mode = Mode::train;
+  bool verify = false;    // run every op twice and compare bits, in replays too; an Error names the first that differs
+  bool find_nan = false;  // an Error names the op and layer of the first NaN; also by REMAT_FIND_NAN in the environment
 };
 
 struct InputOptions {
@@ -63,6 +65,8 @@ class Tape {
     program_->mode = options.mode;
     program_->seed = options.seed;
     program_->step = static_cast<std::uint32_t>(options.step);
+    program_->verify = options.verify && options.mode == Mode::train;
+    program_->find_nan = options.find_nan || detail::find_nan_by_environment();
   }
   Tape(const Tape&) = delete;
   Tape& operator=(const Tape&) = delete;
@@ -114,6 +118,7 @@ class Tape {
     require(slot.spec.shape.size() == 1, "backward: the loss is a slice; sum it first");
     require(slot.wants_gradient && !slot.is_leaf(),
             "backward: the loss depends on no parameter and no input that wants a gradient");
+    program_->rethrow();
     check_names();
     detail::Backward(*program_, loss.where().slot).run();
   }
