@@ -1,5 +1,5 @@
-// What each remat policy costs in time and saves in memory: trains the same GPT under every one of them, step by step in
-// turn.
+// What each remat policy costs in time and saves in memory: trains the same GPT under every one of them, step by step
+// in turn.
 //
 //   ./run bench remat [--layers 12 --dims 384 ...] [--policies "everything; names(ffn1) | dots; save_nothing"]
 //
@@ -37,7 +37,8 @@ void add_options(CLI::App& app, Settings& s) {
   app.add_option("--vocabulary", s.vocabulary, "different tokens")->check(positive);
   app.add_option("--dropout", s.dropout, "probability of dropping")->check(CLI::Range(0.0, 0.999999));
   app.add_option("--remat-every", s.remat_every, "layers to a checkpoint region")->check(positive);
-  app.add_option("--policies", s.policies, "policies, separated by semicolons; times are compared with the first one's");
+  app.add_option("--policies", s.policies,
+                 "policies, separated by semicolons; times are compared with the first one's");
   app.add_option("--budgets", s.budgets, "plans within so many budgets, from the least possible to the largest useful")
       ->check(CLI::Range(0, 64));
   app.add_option("--steps", s.steps, "steps to time; one more comes first to warm up")->check(positive);
@@ -91,17 +92,17 @@ std::vector<std::string> facts_of(const Settings& s, const remat::models::GptCon
   remat::ParameterRegistry parameters(s.seed);
   const remat::models::Gpt<float> gpt(parameters / "gpt", config);
   const char* wait = std::getenv("OMP_WAIT_POLICY");
-  return {bench::text_of("GPT, %d layers of %d dims, %d heads, context %d, batch %d, vocabulary %d", s.layers, s.dims,
-                         s.heads, s.context, s.batch, s.vocabulary),
-          bench::text_of("parameters    %lld, dropout %g", static_cast<long long>(parameters.count()), s.dropout),
-          bench::text_of("threads       %d of ", remat::machine::threads()) + remat::machine::affinity() +
-              ", OMP_WAIT_POLICY " + (wait ? wait : "not set"),
-          "instructions  " + remat::machine::isa() + ", compiled for " + remat::machine::compiled_isa(),
-          std::string("GEMM          ") + remat::kernels::gemm_backend(),
-          bench::text_of("FMA peak      %.0f GFLOP/s float32",
-                         remat::machine::peak_fma_gflops(remat::machine::threads())),
-          bench::text_of("steps         %d after one to warm up, %d trainings; forward and backward, without optimizer",
-                         s.steps, s.repeat)};
+  return {
+      bench::text_of("GPT, %d layers of %d dims, %d heads, context %d, batch %d, vocabulary %d", s.layers, s.dims,
+                     s.heads, s.context, s.batch, s.vocabulary),
+      bench::text_of("parameters    %lld, dropout %g", static_cast<long long>(parameters.count()), s.dropout),
+      bench::text_of("threads       %d of ", remat::machine::threads()) + remat::machine::affinity() +
+          ", OMP_WAIT_POLICY " + (wait ? wait : "not set"),
+      "instructions  " + remat::machine::isa() + ", compiled for " + remat::machine::compiled_isa(),
+      std::string("GEMM          ") + remat::kernels::gemm_backend(),
+      bench::text_of("FMA peak      %.0f GFLOP/s float32", remat::machine::peak_fma_gflops(remat::machine::threads())),
+      bench::text_of("steps         %d after one to warm up, %d trainings; forward and backward, without optimizer",
+                     s.steps, s.repeat)};
 }
 
 // A B C, C B A, A B C, ...: a drift of the machine favours nobody.
@@ -136,21 +137,22 @@ int compare(const Settings& s) {
                                         .num_heads = s.heads,
                                         .dropout = s.dropout,
                                         .remat_every = s.remat_every};
-  bench::Report report{.facts = facts_of(s, config)};
+  bench::Report report{.facts = facts_of(s, config), .trainings = s.repeat};
   for (const std::string& fact : report.facts) std::cout << fact << '\n';
   std::cout << std::flush;
   {
     remat::ParameterRegistry parameters(s.seed);
     const remat::models::Gpt<float> gpt(parameters / "gpt", config);
     const remat::Tensor<std::int32_t> ids({s.batch, s.context}, 0);
-    const remat::Plan plan =
-        remat::plan([&](remat::Tape& tape) { return gpt.loss(tape, remat::data::Batch{ids, ids}); });
+    const remat::Plan plan = remat::plan([&](remat::Tape& tape) {
+      return gpt.loss(tape, remat::data::Batch{ids, ids});
+    });
     report.variants = variants_of(s, plan);
   }
   train_in_turn(s, config, report);
   report.print();
   report.write(s.out);
-  report.hand_over();
+  report.hand_over(std::filesystem::path(s.out) / "remat_benchmark.json");
   if (const std::size_t count = report.differing(); count > 0) {
     std::cout << "\nFAILED: the losses of " << count << " policies differ from those of " << report.variants[0].name
               << '\n';
@@ -162,3 +164,21 @@ int compare(const Settings& s) {
 }
 
 }  // namespace
+
+int main(int argc, char** argv) try {
+  Settings settings;
+  CLI::App app{"Compares remat policies on a GPT: time against memory."};
+  app.option_defaults()->always_capture_default();
+  add_options(app, settings);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    if (error.get_exit_code() == 0) return app.exit(error);
+    std::cerr << "bench_remat: " << error.what() << " (--help lists the flags)\n";
+    return 2;
+  }
+  return compare(settings);
+} catch (const std::exception& error) {
+  std::cerr << "bench_remat: " << error.what() << '\n';
+  return 1;
+}

@@ -43,14 +43,15 @@ struct Report {
   std::vector<std::string> facts{};
   std::vector<Variant> variants{};
   std::vector<Outcome> outcomes{};
+  int trainings = 1;
 
   void print() const {
     std::size_t width = 6;
     for (const Variant& variant : variants) width = std::max(width, variant.name.size());
     std::printf("\n%-*s %9s %9s %6s %9s %9s %9s %9s %8s %9s %9s\n", int(width), "", "best", "median", "times",
                 "planned", "peak", "planned", "held", "replayed", "replayed", "last");
-    std::printf("%-*s %9s %9s %6s %9s %9s %9s %9s %8s %9s %9s\n", int(width), "policy", "ms", "ms", "first", "ms", "MiB",
-                "MiB", "MiB", "ops", "GFLOP", "loss");
+    std::printf("%-*s %9s %9s %6s %9s %9s %9s %9s %8s %9s %9s\n", int(width), "policy", "ms", "ms", "first", "ms",
+                "MiB", "MiB", "MiB", "ops", "GFLOP", "loss");
     for (std::size_t i = 0; i < variants.size(); ++i) {
       const Outcome& o = outcomes[i];
       const remat::PlannedPolicy& planned = variants[i].planned;
@@ -62,10 +63,14 @@ struct Report {
     }
   }
 
-  /// How many policies had another loss than the first one, in any bit of any step.
+  /// How many policies had another loss than the first one had in its first training, in any step.
   std::size_t differing() const {
-    return static_cast<std::size_t>(std::count_if(
-        outcomes.begin(), outcomes.end(), [&](const Outcome& o) { return o.losses != outcomes[0].losses; }));
+    const std::size_t steps = steps_of_training();
+    return static_cast<std::size_t>(std::count_if(outcomes.begin(), outcomes.end(), [&](const Outcome& o) {
+      for (std::size_t i = 0; i < o.losses.size(); ++i)
+        if (!(o.losses[i] == outcomes[0].losses[i % steps])) return true;
+      return false;
+    }));
   }
 
   /// remat.csv (a row a policy), remat_loss.csv (a row a step), remat_timeline.csv (live bytes of each policy's fastest
@@ -99,17 +104,17 @@ struct Report {
         points << i << text_of(",%.3f,%zu,%d\n", p.ms, p.bytes, int(p.is_backward));
       losses << ',' << quoted(name);
     }
-    for (std::size_t step = 0; step < outcomes[0].losses.size(); ++step) {
+    for (std::size_t step = 0; step < steps_of_training(); ++step) {
       losses << '\n' << step;
       for (const Outcome& o : outcomes) losses << text_of(",%.9g", static_cast<double>(o.losses[step]));
     }
     losses << '\n';
   }
 
-  /// Hands the measured times to Google Benchmark, one repetition a step, so that its files (--benchmark_out=FILE),
-  /// statistics and comparing tools can be used. Its own loop would run each policy's steps in one go, and a drift of
-  /// the machine would then pass for a difference between policies.
-  void hand_over() const {
+  /// Hands the measured times to Google Benchmark, one repetition a step, which writes them with its statistics as
+  /// `file`, to be read by the tools that compare such files. Its own loop would run the steps of a policy in one go,
+  /// and a drift of the machine would then pass for a difference between policies.
+  void hand_over(const std::filesystem::path& file) const {
     for (std::size_t i = 0; i < variants.size(); ++i) {
       const auto repeat = [&o = outcomes[i], next = std::size_t{0}](benchmark::State& state) mutable {
         for (auto _ : state) state.SetIterationTime(1e-3 * o.ms[next++ % o.ms.size()]);
@@ -122,12 +127,17 @@ struct Report {
           ->Unit(benchmark::kMillisecond)
           ->Iterations(1)
           ->Repetitions(static_cast<int>(outcomes[i].ms.size()))
-          ->ReportAggregatesOnly()
           ->ComputeStatistics("best", best);
     }
+    std::ofstream out(file);
+    benchmark::JSONReporter json;
+    json.SetOutputStream(&out);
+    benchmark::RunSpecifiedBenchmarks(&json);
   }
 
  private:
+  std::size_t steps_of_training() const { return outcomes[0].losses.size() / static_cast<std::size_t>(trainings); }
+
   static std::string quoted(const std::string& text) {
     std::string out = "\"";
     for (const char c : text) out += c == '"' ? std::string(2, c) : std::string(1, c);

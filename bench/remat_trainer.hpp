@@ -81,10 +81,10 @@ class Timeline {
 
 /// What the steps of one policy came to.
 struct Outcome {
-  std::vector<double> ms{};      // forward and backward, warm-up apart
-  std::vector<float> losses{};   // of every step
-  remat::TapeStats stats{};      // of the last step
-  std::size_t peak_bytes = 0;    // of all steps
+  std::vector<double> ms{};                 // forward and backward, warm-up apart
+  std::vector<float> losses{};              // of every step
+  remat::TapeStats stats{};                 // of the last step
+  std::size_t peak_bytes = 0;               // of all steps
   std::vector<Timeline::Point> timeline{};  // of the fastest step
 };
 
@@ -92,7 +92,10 @@ struct Outcome {
 class Trainer {
  public:
   Trainer(remat::models::GptConfig config, const remat::Policy& policy, std::uint64_t seed)
-      : seed_(seed), parameters_(seed), gpt_(parameters_ / "gpt", with(std::move(config), policy)), adamw_(parameters_) {}
+      : seed_(seed),
+        parameters_(seed),
+        gpt_(parameters_ / "gpt", with(std::move(config), policy)),
+        adamw_(parameters_) {}
 
   void step(int step, const remat::data::Batch& batch, bool is_warm_up, Outcome& outcome) {
     {

@@ -65,6 +65,7 @@ class Backward {
       Slot& s = p_.slots[i];
       if (s.is_leaf()) continue;
       if (s.holds == 0 && !s.keep) s.value = {};
+      p_.offload(static_cast<SlotId>(i));  // what a Var in scope kept in memory so far
       if (s.value && static_cast<SlotId>(i) != loss_) saved_bytes += s.spec.bytes();
     }
     p_.stats.saved_bytes = saved_bytes;
@@ -86,6 +87,8 @@ class Backward {
 
   /// Makes at hand all that backward of the region's level reads, by running its ops again in tape order, each once.
   void enter(std::int32_t id) {
+    for (const SlotId slot : p_.region(id).held) p_.fetch(slot);
+    read_ahead_before(id);
     const std::vector<Need> targets = level_needs(p_, id);
     for (const Need& need : targets) p_.hold(need.slot);
     const std::int32_t begin = p_.region(id).node_begin, end = p_.region(id).node_end;
@@ -107,6 +110,17 @@ class Backward {
     for (std::int32_t i = begin; i < end; ++i)
       if (replayed[static_cast<std::size_t>(i - begin)]) replay(p_.node(i));
     for (const SlotId slot : p_.region(id).held) release(slot);
+  }
+
+  /// While this region computes, the system reads what the one before it offloaded.
+  void read_ahead_before(std::int32_t id) {
+    if (!p_.offload_file) return;
+    do --id;
+    while (id >= 0 && p_.region(id).parent >= 0);
+    if (id < 0) return;
+    for (const SlotId slot : p_.region(id).held)
+      if (const Slot& s = p_.slot(slot); s.place >= 0)
+        p_.offload_file->read_ahead(s.spec.bytes(), static_cast<std::size_t>(s.place));
   }
 
   template <class Visit>

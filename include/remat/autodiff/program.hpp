@@ -1,13 +1,13 @@
-// The recorded program: slots, nodes and regions, and the rule of when a value may go.
+// The recorded program, and the rule of when a value may go.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <exception>
-#include <map>
 #include <memory>
-#include <remat/autodiff/op.hpp>
+#include <remat/autodiff/graph.hpp>
+#include <remat/core/offload_file.hpp>
 #include <remat/params/parameter.hpp>
-#include <remat/policy/policy.hpp>
 #include <span>
 #include <string>
 #include <unordered_map>
@@ -16,90 +16,7 @@
 
 namespace remat::inline REMAT_ABI {
 
-/// train: records and computes; evaluate: computes and keeps nothing; plan: records and computes nothing.
-enum class Mode { train, evaluate, plan };
-
-/// What a step did and held. Bytes are rounded up to 64 for each value; parameters, their gradients, optimizer state
-/// and inputs are never counted.
-struct TapeStats {
-  Index ops_recorded = 0;
-  Index ops_replayed = 0;
-  std::map<std::string, Index> replayed_by_op{};
-  double forward_flops = 0;
-  double backward_flops = 0;  // replays included
-  double replay_flops = 0;
-  double moved_bytes = 0;       // read and written by all ops, replays included: what memory-bound time goes by
-  std::size_t saved_bytes = 0;  // held when backward begins, beside the loss
-  std::size_t peak_bytes = 0;   // activations, their gradients and scratch, each rounded up to 64
-};
-
 class Tape;
-using SlotId = std::int32_t;
-
-/// A place on the tape: one result of one op, an input, or a parameter.
-struct Slot {
-  Spec spec{};
-  Storage value{};   // empty when the value is not at hand
-  Index offset = 0;  // of a leaf, in elements of its storage
-  Storage grad{};
-  std::int32_t node = -1;       // who makes it; -1 for leaves
-  std::int32_t vars = 0;        // living Vars
-  std::int32_t holds = 0;       // backwards, replays and open regions still to read it
-  std::int32_t labels = -1;     // index into Program::labels
-  std::int32_t parameter = -1;  // index into Program::parameters
-  bool wants_gradient = false;
-  bool keep = false;    // until the tape ends
-  bool sealed = false;  // made in a region that closed without returning it
-  bool is_leaf() const { return node < 0; }
-};
-
-/// A slot as one op reads it: whole, reshaped, or some leading rows.
-struct Operand {
-  SlotId slot = -1;  // -1: an optional operand left out
-  Index offset = 0;  // elements
-  Shape shape{};
-};
-
-/// One recorded op.
-struct Node {
-  std::shared_ptr<const Op> op;
-  std::int32_t first_operand = 0, operand_count = 0;
-  SlotId first_output = 0;
-  std::int32_t output_count = 0;
-  std::int32_t region = -1;  // the innermost region around it
-  std::int32_t path = 0;     // index into Program::paths
-  bool live = false;         // its backward will run
-  Cost cost{};
-  Residuals residuals{};   // what backward reads
-  double moved_bytes = 0;  // of forward; backward moves values and gradients
-};
-
-/// A stretch of the tape under one policy. Slots and nodes of a region are contiguous.
-struct Region {
-  Policy policy{};
-  std::int32_t parent = -1;
-  std::int32_t node_begin = 0, node_end = 0;
-  SlotId slot_begin = 0, slot_end = 0;
-  std::vector<std::int32_t> children{};
-  std::vector<std::uint8_t> verdicts{};  // by slot, once asked
-  std::vector<SlotId> open_holds{};      // outer values that must stay while the region is open
-  std::vector<SlotId> held{};            // what a replay of the region reads
-  std::vector<SlotId> returned{};        // what may be used after it
-  bool contains(SlotId slot) const { return slot >= slot_begin && slot < slot_end; }
-};
-
-/// Why a value is held: which node reads it, in its backward or in a replay.
-struct Need {
-  SlotId slot = -1;
-  std::int32_t reader = -1;
-  bool replay = false;
-};
-
-/// What a plan needs beside the program to run it again under another policy.
-struct Event {
-  enum class Kind : std::uint8_t { record, drop, open, close } kind = Kind::record;
-  std::int32_t id = -1;  // a node, a slot whose last Var died, a region
-};
 
 /// Everything one tape recorded. Tape and Vars share it; without its tape it holds no value.
 class Program {
@@ -126,6 +43,8 @@ class Program {
   std::vector<Need> saved;         // when backward began
   std::vector<Event> events;       // plan mode only
   std::exception_ptr error;        // what a policy threw while a Var died
+  std::string offload_directory;
+  std::unique_ptr<OffloadFile> offload_file;
   bool verify = false, find_nan = false;
   std::vector<std::uint64_t> prints;  // verify: of every result's bits, by slot
   TapeStats stats;
@@ -235,8 +154,47 @@ class Program {
     return open_regions.front();
   }
 
-  /// Frees the value of a slot that nobody needs any more.
+  /// The outermost region around the op that made a slot; -1 for none.
+  std::int32_t outermost_region(SlotId id) const {
+    std::int32_t found = slot(id).is_leaf() ? -1 : node(slot(id).node).region;
+    while (found >= 0 && region(found).parent >= 0) found = region(found).parent;
+    return found;
+  }
+
+  /// Writes the value to disk and frees it, where the policy says offload and only a replay of its own region will read
+  /// it. A value that a reader outside holds stays: that reader's level decides.
+  void offload(SlotId id) {
+    Slot& s = slot(id);
+    if (mode == Mode::evaluate || !s.value || (s.vars > 0 && !finished) || s.holds != 1 || s.keep || s.is_leaf())
+      return;
+    const std::int32_t outer = outermost_region(id);
+    if (outer < 0 || (!open_regions.empty() && open_regions.front() == outer)) return;
+    if (verdict(outer, id) != Verdict::offload) return;
+    const std::vector<SlotId>& held = region(outer).held;
+    if (std::find(held.begin(), held.end(), id) == held.end()) return;
+    const std::size_t bytes = s.spec.bytes();
+    s.place = 0;
+    if (computes()) {
+      if (!offload_file) offload_file = std::make_unique<OffloadFile>(offload_directory);
+      s.place = static_cast<Index>(offload_file->reserve(bytes));
+      offload_file->write(s.value->data(), bytes, static_cast<std::size_t>(s.place));
+    }
+    stats.offloaded_bytes += bytes;
+    s.value = {};
+  }
+  /// Brings an offloaded value back.
+  void fetch(SlotId id) {
+    Slot& s = slot(id);
+    if (s.value || s.place < 0) return;
+    Storage value = allocate(s.spec.bytes());
+    if (computes()) offload_file->read(value->data(), s.spec.bytes(), static_cast<std::size_t>(s.place));
+    s.value = std::move(value);
+    s.place = -1;
+  }
+
+  /// Frees the value of a slot that nobody needs any more, or offloads it.
   void settle(SlotId id) {
+    offload(id);
     const Slot& s = slot(id);
     if (!s.value || s.vars > 0 || s.holds > 0 || s.keep) return;
     if (s.parameter >= 0 || (s.is_leaf() && mode != Mode::evaluate)) return;
@@ -281,6 +239,7 @@ class Program {
     regions = {};
     parameters = {};
     parameter_slots = {};
+    offload_file = nullptr;
   }
 
  private:

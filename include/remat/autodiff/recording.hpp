@@ -221,6 +221,7 @@ inline void close_region(Program& program, std::span<const SlotId> returned) {
   for (SlotId slot = r.slot_begin; slot < r.slot_end; ++slot) {
     Slot& s = program.slot(slot);
     if (!s.is_leaf() && s.holds == 0 && !s.keep && (s.vars == 0 || s.sealed)) s.value = {};
+    program.offload(slot);
   }
 }
 

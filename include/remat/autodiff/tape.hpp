@@ -14,6 +14,7 @@ struct TapeOptions {
   std::uint64_t seed = 0;  // of dropout, with `step`
   Index step = 0;
   Mode mode = Mode::train;
+  std::string offload_directory{};  // where values go that a policy offloads; empty: the system's temporary folder
   bool verify = false;    // run every op twice and compare bits, in replays too; an Error names the first that differs
   bool find_nan = false;  // an Error names the op and layer of the first NaN; also by REMAT_FIND_NAN in the environment
 };
@@ -65,6 +66,7 @@ class Tape {
     program_->mode = options.mode;
     program_->seed = options.seed;
     program_->step = static_cast<std::uint32_t>(options.step);
+    program_->offload_directory = options.offload_directory;
     program_->verify = options.verify && options.mode == Mode::train;
     program_->find_nan = options.find_nan || detail::find_nan_by_environment();
   }

@@ -38,12 +38,17 @@ struct Account {
   std::size_t live_bytes = 0;
   std::size_t peak_bytes = 0;
   std::atomic<int> references{0};
+  std::vector<std::size_t>* timeline = nullptr;  // when set, `live_bytes` is appended after every change
 
   void charge(std::size_t bytes) {
     live_bytes += bytes;
     peak_bytes = std::max(peak_bytes, live_bytes);
+    if (timeline) timeline->push_back(live_bytes);
   }
-  void refund(std::size_t bytes) { live_bytes -= bytes; }
+  void refund(std::size_t bytes) {
+    live_bytes -= bytes;
+    if (timeline) timeline->push_back(live_bytes);
+  }
 };
 
 /// Counts a `T` with a member `references`; `T` is destroyed by `destroy(T*)`, found by argument lookup.

@@ -1,0 +1,100 @@
+// What a recorded program is made of: slots, nodes, regions, and what is counted of a step.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <remat/autodiff/op.hpp>
+#include <remat/policy/policy.hpp>
+#include <string>
+#include <vector>
+
+namespace remat::inline REMAT_ABI {
+
+/// train: records and computes; evaluate: computes and keeps nothing; plan: records and computes nothing.
+enum class Mode { train, evaluate, plan };
+
+/// What a step did and held. Bytes are rounded up to 64 for each value; parameters, their gradients, optimizer state
+/// and inputs are never counted.
+struct TapeStats {
+  Index ops_recorded = 0;
+  Index ops_replayed = 0;
+  std::map<std::string, Index> replayed_by_op{};
+  double forward_flops = 0;
+  double backward_flops = 0;  // replays included
+  double replay_flops = 0;
+  double moved_bytes = 0;           // read and written by all ops, replays included: what memory-bound time goes by
+  std::size_t saved_bytes = 0;      // held in memory when backward begins, beside the loss
+  std::size_t offloaded_bytes = 0;  // written to the offload file
+  std::size_t peak_bytes = 0;       // activations, their gradients and scratch, each rounded up to 64
+};
+
+using SlotId = std::int32_t;
+
+/// A place on the tape: one result of one op, an input, or a parameter.
+struct Slot {
+  Spec spec{};
+  Storage value{};   // empty when the value is not at hand
+  Index offset = 0;  // of a leaf, in elements of its storage
+  Storage grad{};
+  std::int32_t node = -1;       // who makes it; -1 for leaves
+  std::int32_t vars = 0;        // living Vars
+  std::int32_t holds = 0;       // backwards, replays and open regions still to read it
+  std::int32_t labels = -1;     // index into Program::labels
+  std::int32_t parameter = -1;  // index into Program::parameters
+  bool wants_gradient = false;
+  bool keep = false;    // until the tape ends
+  bool sealed = false;  // made in a region that closed without returning it
+  Index place = -1;     // in the offload file, when the value was written there
+  bool is_leaf() const { return node < 0; }
+};
+
+/// A slot as one op reads it: whole, reshaped, or some leading rows.
+struct Operand {
+  SlotId slot = -1;  // -1: an optional operand left out
+  Index offset = 0;  // elements
+  Shape shape{};
+};
+
+/// One recorded op.
+struct Node {
+  std::shared_ptr<const Op> op;
+  std::int32_t first_operand = 0, operand_count = 0;
+  SlotId first_output = 0;
+  std::int32_t output_count = 0;
+  std::int32_t region = -1;  // the innermost region around it
+  std::int32_t path = 0;     // index into Program::paths
+  bool live = false;         // its backward will run
+  Cost cost{};
+  Residuals residuals{};   // what backward reads
+  double moved_bytes = 0;  // of forward; backward moves values and gradients
+};
+
+/// A stretch of the tape under one policy. Slots and nodes of a region are contiguous.
+struct Region {
+  Policy policy{};
+  std::int32_t parent = -1;
+  std::int32_t node_begin = 0, node_end = 0;
+  SlotId slot_begin = 0, slot_end = 0;
+  std::vector<std::int32_t> children{};
+  std::vector<std::uint8_t> verdicts{};  // by slot, once asked
+  std::vector<SlotId> open_holds{};      // outer values that must stay while the region is open
+  std::vector<SlotId> held{};            // what a replay of the region reads
+  std::vector<SlotId> returned{};        // what may be used after it
+  bool contains(SlotId slot) const { return slot >= slot_begin && slot < slot_end; }
+};
+
+/// Why a value is held: which node reads it, in its backward or in a replay.
+struct Need {
+  SlotId slot = -1;
+  std::int32_t reader = -1;
+  bool replay = false;
+};
+
+/// What a plan needs beside the program to run it again under another policy.
+struct Event {
+  enum class Kind : std::uint8_t { record, drop, open, close } kind = Kind::record;
+  std::int32_t id = -1;  // a node, a slot whose last Var died, a region
+};
+
+}  // namespace remat::inline REMAT_ABI
