@@ -103,7 +103,7 @@ void print_start(const Settings& s, const CLI::App& app, const remat::ParameterR
   std::cout << "remat " << remat::version() << '\n';
   for (const CLI::Option* option : app.get_options()) {
     const std::string name = option->get_single_name();
-    if (name == "help" || name == "prompt" || name == "plan") continue;
+    if (name == "help" || name == "prompt" || name == "bias" || name == "plan") continue;
     row(name, option->count() > 0 ? option->as<std::string>() : option->get_default_str());
   }
   row("parameters",

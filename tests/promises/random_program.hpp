@@ -122,10 +122,9 @@ class Interpreter {
   V loss() {
     while (at_ < program_.steps.size()) steps();  // a `close` outside all regions ends steps() early
     const auto total = [this] {
-      V sum_of_all = sum(pick(0));
+      V sum_of_all = sum(pick(0) * inputs_[0]);  // so that there is a gradient
       for (int i = 1; i < 4; ++i)
         if (program_.loss >> i & 1) sum_of_all = sum_of_all + sum(pick(i * (1 + program_.loss % 3)));
-      if (!sum_of_all.program().slot(sum_of_all.where().slot).wants_gradient) sum_of_all = sum_of_all + sum(inputs_[0]);
       return program_.loss & 1 ? tanh(sum_of_all) : sum_of_all;
     };
     if ((program_.loss & 48) != 48) return total();
