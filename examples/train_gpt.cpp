@@ -17,7 +17,7 @@
 namespace {
 
 struct Settings {
-  std::string data, corpus = "characters", out = "out", preset, remat = "save_dot_except_logits", prompt = "\n";
+  std::string data, corpus = "characters", out = "out", preset, trace, remat = "save_dot_except_logits", prompt = "\n";
   int steps = 1200, layers = 4, dims = 192, heads = 6, kv_heads = 0, context = 128, batch = 16;
   int warmup = 100, eval_every = 200, eval_batches = 20, remat_every = 1, threads = 0, sample_length = 600, memory = 0;
   double lr = 2e-3, min_lr = 2e-4, beta1 = 0.9, beta2 = 0.99, weight_decay = 0.1, clip = 1, dropout = 0;
@@ -72,6 +72,7 @@ void add_options(CLI::App& app, Settings& s) {
       ->check(CLI::Range(0.0, 100.0));
   app.add_option("--prompt", s.prompt, "beginning of the sample");
   app.add_option("--threads", s.threads, "OpenMP threads; 0: the system's choice")->check(not_negative);
+  app.add_option("--trace", s.trace, "file for a time line of the last step, for ui.perfetto.dev");
   app.add_option("--out", s.out, "folder for train.jsonl, model.safetensors, sample.txt");
 }
 
@@ -165,11 +166,12 @@ int train(const Settings& s, const CLI::App& app) {
     remat::TapeStats stats;
     double loss = 0;
     {
-      remat::Tape tape({.seed = s.seed, .step = step});
+      remat::Tape tape({.seed = s.seed, .step = step, .trace = !s.trace.empty() && step + 1 == s.steps});
       const auto mean = gpt.loss(tape, batches.at(step));
       tape.backward(mean);
       loss = static_cast<double>(mean.item());
       stats = tape.stats();
+      if (!tape.trace().empty()) remat::io::save_trace(tape.trace(), s.trace);
     }
     const double norm = remat::optim::global_norm(parameters);
     adamw.step(lr, remat::optim::clip_scale(norm, s.clip));

@@ -6,3 +6,4 @@
 #include <remat/io/progress.hpp>
 #include <remat/io/safetensors.hpp>
 #include <remat/io/safetensors_header.hpp>
+#include <remat/io/trace.hpp>

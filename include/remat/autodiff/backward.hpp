@@ -136,7 +136,7 @@ class Backward {
       spare_.push_back(std::exchange(s.value, p_.allocate(s.spec.bytes())));
     }
     set_values(p_, frame_, p_.operands_of(n), n.first_output, n.output_count, nullptr);
-    run_op(p_, *n.op, n.path, frame_, n.cost.forward_scratch, [&] { n.op->forward(frame_); });
+    run_op(p_, *n.op, n.path, "replay", frame_, n.cost.forward_scratch, [&] { n.op->forward(frame_); });
     diagnose_forward(p_, *n.op, n.path, n.first_output, n.output_count, true);
     for (int k = 0; k < n.output_count; ++k) {
       Slot& s = p_.slot(n.first_output + k);
@@ -172,7 +172,8 @@ class Backward {
         targets_.push_back(target(n, operands, i));
         has_work = has_work || targets_.back().kind >= Target::Kind::direct;
       }
-      if (has_work) run_op(p_, *n.op, n.path, frame_, n.cost.backward_scratch, [&] { n.op->backward(frame_); });
+      if (has_work)
+        run_op(p_, *n.op, n.path, "backward", frame_, n.cost.backward_scratch, [&] { n.op->backward(frame_); });
       for (std::size_t i = 0; i < operands.size(); ++i)
         if (const Frame::Value& value = frame_.inputs[i]; value.grad != nullptr)
           diagnose_gradient(p_, *n.op, n.path, p_.slot(operands[i].slot).spec.dtype, value.grad, value.shape.size());

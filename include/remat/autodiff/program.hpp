@@ -2,11 +2,13 @@
 #pragma once
 
 #include <algorithm>
+#include <chrono>
 #include <cstdint>
 #include <exception>
 #include <memory>
 #include <remat/autodiff/graph.hpp>
 #include <remat/core/offload_file.hpp>
+#include <remat/core/trace.hpp>
 #include <remat/params/parameter.hpp>
 #include <span>
 #include <string>
@@ -45,7 +47,9 @@ class Program {
   std::exception_ptr error;        // what a policy threw while a Var died
   std::string offload_directory;
   std::unique_ptr<OffloadFile> offload_file;
-  bool verify = false, find_nan = false;
+  bool verify = false, find_nan = false, tracing = false;
+  std::vector<TraceSlice> trace;
+  std::chrono::steady_clock::time_point begun = std::chrono::steady_clock::now();
   std::vector<std::uint64_t> prints;  // verify: of every result's bits, by slot
   TapeStats stats;
 
@@ -60,6 +64,7 @@ class Program {
   }
   std::int32_t node_count() const { return static_cast<std::int32_t>(nodes.size()); }
 
+  double seconds() const { return std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count(); }
   bool computes() const { return mode != Mode::plan; }
   /// Uninitialized bytes charged to this tape; in plan mode they are only charged.
   Storage allocate(std::size_t bytes) {

@@ -32,15 +32,21 @@ inline void set_values(Program& program, Frame& frame, std::span<const Operand> 
   }
 }
 
-/// Runs `forward` or `backward` with the scratch it asked for; errors gain the op's name and layer path.
+/// Runs `forward` or `backward`, called `phase` in traces, with the scratch it asked for; errors gain the op's name and
+/// layer path.
 template <class Run>
-void run_op(Program& program, const Op& op, std::int32_t path, Frame& frame, std::size_t scratch_bytes, Run&& run) {
+void run_op(Program& program, const Op& op, std::int32_t path, const char* phase, Frame& frame,
+            std::size_t scratch_bytes, Run&& run) {
   Storage scratch;
   if (scratch_bytes > 0) scratch = program.allocate(scratch_bytes);
   if (!program.computes()) return;
   frame.scratch_memory = scratch ? scratch->data() : nullptr;
+  const double start = program.tracing ? program.seconds() : 0;
   try {
     run();
+    if (program.tracing)
+      program.trace.push_back({op.name(), phase, program.paths[static_cast<std::size_t>(path)], start,
+                               program.seconds(), program.account->live_bytes});
   } catch (const Error& error) {
     const std::string& where = program.paths[static_cast<std::size_t>(path)];
     fail(op.name(), ": ", error.what(), where.empty() ? "" : " (in ", where, where.empty() ? "" : ")");
@@ -130,7 +136,7 @@ inline SlotId run_and_write(Program& program, const Checked& checked, std::span<
     set_values(program, frame, operands, first, count, nullptr);
     // Verifying runs every op twice, as a replay would.
     for (int run = 0; run <= (program.verify ? 1 : 0); ++run) {
-      run_op(program, op, program.path, frame, checked.cost.forward_scratch, [&] { op.forward(frame); });
+      run_op(program, op, program.path, "forward", frame, checked.cost.forward_scratch, [&] { op.forward(frame); });
       diagnose_forward(program, op, program.path, first, count, run == 1);
     }
   } catch (...) {

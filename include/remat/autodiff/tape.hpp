@@ -16,6 +16,7 @@ struct TapeOptions {
   Mode mode = Mode::train;
   std::string offload_directory{};  // where values go that a policy offloads; empty: the system's temporary folder
   bool verify = false;    // run every op twice and compare bits, in replays too; an Error names the first that differs
+  bool trace = false;     // note when each op ran, see io/trace.hpp
   bool find_nan = false;  // an Error names the op and layer of the first NaN; also by REMAT_FIND_NAN in the environment
 };
 
@@ -67,6 +68,7 @@ class Tape {
     program_->seed = options.seed;
     program_->step = static_cast<std::uint32_t>(options.step);
     program_->offload_directory = options.offload_directory;
+    program_->tracing = options.trace;
     program_->verify = options.verify && options.mode == Mode::train;
     program_->find_nan = options.find_nan || detail::find_nan_by_environment();
   }
@@ -150,6 +152,9 @@ class Tape {
     stats.peak_bytes = program_->account->peak_bytes;
     return stats;
   }
+
+  /// What ran when, in order, if the tape was made with `.trace = true`; io/trace.hpp writes it to a file.
+  const std::vector<TraceSlice>& trace() const { return program_->trace; }
 
   /// A stream of random words for the next random op. Replays use the op's own, so user code runs only once.
   RandomStream next_random() { return {program_->seed, program_->step, program_->next_site++}; }
