@@ -29,6 +29,7 @@
 #include <remat/ops/softmax.hpp>
 #include <remat/ops/transpose.hpp>
 #include <remat/ops/unary.hpp>
+#include <remat/ops/unary_activations.hpp>
 #include <remat/optim/adamw.hpp>
 #include <remat/optim/clip.hpp>
 #include <remat/optim/schedule.hpp>

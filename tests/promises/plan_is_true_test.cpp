@@ -109,6 +109,73 @@ TEST_F(PlannedGpt, RefusesWhatCannotBe) {
   });
 }
 
+// The greedy planner against the best of all 2^16 choices of what to keep, under a fixed cost model.
+class PlanIsGood : public testing::TestWithParam<int> {};
+
+TEST_P(PlanIsGood, WithinThreePercentOfTheBest) {
+  ParameterRegistry parameters(1);
+  const auto weight = [&](const char* name, Index from, Index to) {
+    return (parameters / name).parameter<float>("w", {from, to}, init::normal(0.02));
+  };
+  const auto wide = weight("wide", 64, 256), narrow = weight("narrow", 256, 64), square_ = weight("square", 64, 64);
+  const auto body = [&](const Var<float>& x, int region) -> Var<float> {
+    if (GetParam() == 0) {  // feed-forwards with and without a skip connection: 4 regions
+      const auto y = linear<float>(activate(linear<float>(x, wide), Activation::gelu), narrow);
+      return region % 2 == 0 ? tanh(y) : y + x;
+    }
+    if (GetParam() == 1)  // cheap and dear ops by turns: 2 regions of 8
+      return sin(linear<float>(exp(sin(linear<float>(tanh(sin(linear<float>(x, square_))), square_))), square_));
+    const auto y = linear<float>(rms_norm<float>(x, Parameter<float>()), wide);  // a norm, a gate: 2 regions
+    return linear<float>(softmax(y) * silu(y), narrow) + x * sin(x);
+  };
+  const int regions = GetParam() == 0 ? 4 : 2;
+  const auto step = [&](Tape& tape) {
+    Var<float> h = tape.input(Tensor<float>({128, 64}, 0.5F), {.wants_gradient = true});
+    for (int region = 0; region < regions; ++region)
+      h = tape.checkpoint(policy::nothing, [&] { return body(h, region); });
+    return sum(square(h));
+  };
+  const CostModel model;
+  const Plan plan = remat::plan(step, model);
+  Tape tape({.mode = Mode::plan});
+  const auto loss = step(tape);
+  Program& program = tape.program();
+  const SlotId loss_slot = loss.where().slot;
+  program.finished = true;
+  std::vector<SlotId> candidates;
+  for (SlotId slot = 0; slot < static_cast<SlotId>(program.slots.size()); ++slot)
+    if (!program.slot(slot).is_leaf() && program.node(program.slot(slot).node).region >= 0) candidates.push_back(slot);
+  ASSERT_LE(candidates.size(), 20U);
+  candidates.resize(std::min<std::size_t>(candidates.size(), 16));
+  struct Point {
+    std::size_t peak;
+    double seconds;
+  };
+  std::vector<Point> all;
+  for (unsigned choice = 0; choice < 1U << candidates.size(); ++choice) {
+    std::vector<bool> kept(program.slots.size());
+    for (std::size_t k = 0; k < candidates.size(); ++k)
+      kept[static_cast<std::size_t>(candidates[k])] = choice >> k & 1U;
+    const auto policy = [&](const SlotInfo& slot) { return bool(kept[static_cast<std::size_t>(slot.index)]); };
+    const TapeStats stats = detail::simulate(program, loss_slot, Policy(policy));
+    all.push_back({stats.peak_bytes, model.seconds(stats)});
+  }
+  const std::size_t least =
+      std::min_element(all.begin(), all.end(), [](auto a, auto b) { return a.peak < b.peak; })->peak;
+  EXPECT_LE(plan.frontier().front().stats.peak_bytes, least);
+  const std::size_t most = plan.frontier().back().stats.peak_bytes;
+  for (int i = 0; i <= 20; ++i) {
+    const std::size_t budget = least + (most - least) * static_cast<std::size_t>(i) / 20;
+    double best = 1e9;
+    for (const Point& point : all)
+      if (point.peak <= budget) best = std::min(best, point.seconds);
+    EXPECT_LE(plan.under(plan.within(budget)).seconds, 1.03 * best)
+        << "budget " << budget << " of " << least << " to " << most;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, PlanIsGood, testing::Values(0, 1, 2));
+
 TEST(PlanIsTrue, AThousandLayersCostNoComputing) {
   models::GptConfig config = remat_test::small_gpt();
   config.num_layers = 1000;

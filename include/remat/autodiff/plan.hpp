@@ -21,14 +21,15 @@ struct PlannedPolicy {
   std::string name{};
   Policy policy{};
   TapeStats stats{};
-  double seconds = 0;  // by the cost model of this machine
+  double seconds = 0;  // by the plan's cost model
 };
 
 /// The outcome of `plan(step)`: a table of policies, and policies that keep to a budget. Prints as a table.
 class Plan {
  public:
   /// Takes over a tape in plan mode on which a step was recorded, and its loss.
-  Plan(std::shared_ptr<Tape> recorded, SlotId loss) : tape_(std::move(recorded)), loss_(loss) {
+  Plan(std::shared_ptr<Tape> recorded, SlotId loss, const CostModel& model)
+      : tape_(std::move(recorded)), loss_(loss), model_(model) {
     tape_->program().finished = true;  // Vars that die from now on belong to no step
     rows_.push_back(planned("(as written)", {}, std::nullopt));
     for (const policy::Phrase& phrase : policy::phrase_book())
@@ -61,13 +62,13 @@ class Plan {
  private:
   PlannedPolicy planned(std::string name, const Policy& policy, const std::optional<Policy>& replacement) const {
     PlannedPolicy row{std::move(name), policy, detail::simulate(tape_->program(), loss_, replacement)};
-    row.seconds = CostModel::of_this_machine().seconds(row.stats);
+    row.seconds = model_.seconds(row.stats);
     return row;
   }
 
   void make_frontier() const {
     Program& program = tape_->program();
-    const auto order = detail::saving_order(program, CostModel::of_this_machine());
+    const auto order = detail::saving_order(program, model_);
     const auto fingerprint = std::make_shared<const std::vector<detail::SlotPrint>>(detail::prints_of(program));
     std::vector<PlannedPolicy> points;
     // Long orders are sampled: neighbours differ by little, and each point costs a walk over the program.
@@ -95,6 +96,7 @@ class Plan {
 
   std::shared_ptr<Tape> tape_;
   SlotId loss_;
+  CostModel model_;
   std::vector<PlannedPolicy> rows_;
   mutable std::vector<PlannedPolicy> frontier_;
 };
@@ -102,12 +104,12 @@ class Plan {
 /// Records `step(tape)`, which returns the loss, without computing anything, and predicts it under every policy. The
 /// step runs once. An `Error` when it reads a value: what depends on data cannot be planned.
 template <class Step>
-Plan plan(Step&& step) {
+Plan plan(Step&& step, const CostModel& model = CostModel::of_this_machine()) {
   auto tape = std::make_shared<Tape>(TapeOptions{.mode = Mode::plan});
   const auto loss = std::forward<Step>(step)(*tape);
   require(loss.shape().size() == 1, "plan: the step must return its loss, one number; it returned shape ",
           loss.shape());
-  return Plan(tape, loss.where().slot);
+  return Plan(tape, loss.where().slot, model);
 }
 
 inline std::ostream& operator<<(std::ostream& out, const Plan& plan) {
