@@ -18,7 +18,7 @@ namespace {
 
 struct Settings {
   int layers = 8, dims = 256, heads = 8, context = 256, batch = 4, vocabulary = 256;
-  int steps = 12, repeat = 1, budgets = 6, remat_every = 1, threads = 0;
+  int steps = 12, repeat = 1, budgets = 8, remat_every = 1, threads = 0;
   double dropout = 0.1;
   std::uint64_t seed = 1;
   std::string out = "bench/out";
@@ -71,7 +71,7 @@ std::vector<bench::Variant> variants_of(const Settings& s, const remat::Plan& pl
     const remat::PlannedPolicy planned = plan.under(plan.within(bytes));
     if (planned.stats.peak_bytes == before) continue;  // the same plan as for the budget before
     before = planned.stats.peak_bytes;
-    variants.push_back({bench::text_of("within(%.1f MiB)", bench::mib(bytes)), planned, bytes});
+    variants.push_back({bench::text_of("within(%.2f MiB)", bench::mib(bytes)), planned, bytes});
   }
   return variants;
 }
@@ -101,8 +101,9 @@ std::vector<std::string> facts_of(const Settings& s, const remat::models::GptCon
       "instructions  " + remat::machine::isa() + ", compiled for " + remat::machine::compiled_isa(),
       std::string("GEMM          ") + remat::kernels::gemm_backend(),
       bench::text_of("FMA peak      %.0f GFLOP/s float32", remat::machine::peak_fma_gflops(remat::machine::threads())),
-      bench::text_of("steps         %d after one to warm up, %d trainings; forward and backward, without optimizer",
-                     s.steps, s.repeat)};
+      bench::text_of(
+          "steps         %d in each of %d training(s), after one to warm up; forward and backward, without optimizer",
+          s.steps, s.repeat)};
 }
 
 // A B C, C B A, A B C, ...: a drift of the machine favours nobody.
@@ -125,7 +126,7 @@ void train_in_turn(const Settings& s, const remat::models::GptConfig& config, be
                 << '/' << s.steps << (isatty(STDERR_FILENO) ? " " : "\n") << std::flush;
     }
   }
-  std::cerr << '\n';
+  if (isatty(STDERR_FILENO)) std::cerr << '\n';
 }
 
 int compare(const Settings& s) {

@@ -43,7 +43,7 @@ struct Report {
   std::vector<std::string> facts{};
   std::vector<Variant> variants{};
   std::vector<Outcome> outcomes{};
-  int trainings = 1;
+  int trainings = 1;  // as many as `losses` hold one after another
 
   void print() const {
     std::size_t width = 6;
@@ -74,7 +74,7 @@ struct Report {
   }
 
   /// remat.csv (a row a policy), remat_loss.csv (a row a step), remat_timeline.csv (live bytes of each policy's fastest
-  /// step) and remat_run.txt (the facts).
+  /// step), remat_run.txt (the facts) and remat_policies.txt (a name a line, for programs that cannot read quotes).
   void write(const std::filesystem::path& folder) const {
     std::filesystem::create_directories(folder);
     const auto open = [&](const char* name) {
@@ -84,6 +84,8 @@ struct Report {
     };
     auto run = open("remat_run.txt");
     for (const std::string& fact : facts) run << fact << '\n';
+    auto names = open("remat_policies.txt");
+    for (const Variant& variant : variants) names << variant.name << '\n';
 
     auto rows = open("remat.csv");
     rows << "variant,policy,budget_bytes,best_ms,median_ms,times_first,planned_ms,peak_bytes,planned_peak_bytes,"

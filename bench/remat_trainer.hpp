@@ -112,7 +112,7 @@ class Trainer {
       if (!is_warm_up) {
         outcome.ms.push_back(timeline.total_ms());
         if (timeline.total_ms() <= *std::min_element(outcome.ms.begin(), outcome.ms.end()))
-          outcome.timeline = timeline.thinned(240);
+          outcome.timeline = timeline.thinned(120);
       }
     }
     adamw_.step(1e-3, remat::optim::clip_scale(remat::optim::global_norm(parameters_), 1.0));

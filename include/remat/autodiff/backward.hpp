@@ -147,6 +147,7 @@ class Backward {
     ++p_.stats.ops_replayed;
     ++p_.stats.replayed_by_op[n.op->name()];
     p_.stats.replay_flops += n.cost.flops;
+    if (n.cost.batched) p_.stats.batched_flops += n.cost.flops;
     p_.stats.moved_bytes += n.moved_bytes;
     for_each_operand(n, [&](SlotId slot) { release(slot); });
   }
@@ -178,6 +179,7 @@ class Backward {
         if (const Frame::Value& value = frame_.inputs[i]; value.grad != nullptr)
           diagnose_gradient(p_, *n.op, n.path, p_.slot(operands[i].slot).spec.dtype, value.grad, value.shape.size());
       p_.stats.backward_flops += n.cost.backward_flops;
+      if (n.cost.batched) p_.stats.batched_flops += n.cost.backward_flops;
       p_.stats.moved_bytes += 2 * n.moved_bytes;
       for (int k = 0; k < n.output_count; ++k) p_.slot(n.first_output + k).grad = {};
       for (std::size_t i = 0; i < operands.size(); ++i)

@@ -14,13 +14,19 @@ struct CostModel {
   double flops_per_second = 1e11;
   double bytes_per_second = 1e10;
   double seconds_per_op = 2e-6;  // recording, threads starting and joining
+  double batched_factor = 3;     // small products between softmaxes take that many times as long as one large product
 
-  double seconds(double flops, double bytes, double ops) const {
-    return flops / flops_per_second + bytes / bytes_per_second + ops * seconds_per_op;
+  double seconds(double flops, double batched_flops, double bytes, double ops) const {
+    return (flops + (batched_factor - 1) * batched_flops) / flops_per_second + bytes / bytes_per_second +
+           ops * seconds_per_op;
+  }
+  /// One more forward of a node.
+  double seconds(const Node& node) const {
+    return seconds(node.cost.flops, node.cost.batched ? node.cost.flops : 0, node.moved_bytes, 1);
   }
   double seconds(const TapeStats& stats) const {
     // Each recorded op runs forward and, mostly, backward.
-    return seconds(stats.forward_flops + stats.backward_flops, stats.moved_bytes,
+    return seconds(stats.forward_flops + stats.backward_flops, stats.batched_flops, stats.moved_bytes,
                    static_cast<double>(2 * stats.ops_recorded + stats.ops_replayed));
   }
   /// Measured once in a process, in about 0.1 s.

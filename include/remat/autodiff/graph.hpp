@@ -23,6 +23,7 @@ struct TapeStats {
   double forward_flops = 0;
   double backward_flops = 0;  // replays included
   double replay_flops = 0;
+  double batched_flops = 0;         // of attention and batched products, replays included
   double moved_bytes = 0;           // read and written by all ops, replays included: what memory-bound time goes by
   std::size_t saved_bytes = 0;      // held in memory when backward begins, beside the loss
   std::size_t offloaded_bytes = 0;  // written to the offload file

@@ -153,7 +153,7 @@ class RegionChoices {
     for (std::int32_t i = r_.node_end - 1; i >= r_.node_begin; --i) {
       const Node& n = p_.node(i);
       if (results(n, demanded_).empty()) continue;
-      seconds += model_.seconds(n.cost.flops, n.moved_bytes, 1);
+      seconds += model_.seconds(n);
       for (const Operand& operand : p_.operands_of(n))
         if (operand.slot >= 0) demand(operand.slot);
     }

@@ -144,6 +144,7 @@ inline SlotId run_and_write(Program& program, const Checked& checked, std::span<
     throw;
   }
   program.stats.forward_flops += checked.cost.flops;
+  if (checked.cost.batched) program.stats.batched_flops += checked.cost.flops;
   ++program.stats.ops_recorded;
   if (program.mode == Mode::evaluate) return first;
 
