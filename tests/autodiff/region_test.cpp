@@ -183,6 +183,25 @@ TEST(Region, APolicyMayThrow) {
   });
 }
 
+// JAX's rule: the outermost policy governs while the forward runs, an inner one when the level above is replayed.
+TEST(Region, NestedPoliciesRuleByLevel) {
+  const auto run = [](const Policy& outer, const Policy& inner) {
+    Tape tape;
+    const auto x = input(tape) * 1.0;
+    const auto y = tape.checkpoint(outer, [&] {
+      const auto h = tape.checkpoint(inner, [&] { return exp(sin(exp(sin(x)))); });
+      return sin(h);
+    });
+    tape.backward(sum(y));
+    return std::pair(tape.stats().ops_replayed, tape.stats().saved_bytes);
+  };
+  EXPECT_EQ(run(policy::everything, policy::nothing), std::pair(Index{0}, std::size_t{5 * 32}));
+  EXPECT_EQ(run(policy::save_everything, policy::nothing), std::pair(Index{0}, std::size_t{5 * 32}));
+  EXPECT_EQ(run(policy::ops("exp"), policy::nothing), std::pair(Index{2}, std::size_t{3 * 32}));  // both sins again
+  EXPECT_EQ(run(policy::nothing, policy::everything), std::pair(Index{4}, std::size_t{32}));
+  EXPECT_EQ(run(policy::nothing, policy::nothing), std::pair(Index{8}, std::size_t{32}));
+}
+
 // An integer result is a decision: replaying must not be able to make another one.
 struct Pick final : Op {
   static constexpr In<double> x{0};

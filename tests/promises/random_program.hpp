@@ -42,9 +42,9 @@ enum class Kind {
   dropout
 };
 inline constexpr const char* kind_names[] = {
-    "sin",   "add",     "square",            "tanh", "exp",  "subtract", "multiply", "copy",       "close",
-    "open",  "label",   "keep",              "forget", "input", "scale",  "slice",    "reshape",    "view_of_parameter",
-    "sum",   "mean",    "concat",            "softmax", "layer_norm", "linear", "matmul", "dropout"};
+    "sin",  "add",   "square", "tanh",    "exp",        "subtract", "multiply", "copy",    "close",
+    "open", "label", "keep",   "forget",  "input",      "scale",    "slice",    "reshape", "view_of_parameter",
+    "sum",  "mean",  "concat", "softmax", "layer_norm", "linear",   "matmul",   "dropout"};
 
 /// `a` and `b` pick operands (counted from the newest Var), `c` a variant. Of a region, `a` and `b` pick the policy and
 /// `c` what it returns.
@@ -53,7 +53,8 @@ struct Step {
   int a = 0, b = 0, c = 0;
 };
 
-/// `close` without an open region is ignored, and what is open at the end is closed: each part of a program is a program.
+/// `close` without an open region is ignored, and what is open at the end is closed: each part of a program is a
+/// program.
 struct RandomProgram {
   std::vector<Step> steps{};
   int loss = 0;                  // which surviving Vars it sums, and whether in a region
@@ -76,7 +77,8 @@ struct World {
   remat::Parameter<double> w, bias, scale;
   remat::Tensor<double> x, y, constant;
 
-  explicit World(bool gradients_exist) {
+  /// `shift` is added to every input and parameter.
+  explicit World(bool gradients_exist, double shift = 0) {
     const remat::Scope scope = registry / "p";
     w = scope.parameter<double>("w", {4, 4}, remat::init::normal(0.5));
     bias = scope.parameter<double>("bias", {4}, remat::init::normal(0.5));
@@ -86,14 +88,20 @@ struct World {
       entry->has_grad = gradients_exist;
     }
     // A part of a larger tensor: leaves may begin anywhere in their bytes.
-    x = numbers({5, 4}, 1).slice(1, 4);
-    y = numbers({3, 4}, 2);
-    constant = numbers({3, 4}, 3);
+    x = numbers({5, 4}, 1, shift).slice(1, 4);
+    y = numbers({3, 4}, 2, shift);
+    constant = numbers({3, 4}, 3, 0);
+    if (shift == 0) return;
+    for (const remat::Parameter<double>& p : {w, bias, scale}) {
+      remat::Tensor<double> value = p.value().copy();
+      for (double& v : value.span()) v += shift;
+      p.set_value(value);
+    }
   }
-  static remat::Tensor<double> numbers(const remat::Shape& shape, std::uint32_t site) {
+  static remat::Tensor<double> numbers(const remat::Shape& shape, std::uint32_t site, double shift) {
     remat::Tensor<double> made(shape);
     for (remat::Index i = 0; i < made.size(); ++i)
-      made[i] = 2 * remat::RandomStream{23, 0, site}.uniform(static_cast<std::uint64_t>(i)) - 1;
+      made[i] = 2 * remat::RandomStream{23, 0, site}.uniform(static_cast<std::uint64_t>(i)) - 1 + shift;
     return made;
   }
 };
@@ -123,8 +131,8 @@ class Interpreter {
     while (at_ < program_.steps.size()) steps();  // a `close` outside all regions ends steps() early
     const auto total = [this] {
       V sum_of_all = sum(pick(0) * inputs_[0]);  // so that there is a gradient
-      for (int i = 1; i < 4; ++i)
-        if (program_.loss >> i & 1) sum_of_all = sum_of_all + sum(pick(i * (1 + program_.loss % 3)));
+      for (std::size_t i = 3; i < pool_.size(); ++i)
+        if (pool_[i] && program_.loss >> (i % 4) & 1) sum_of_all = sum_of_all + sum(pool_[i]);
       return program_.loss & 1 ? tanh(sum_of_all) : sum_of_all;
     };
     if ((program_.loss & 48) != 48) return total();
@@ -148,7 +156,8 @@ class Interpreter {
     std::vector<std::size_t> candidates;
     for (std::size_t k = pool_.size(); k-- > 0;)
       if (pool_[k] && (!whole || pool_[k].shape() == remat::Shape{3, 4})) candidates.push_back(k);
-    return candidates[static_cast<std::size_t>(i) % candidates.size()];
+    // Mostly the newest, so that long chains grow.
+    return candidates[static_cast<std::size_t>(i * i / 12) % candidates.size()];
   }
   V pick(int i) const { return pool_[index(i, false)]; }
   V whole(int i) const { return pool_[index(i, true)]; }
@@ -166,21 +175,22 @@ class Interpreter {
 
   void open(const Step& step) {
     if (depth_ == 4) return;
-    const std::size_t base = pool_.size();
+    const std::size_t base = pool_.size(), outer_base = std::exchange(base_, base);
     deepest_ = std::max(deepest_, ++depth_);
     std::vector<V> returned;
     try {
       returned = region(step, [&] {
         steps();
-        std::vector<V> chosen = choose(step.c, base);
+        std::vector<V> chosen = choose(step.c == 11 && step.b < 4 ? -1 : step.c, base);
         for (std::size_t i = base; step.b % 4 == 3 && i < pool_.size(); ++i) smuggled_.push_back(pool_[i]);
         pool_.resize(base);
-        if (step.c == 10) throw Stop{};
+        if (step.c == 10 && step.b < 4) throw Stop{};
         return chosen;
       });
     } catch (const Stop&) {
     }
     --depth_;
+    base_ = outer_base;
     pool_.insert(pool_.end(), returned.begin(), returned.end());
   }
   template <class Fn>
@@ -195,13 +205,14 @@ class Interpreter {
     std::vector<V> inside, chosen;
     for (std::size_t k = pool_.size(); k-- > base;)
       if (pool_[k]) inside.push_back(pool_[k]);
-    if (c == 11) return {};
+    if (c < 0) return {};
     for (std::size_t i = 0; i < static_cast<std::size_t>(1 + c % 3) && !inside.empty(); ++i)
       chosen.push_back(inside[(c % 2 == 0 ? 1 : 2) * i % inside.size()]);
+    if (c % 5 == 4 && !chosen.empty()) chosen.push_back(chosen[0]);
     if (c % 4 == 3)
       for (std::size_t k = 0; k < base; ++k)
         if (pool_[k] && chosen.size() < 4) chosen.push_back(pool_[k]);
-    if (c % 5 == 4 && !chosen.empty()) chosen.push_back(chosen[0]);
+    std::reverse(chosen.begin(), chosen.end());  // the newest stays the newest
     return chosen;
   }
   remat::Policy policy_of(const Step& step) {
@@ -214,13 +225,16 @@ class Interpreter {
       };
     };
     switch (step.a) {
-      case 0: return policy::nothing;
+      case 0:
+      case 9:
+      case 10: return policy::nothing;
       case 1: return policy::everything;
       case 2: return policy::dots;
       case 3: return !policy::dots;
       case 4: return policy::ops("sin", "tanh");
-      case 5: return labels_.empty() ? policy::any_name
-                                     : policy::names(labels_[static_cast<std::size_t>(step.b) % labels_.size()]);
+      case 5:
+        return labels_.empty() ? policy::any_name
+                               : policy::names(labels_[static_cast<std::size_t>(step.b) % labels_.size()]);
       case 6: return counting([](const remat::SlotInfo&) { return true; });
       case 7: return offload(policy::dots) | policy::any_name;
       case 8: return !policy::ops("add", "multiply", "layer_norm", "sum");
@@ -232,6 +246,11 @@ class Interpreter {
   }
 
   void push(V var) { pool_.push_back(std::move(var)); }
+  /// Below the newest Var of the region, so that the chain goes on.
+  void push_leaf(V var) {
+    push(std::move(var));
+    if (pool_.size() >= base_ + 2) std::swap(pool_[pool_.size() - 1], pool_[pool_.size() - 2]);
+  }
   void run(const Step& s) {
     switch (s.kind) {
       case Kind::sin: return push(sin(pick(s.a)));
@@ -247,14 +266,14 @@ class Interpreter {
       case Kind::forget:
         if (const std::size_t at = index(s.a, false); at > 2) pool_[at] = V();
         return;
-      case Kind::input: return push(tape_.input(world_.y, {.wants_gradient = s.a % 2 == 0}));
+      case Kind::input: return push_leaf(tape_.input(world_.y, {.wants_gradient = s.a % 2 == 0}));
       case Kind::scale: return push(pick(s.a) * world_.scale);
       case Kind::slice: return push(whole(s.a).slice(s.c % 3, s.c % 3 + 1));
       case Kind::reshape:
         if (s.c % 3 == 0) return push(sin(whole(s.a).reshape({12})).reshape({3, 4}));
         if (s.c % 3 == 1) return push(whole(s.a).reshape({4, 3}).reshape({3, 4}));
         return push(layer_norm(whole(s.a).reshape({2, 6})).reshape({3, 4}));
-      case Kind::view_of_parameter: return push(tape_.parameter(world_.w).slice(s.c % 2, s.c % 2 + 3));
+      case Kind::view_of_parameter: return push_leaf(tape_.parameter(world_.w).slice(s.c % 2, s.c % 2 + 3));
       case Kind::sum: return push(sum(pick(s.a), {s.c % 2}, true));
       case Kind::mean: return push(mean(pick(s.a), {s.c % 2}, true));
       case Kind::concat: {
@@ -285,7 +304,7 @@ class Interpreter {
   std::vector<V> smuggled_;       // out of regions that did not return them
   std::vector<std::string> labels_;
   std::vector<std::shared_ptr<std::map<remat::Index, int>>> asked_;
-  std::size_t at_ = 0;
+  std::size_t at_ = 0, base_ = 3;  // the next step; where the pool of the innermost region begins
   int depth_ = 0, deepest_ = 0;
 };
 
@@ -298,10 +317,12 @@ struct rc::Arbitrary<remat_test::RandomProgram> {
     using remat_test::RandomProgram;
     using remat_test::Step;
     const auto number = gen::inRange(0, 12);
-    // Regions open and close often; else each kind is as likely as another.
-    const auto kind = gen::map(gen::inRange(0, 36), [](int i) {
+    // Of each kind one, and more of those that make long chains in nested regions.
+    const auto kind = gen::map(gen::inRange(0, 62), [](int i) {
       constexpr int kinds = static_cast<int>(Kind::dropout) + 1;
-      return i < kinds ? static_cast<Kind>(i) : (i - kinds) % 2 == 0 ? Kind::close : Kind::open;
+      constexpr Kind often[] = {Kind::sin,   Kind::tanh, Kind::open,   Kind::multiply, Kind::exp,     Kind::layer_norm,
+                                Kind::close, Kind::add,  Kind::square, Kind::linear,   Kind::softmax, Kind::scale};
+      return i < kinds ? static_cast<Kind>(i) : often[(i - kinds) % 12];
     });
     const auto step = gen::build<Step>(gen::set(&Step::kind, kind), gen::set(&Step::a, number),
                                        gen::set(&Step::b, number), gen::set(&Step::c, number));

@@ -60,6 +60,7 @@ class Backward {
     p_.saved = level_needs(p_, -1);
     for (Slot& s : p_.slots) s.holds = 0;
     for (const Need& need : p_.saved) p_.hold(need.slot);
+    std::erase_if(p_.saved, [this](const Need& need) { return need.slot == loss_; });
     std::size_t saved_bytes = 0;
     for (std::size_t i = 0; i < p_.slots.size(); ++i) {
       Slot& s = p_.slots[i];
@@ -203,7 +204,7 @@ class Backward {
     bool alone = true;
     for (std::size_t k = 0; k < operands.size(); ++k) alone = alone && (k == i || operands[k].slot != operand.slot);
     const bool whole = operand.shape.size() == s.spec.shape.size();
-    if (s.parameter >= 0 && alone && whole && (!has_gradient(s) || n.op->accumulates(input))) {
+    if (s.parameter >= 0 && alone && whole && n.op->accumulates(input)) {
       value.accumulate = has_gradient(s);
       value.grad = parameter_gradient(s);
       return {Target::Kind::direct, {}};

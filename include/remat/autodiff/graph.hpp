@@ -81,6 +81,7 @@ struct Region {
   std::vector<std::uint8_t> verdicts{};  // by slot, once asked
   std::vector<SlotId> open_holds{};      // outer values that must stay while the region is open
   std::vector<SlotId> held{};            // what a replay of the region reads
+  std::vector<SlotId> frontier{};        // `held` when the outermost region closed: later only less is at hand
   std::vector<SlotId> returned{};        // what may be used after it
   bool contains(SlotId slot) const { return slot >= slot_begin && slot < slot_end; }
 };
@@ -92,10 +93,25 @@ struct Need {
   bool replay = false;
 };
 
+/// A stretch of the tape that is no region but that a plan may make one.
+struct Place {
+  SlotId slot_begin = 0, slot_end = 0;
+  std::vector<SlotId> returned{};
+};
+
 /// What a plan needs beside the program to run it again under another policy.
 struct Event {
-  enum class Kind : std::uint8_t { record, drop, open, close } kind = Kind::record;
-  std::int32_t id = -1;  // a node, a slot whose last Var died, a region
+  enum class Kind : std::uint8_t {
+    record,
+    drop,
+    open,
+    close,
+    open_place,
+    close_place,
+    label,
+    keep
+  } kind = Kind::record;
+  std::int32_t id = -1;  // a node, a slot whose last Var died, a region, a place
 };
 
 }  // namespace remat::inline REMAT_ABI

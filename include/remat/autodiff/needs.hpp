@@ -34,6 +34,9 @@ std::vector<Need> region_needs(Program& program, std::int32_t id, AtHand&& at_ha
   std::vector<Need> needs;
   std::vector<std::uint8_t> seen(static_cast<std::size_t>(r.slot_end - r.slot_begin));
   std::vector<std::uint8_t> replayed(static_cast<std::size_t>(r.node_end - r.node_begin));
+  std::vector<std::uint8_t> frontier(seen.size());
+  for (const SlotId slot : r.frontier)
+    if (r.contains(slot)) frontier[static_cast<std::size_t>(slot - r.slot_begin)] = 1;
   const auto visit = [&](SlotId slot, std::int32_t reader, bool is_replay) {
     if (program.slot(slot).is_leaf()) return;
     if (!r.contains(slot)) {
@@ -43,7 +46,8 @@ std::vector<Need> region_needs(Program& program, std::int32_t id, AtHand&& at_ha
     auto& is_seen = seen[static_cast<std::size_t>(slot - r.slot_begin)];
     if (is_seen) return;
     is_seen = 1;
-    if (program.kept_by(id, slot) || program.slot(slot).keep || at_hand(slot))
+    if (program.kept_by(id, slot) || program.slot(slot).keep || at_hand(slot) ||
+        frontier[static_cast<std::size_t>(slot - r.slot_begin)])
       needs.push_back({slot, reader, is_replay});
     else
       replayed[static_cast<std::size_t>(program.slot(slot).node - r.node_begin)] = 1;
@@ -83,8 +87,13 @@ inline std::vector<Need> level_needs(Program& program, std::int32_t level) {
     }
   }
   for (auto child = children.rbegin(); child != children.rend(); ++child) {
-    const auto found = region_needs(
-        program, *child, [&](SlotId slot) { return at_hand[static_cast<std::size_t>(slot - slot_begin)] != 0; });
+    const auto found = region_needs(program, *child, [&](SlotId slot) {
+      if (at_hand[static_cast<std::size_t>(slot - slot_begin)] != 0) return true;
+      // What the policies around the child keep is there before the child's own policy is asked.
+      for (std::int32_t around = level; around >= 0; around = program.region(around).parent)
+        if (program.kept_by(around, slot)) return true;
+      return false;
+    });
     auto& held = program.region(*child).held;
     held.clear();
     for (const Need& need : found) {

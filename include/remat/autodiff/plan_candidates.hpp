@@ -12,12 +12,10 @@
 
 namespace remat::inline REMAT_ABI::detail {
 
-/// What the recorded step would do with `policy` in place of that of each outermost region. This is the engine itself:
-/// the same records, deaths of Vars, closes and backward, with blocks that have no bytes.
-inline TapeStats simulate(const Program& recorded, SlotId loss, const std::optional<Policy>& policy) {
-  Tape tape({.mode = Mode::plan});
+/// Records the recorded step again, into `tape`, with `policy` for each outermost region and place. This is the engine
+/// itself: the same records, deaths of Vars and closes, with blocks that have no bytes.
+inline void record_again(const Program& recorded, const std::optional<Policy>& policy, Tape& tape) {
   Program& p = tape.program();
-  p.labels = recorded.labels;
   p.paths = recorded.paths;
   p.parameters = recorded.parameters;
   const auto add_leaves = [&](std::size_t end) {
@@ -38,17 +36,41 @@ inline TapeStats simulate(const Program& recorded, SlotId loss, const std::optio
         Checked checked{n.op, {}, n.cost, n.residuals, n.live};
         for (int i = 0; i < n.output_count; ++i) checked.outputs.push_back(recorded.slot(n.first_output + i).spec);
         p.path = n.path;
-        const SlotId first = run_and_write(p, checked, recorded.operands_of(n));
-        for (SlotId id = first; id < first + n.output_count; ++id) {
-          p.slot(id).labels = recorded.slot(id).labels;
-          p.slot(id).keep = recorded.slot(id).keep;
-        }
+        run_and_write(p, checked, recorded.operands_of(n));
         break;
       }
       case Event::Kind::drop:
         add_leaves(static_cast<std::size_t>(event.id) + 1);
         if (!recorded.slot(event.id).is_leaf()) p.drop_var(event.id);
         break;
+      case Event::Kind::keep:
+        add_leaves(static_cast<std::size_t>(event.id) + 1);
+        p.slot(event.id).keep = true;
+        break;
+      case Event::Kind::label: {
+        add_leaves(static_cast<std::size_t>(event.id) + 1);
+        const auto& all = recorded.labels[static_cast<std::size_t>(recorded.slot(event.id).labels)];
+        Slot& s = p.slot(event.id);
+        if (s.labels < 0) {
+          s.labels = static_cast<std::int32_t>(p.labels.size());
+          p.labels.emplace_back();
+        }
+        auto& labels = p.labels[static_cast<std::size_t>(s.labels)];
+        labels.push_back(all[labels.size()]);
+        break;
+      }
+      case Event::Kind::open_place:
+        if (!policy) break;
+        add_leaves(static_cast<std::size_t>(recorded.places[static_cast<std::size_t>(event.id)].slot_begin));
+        open_region(p, *policy);
+        break;
+      case Event::Kind::close_place: {
+        if (!policy) break;
+        const Place& place = recorded.places[static_cast<std::size_t>(event.id)];
+        add_leaves(static_cast<std::size_t>(place.slot_end));
+        close_region(p, place.returned);
+        break;
+      }
       case Event::Kind::open: {
         const Region& r = recorded.region(event.id);
         add_leaves(static_cast<std::size_t>(r.slot_begin));
@@ -63,7 +85,13 @@ inline TapeStats simulate(const Program& recorded, SlotId loss, const std::optio
       }
     }
   }
-  Backward(p, loss).run();
+}
+
+/// What the recorded step would do under `policy`.
+inline TapeStats simulate(const Program& recorded, SlotId loss, const std::optional<Policy>& policy) {
+  Tape tape({.mode = Mode::plan});
+  record_again(recorded, policy, tape);
+  Backward(tape.program(), loss).run();
   return tape.stats();
 }
 
@@ -169,7 +197,10 @@ class RegionChoices {
 
 /// All slots worth keeping, best first over the whole program. The last region comes first: backward enters it at once,
 /// so recomputing it would free nothing. Among equals later regions win, for their values are held for less long.
-inline std::vector<SlotId> saving_order(Program& program, const CostModel& model) {
+inline std::vector<SlotId> saving_order(const Program& recorded, const CostModel& model) {
+  Tape tape({.mode = Mode::plan});
+  record_again(recorded, policy::nothing, tape);
+  Program& program = tape.program();
   struct Ranked {
     double density;
     std::int32_t region;

@@ -44,6 +44,7 @@ class Program {
   std::vector<SlotId> free_slots;  // evaluate mode uses slots again
   std::vector<Need> saved;         // when backward began
   std::vector<Event> events;       // plan mode only
+  std::vector<Place> places;       // likewise
   std::exception_ptr error;        // what a policy threw while a Var died
   std::string offload_directory;
   std::unique_ptr<OffloadFile> offload_file;

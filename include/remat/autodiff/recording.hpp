@@ -222,6 +222,8 @@ inline void close_region(Program& program, std::span<const SlotId> returned) {
     program.hold(need.slot);
     program.region(id).held.push_back(need.slot);
   }
+  for (auto each = static_cast<std::size_t>(id); each < program.regions.size(); ++each)
+    program.regions[each].frontier = program.regions[each].held;
   const std::vector<SlotId> open_holds = std::exchange(program.region(id).open_holds, {});
   for (const SlotId slot : open_holds) program.unhold(slot);
   const Region& r = program.region(id);

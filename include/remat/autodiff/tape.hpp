@@ -110,6 +110,21 @@ class Tape {
     return result;
   }
 
+  /// Runs `fn()` without a region, at a place where a plan may put one: what layers do by default.
+  template <class Fn>
+  auto place(Fn&& fn) {
+    if (mode() != Mode::plan || !program_->open_regions.empty()) return std::forward<Fn>(fn)();
+    const auto id = static_cast<std::int32_t>(program_->places.size());
+    program_->places.push_back({.slot_begin = static_cast<SlotId>(program_->slots.size())});
+    program_->note(Event::Kind::open_place, id);
+    auto result = std::forward<Fn>(fn)();
+    Place& place = program_->places[static_cast<std::size_t>(id)];
+    place.slot_end = static_cast<SlotId>(program_->slots.size());
+    detail::for_each_var(result, [&](const AnyVar& var) { place.returned.push_back(var.where().slot); });
+    program_->note(Event::Kind::close_place, id);
+    return result;
+  }
+
   /// Adds the gradient of the scalar `loss` into every parameter it depends on. Ends the recording.
   template <class T>
   void backward(const Var<T>& loss) {
@@ -144,7 +159,9 @@ class Tape {
   template <class T>
   void keep(const Var<T>& x) {
     require(&x.program() == program_.get(), "keep: the value lies on another tape");
+    require(!program_->slot(x.where().slot).sealed, "keep: made inside a checkpoint region that did not return it");
     program_->slot(x.where().slot).keep = true;
+    program_->note(Event::Kind::keep, x.where().slot);
   }
 
   TapeStats stats() const {

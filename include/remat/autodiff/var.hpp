@@ -99,7 +99,10 @@ Var<T> checkpoint_name(const Var<T>& x, const std::string& label) {
     p.labels.emplace_back();
   }
   auto& labels = p.labels[static_cast<std::size_t>(s.labels)];
-  if (std::find(labels.begin(), labels.end(), label) == labels.end()) labels.push_back(label);
+  if (std::find(labels.begin(), labels.end(), label) == labels.end()) {
+    labels.push_back(label);
+    p.note(Event::Kind::label, x.where().slot);
+  }
   return x;
 }
 

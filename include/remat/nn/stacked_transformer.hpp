@@ -9,7 +9,7 @@ namespace remat::inline REMAT_ABI::nn {
 
 struct StackedTransformerConfig {
   std::vector<TransformerLayerConfig> layers{};
-  Policy remat = policy::everything;  // what survives until backward in each region
+  Policy remat = policy::everything;  // what survives until backward in each region; everything: no regions
   int remat_every = 1;                // layers to a region
   std::string shared_weight_id{};
 };
@@ -44,7 +44,7 @@ struct StackedTransformer {
           y = layers[i](checkpoint_name(y, "iteration_input"));
         return y;
       };
-      h = x.tape().checkpoint(remat, run);
+      h = remat == policy::everything ? x.tape().place(run) : x.tape().checkpoint(remat, run);
     }
     return h;
   }
