@@ -1,7 +1,15 @@
 // Eigen: the one header of core that includes it.
 #pragma once
 
+#pragma GCC diagnostic push
+#if defined(__GNUC__) && !defined(__clang__) && __GNUC__ < 13
+// False alarms from g++ 12's own AVX-512 intrinsics (gcc bug 105593), which come through system headers too.
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#endif
 #include <Eigen/Core>
+#pragma GCC diagnostic pop
+
 #include <remat/core/tensor.hpp>
 #include <type_traits>
 
