@@ -3,11 +3,12 @@
 //   train_gpt --data FILE [--steps N] [--remat POLICY] ...      (--help lists every flag)
 //   train_gpt --data FILE --preset nanogpt-cpu                  nanoGPT's CPU setting; validation loss about 1.89 nats
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <filesystem>
-#include <fstream>
 #include <iostream>
 #include <remat/data.hpp>
 #include <remat/io.hpp>
@@ -17,7 +18,7 @@
 namespace {
 
 struct Settings {
-  std::string data, corpus = "characters", out = "out", preset, trace, remat = "save_dot_except_logits", prompt = "\n";
+  std::string data, corpus = "characters", out = "out", preset, trace, remat = "save_dot_except_logits", prompt;
   int steps = 1200, layers = 4, dims = 192, heads = 6, kv_heads = 0, context = 128, batch = 16;
   int warmup = 100, eval_every = 200, eval_batches = 20, remat_every = 1, threads = 0, sample_length = 600, memory = 0;
   double lr = 2e-3, min_lr = 2e-4, beta1 = 0.9, beta2 = 0.99, weight_decay = 0.1, clip = 1, dropout = 0;
@@ -33,11 +34,29 @@ void apply_nanogpt_cpu(Settings& s) {
   s.bias = false, s.dropout = 0, s.eval_every = 250, s.remat = "everything";
 }
 
+template <class... Values>
+std::string text_of(const char* format, Values... values) {
+  char text[256];
+  std::snprintf(text, sizeof text, format, values...);
+  return text;
+}
+
+// Unlike CLI::Range, which lets NaN through.
+CLI::Validator between(double low, double high) {
+  const auto check = [=](const std::string& text) {
+    char* end = nullptr;
+    const double value = std::strtod(text.c_str(), &end);
+    const bool fits = !text.empty() && *end == '\0' && value >= low && value <= high;
+    return fits ? std::string() : text + text_of(" is not a number between %g and %g", low, high);
+  };
+  return {check, text_of("[%g - %g]", low, high), "between"};
+}
+
 void add_options(CLI::App& app, Settings& s) {
   const auto positive = CLI::Range(1, 1 << 30);
   const auto not_negative = CLI::Range(0, 1 << 30);
-  const auto fraction = CLI::Range(0.0, 0.999999);
-  const auto above_zero = CLI::Range(1e-12, 1e12);
+  const auto fraction = between(0, 0.999999);
+  const auto above_zero = between(1e-12, 1e12);
   app.add_option("--data", s.data, "text file to learn")->required()->check(CLI::ExistingFile);
   app.add_option("--corpus", s.corpus, "tokens of the text")->check(CLI::IsMember({"characters", "bytes"}));
   app.add_option("--preset", s.preset, "settings as a start; other flags override them")
@@ -50,15 +69,15 @@ void add_options(CLI::App& app, Settings& s) {
   app.add_option("--context", s.context, "tokens of a sequence")->check(positive);
   app.add_option("--batch", s.batch, "sequences of a step")->check(positive);
   app.add_option("--lr", s.lr, "highest learning rate")->check(above_zero);
-  app.add_option("--min-lr", s.min_lr, "last learning rate")->check(CLI::Range(0.0, 1e12));
+  app.add_option("--min-lr", s.min_lr, "last learning rate")->check(between(0, 1e12));
   app.add_option("--warmup", s.warmup, "steps of linear warmup")->check(not_negative);
   app.add_option("--beta1", s.beta1, "AdamW")->check(fraction);
   app.add_option("--beta2", s.beta2, "AdamW")->check(fraction);
-  app.add_option("--weight-decay", s.weight_decay, "AdamW, matrices only")->check(CLI::Range(0.0, 1e12));
+  app.add_option("--weight-decay", s.weight_decay, "AdamW, matrices only")->check(between(0, 1e12));
   app.add_option("--clip", s.clip, "largest gradient norm")->check(above_zero);
   app.add_option("--dropout", s.dropout, "probability of dropping")->check(fraction);
   app.add_flag("--bias,!--no-bias", s.bias, "biases in linear layers and norms");
-  app.add_option("--seed", s.seed, "of initial values, batches, dropout and the sample");
+  app.add_option("--seed", s.seed, "of initial values, batches, dropout and the sample")->check(between(0, 0x1p64));
   app.add_option("--remat", s.remat, "remat policy: \"nothing\", \"dots & !batched\", \"save_out_proj\", ...");
   app.add_option("--remat-every", s.remat_every, "layers to a checkpoint region")->check(positive);
   app.add_option("--memory", s.memory, "MiB of activations at most: the fastest policy within it; 0: --remat decides")
@@ -68,19 +87,11 @@ void add_options(CLI::App& app, Settings& s) {
   app.add_option("--eval-batches", s.eval_batches, "batches of a validation loss; the last one sees the whole split")
       ->check(positive);
   app.add_option("--sample-length", s.sample_length, "characters to generate")->check(not_negative);
-  app.add_option("--temperature", s.temperature, "of the sample; 0: always the likeliest")
-      ->check(CLI::Range(0.0, 100.0));
-  app.add_option("--prompt", s.prompt, "beginning of the sample");
+  app.add_option("--temperature", s.temperature, "of the sample; 0: always the likeliest")->check(between(0, 100));
+  app.add_option("--prompt", s.prompt, "beginning of the sample; without it the first character of the text");
   app.add_option("--threads", s.threads, "OpenMP threads; 0: the system's choice")->check(not_negative);
   app.add_option("--trace", s.trace, "file for a time line of the last step, for ui.perfetto.dev");
   app.add_option("--out", s.out, "folder for train.jsonl, model.safetensors, sample.txt");
-}
-
-template <class... Values>
-std::string text_of(const char* format, Values... values) {
-  char text[256];
-  std::snprintf(text, sizeof text, format, values...);
-  return text;
 }
 
 // Mean loss over the first `most` batches, each weighted by its number of predicted tokens.
@@ -127,6 +138,8 @@ int train(const Settings& s, const CLI::App& app) {
   const remat::Policy policy = remat::policy::parse(s.remat);
   const auto corpus = s.corpus == "bytes" ? remat::data::TextCorpus::read_bytes(s.data)
                                           : remat::data::TextCorpus::read_characters(s.data);
+  const std::vector<std::int32_t> prompt =
+      s.prompt.empty() ? std::vector{corpus.tokens().front()} : corpus.encode(s.prompt);
   const auto batches = corpus.train_batches(s.batch, s.context, s.seed);
   const auto validation = corpus.validation_batches(s.batch, s.context);
 
@@ -153,12 +166,15 @@ int train(const Settings& s, const CLI::App& app) {
   const remat::optim::WarmupCosine schedule{
       .peak = s.lr, .minimum = std::min(s.min_lr, s.lr), .warmup = std::min(s.warmup, s.steps - 1), .steps = s.steps};
 
-  fs::create_directories(s.out);
+  std::error_code failure;
+  fs::create_directories(s.out, failure);
+  remat::require(!failure, "--out: folder ", s.out, " cannot be made: ", failure.message());
   fs::remove(fs::path(s.out) / "train.jsonl");
   const remat::io::JsonLines log((fs::path(s.out) / "train.jsonl").string());
   const double peak_gflops = remat::machine::peak_fma_gflops(remat::machine::threads());
   print_start(s, app, parameters, corpus, peak_gflops);
 
+  std::vector<remat::TraceSlice> trace;
   remat::io::ProgressLine progress(s.steps, 50);
   for (int step = 0; step < s.steps; ++step) {
     const auto start = Clock::now();
@@ -171,7 +187,7 @@ int train(const Settings& s, const CLI::App& app) {
       tape.backward(mean);
       loss = static_cast<double>(mean.item());
       stats = tape.stats();
-      if (!tape.trace().empty()) remat::io::save_trace(tape.trace(), s.trace);
+      trace = tape.trace();
     }
     const double norm = remat::optim::global_norm(parameters);
     adamw.step(lr, remat::optim::clip_scale(norm, s.clip));
@@ -179,7 +195,7 @@ int train(const Settings& s, const CLI::App& app) {
 
     // Model flops: what a step needs without remat, so that recomputing does not count as progress.
     const double flops = stats.forward_flops + stats.backward_flops - stats.replay_flops;
-    const double mfu = flops / seconds / (peak_gflops * 1e9), tokens = s.batch * s.context / seconds;
+    const double mfu = flops / seconds / (peak_gflops * 1e9), tokens = double(s.batch) * s.context / seconds;
     nlohmann::ordered_json line{{"step", step},
                                 {"loss", loss},
                                 {"lr", lr},
@@ -207,10 +223,14 @@ int train(const Settings& s, const CLI::App& app) {
 
   const std::string weights = (fs::path(s.out) / "model.safetensors").string();
   remat::io::save_safetensors(parameters, weights);
-  const auto sample = corpus.decode(
-      gpt.generate(corpus.encode(s.prompt), {.length = s.sample_length, .temperature = s.temperature, .seed = s.seed}));
-  std::ofstream(fs::path(s.out) / "sample.txt") << sample << '\n';
-  std::cout << "\n--- sample ---" << (s.prompt == "\n" ? "" : "\n") << sample << "\n--------------\n"
+  if (!s.trace.empty()) remat::io::save_trace(trace, s.trace);  // after the weights: a bad path must not cost them
+  const auto sample =
+      corpus.decode(gpt.generate(prompt, {.length = s.sample_length, .temperature = s.temperature, .seed = s.seed}));
+  remat::io::ReplacedFile sample_file((fs::path(s.out) / "sample.txt").string());
+  sample_file.file().write(sample + "\n");
+  sample_file.commit();
+  std::cout << "\n--- sample ---\n"
+            << sample << "\n--------------\n"
             << "wrote " << s.out << "/train.jsonl, model.safetensors, sample.txt" << std::endl;
   return 0;
 }
@@ -220,14 +240,21 @@ int train(const Settings& s, const CLI::App& app) {
 int main(int argc, char** argv) try {
   Settings settings;
   // The preset comes first, so that flags beside it win.
-  for (int i = 1; i < argc; ++i)
-    if (std::string(argv[i]) == "--preset" && i + 1 < argc && std::string(argv[i + 1]) == "nanogpt-cpu")
-      apply_nanogpt_cpu(settings);
+  for (int i = 1; i < argc; ++i) {
+    const std::string flag = argv[i], next = i + 1 < argc ? argv[i + 1] : "";
+    if (flag == "--preset=nanogpt-cpu" || (flag == "--preset" && next == "nanogpt-cpu")) apply_nanogpt_cpu(settings);
+  }
   CLI::App app{"Trains a character-level GPT on a text file and prints a sample."};
   app.option_defaults()->always_capture_default();
   add_options(app, settings);
   try {
     app.parse(argc, argv);
+  } catch (const CLI::ExtrasError&) {
+    const auto extras = app.remaining();
+    const auto flag = std::find_if(extras.begin(), extras.end(), [](const auto& text) { return text[0] == '-'; });
+    std::cerr << "train_gpt: there is no flag " << (flag == extras.end() ? extras.front() : *flag)
+              << " (--help lists the flags)\n";
+    return 2;
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);
     std::cerr << "train_gpt: " << error.what() << " (--help lists the flags)\n";
@@ -235,6 +262,6 @@ int main(int argc, char** argv) try {
   }
   return train(settings, app);
 } catch (const std::exception& error) {
-  std::cerr << "\ntrain_gpt: " << error.what() << '\n';
+  std::cerr << "train_gpt: " << error.what() << '\n';
   return 1;
 }

@@ -41,6 +41,9 @@ class ProgressLine {
 
   ProgressLine(Index steps, Index plain_every)
       : steps_(steps), plain_every_(plain_every), is_terminal_(isatty(STDOUT_FILENO) == 1) {}
+  ProgressLine(const ProgressLine&) = delete;
+  ProgressLine& operator=(const ProgressLine&) = delete;
+  ~ProgressLine() { finish(); }  // an error's text begins on a line of its own
 
   /// Shows `text` for step `step`, counted from 0, with the time left behind it.
   void show(Index step, const std::string& text) {
