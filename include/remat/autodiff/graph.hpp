@@ -77,7 +77,6 @@ struct Region {
   std::int32_t parent = -1;
   std::int32_t node_begin = 0, node_end = 0;
   SlotId slot_begin = 0, slot_end = 0;
-  std::vector<std::int32_t> children{};
   std::vector<std::uint8_t> verdicts{};  // by slot, once asked
   std::vector<SlotId> open_holds{};      // outer values that must stay while the region is open
   std::vector<SlotId> held{};            // what a replay of the region reads

@@ -32,6 +32,12 @@ inline void set_values(Program& program, Frame& frame, std::span<const Operand> 
   }
 }
 
+/// Throws `error` again, with the op's name in front and the layer path behind.
+[[noreturn]] inline void fail_in_layer(const Program& program, const Op& op, std::int32_t path, const Error& error) {
+  const std::string& where = program.paths[static_cast<std::size_t>(path)];
+  fail(op.name(), ": ", error.what(), where.empty() ? "" : " (in ", where, where.empty() ? "" : ")");
+}
+
 /// Runs `forward` or `backward`, called `phase` in traces, with the scratch it asked for; errors gain the op's name and
 /// layer path.
 template <class Run>
@@ -48,8 +54,7 @@ void run_op(Program& program, const Op& op, std::int32_t path, const char* phase
       program.trace.push_back({op.name(), phase, program.paths[static_cast<std::size_t>(path)], start,
                                program.seconds(), program.account->live_bytes});
   } catch (const Error& error) {
-    const std::string& where = program.paths[static_cast<std::size_t>(path)];
-    fail(op.name(), ": ", error.what(), where.empty() ? "" : " (in ", where, where.empty() ? "" : ")");
+    fail_in_layer(program, op, path, error);
   }
 }
 
@@ -107,8 +112,7 @@ inline Checked check(Program& program, std::shared_ptr<const Op> op, std::span<c
       for (const OperandSpec& spec : specs) checked.wants = checked.wants || spec.wants_gradient;
     if (checked.wants) checked.residuals = checked.op->residuals(Wanted(view));
   } catch (const Error& error) {
-    const std::string& where = program.paths[static_cast<std::size_t>(program.path)];
-    fail(checked.op->name(), ": ", error.what(), where.empty() ? "" : " (in ", where, where.empty() ? "" : ")");
+    fail_in_layer(program, *checked.op, program.path, error);
   }
   return checked;
 }
@@ -181,10 +185,7 @@ inline std::int32_t open_region(Program& program, const Policy& policy) {
   region.policy = policy;
   region.node_begin = program.node_count();
   region.slot_begin = static_cast<SlotId>(program.slots.size());
-  if (!program.open_regions.empty()) {
-    region.parent = program.open_regions.back();
-    program.region(region.parent).children.push_back(id);
-  }
+  if (!program.open_regions.empty()) region.parent = program.open_regions.back();
   program.regions.push_back(std::move(region));
   program.open_regions.push_back(id);
   program.note(Event::Kind::open, id);

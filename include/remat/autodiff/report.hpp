@@ -27,10 +27,8 @@ struct SavedResidual {
 namespace detail {
 
 inline Verdict outermost_verdict(const Program& program, SlotId id) {
-  const Slot& slot = program.slot(id);
-  if (slot.is_leaf() || program.node(slot.node).region < 0) return Verdict::save;
-  std::int32_t region = program.node(slot.node).region;
-  while (program.region(region).parent >= 0) region = program.region(region).parent;
+  const std::int32_t region = program.outermost_region(id);
+  if (region < 0) return Verdict::save;
   const Region& r = program.region(region);
   const auto at = static_cast<std::size_t>(id - r.slot_begin);
   return at < r.verdicts.size() ? static_cast<Verdict>(std::min<std::uint8_t>(r.verdicts[at], 2)) : Verdict::recompute;
