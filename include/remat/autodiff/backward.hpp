@@ -65,9 +65,9 @@ class Backward {
     for (std::size_t i = 0; i < p_.slots.size(); ++i) {
       Slot& s = p_.slots[i];
       if (s.is_leaf()) continue;
-      if (s.holds == 0 && !s.keep) s.value = {};
-      p_.offload(static_cast<SlotId>(i));  // what a Var in scope kept in memory so far
-      if (s.value && static_cast<SlotId>(i) != loss_) saved_bytes += s.spec.bytes();
+      if (s.holds == 0 && !s.keep) s.value = {}, s.packed = {};
+      p_.put_away(static_cast<SlotId>(i));  // what a Var in scope kept in memory so far
+      if ((s.value || s.packed) && static_cast<SlotId>(i) != loss_) saved_bytes += s.kept_bytes();
     }
     p_.stats.saved_bytes = saved_bytes;
   }
@@ -131,6 +131,8 @@ class Backward {
   }
 
   void replay(const Node& n) {
+    require(n.op->replayable(), "replay: ", n.op->name(), in_layer(p_, n.path),
+            " cannot be replayed; save its results");
     for (int k = 0; k < n.output_count; ++k) {
       Slot& s = p_.slot(n.first_output + k);
       // A result that is still at hand keeps its bytes: the op writes the same ones into a spare.

@@ -4,7 +4,9 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <remat/autodiff/op.hpp>
+#include <remat/core/compress.hpp>
 #include <remat/policy/policy.hpp>
 #include <string>
 #include <vector>
@@ -44,10 +46,16 @@ struct Slot {
   std::int32_t labels = -1;     // index into Program::labels
   std::int32_t parameter = -1;  // index into Program::parameters
   bool wants_gradient = false;
-  bool keep = false;    // until the tape ends
-  bool sealed = false;  // made in a region that closed without returning it
-  Index place = -1;     // in the offload file, when the value was written there
+  bool keep = false;                     // until the tape ends
+  bool sealed = false;                   // made in a region that closed without returning it
+  Index place = -1;                      // in the offload file, when the value was written there
+  Storage packed{};                      // the value, compressed, when a lossy policy keeps it
+  std::optional<Compression> packing{};  // how it was, once it was
   bool is_leaf() const { return node < 0; }
+  /// What keeping it takes in memory or, offloaded, on disk.
+  std::size_t kept_bytes() const {
+    return packing ? compressed_bytes(*packing, spec.dtype, spec.shape.size()) : spec.bytes();
+  }
 };
 
 /// A slot as one op reads it: whole, reshaped, or some leading rows.

@@ -213,6 +213,12 @@ class Op {
   virtual void forward(Frame& f) const = 0;
   /// Writes `grad(x)` of each wanted operand from the gradients of the results.
   virtual void backward(Frame& f) const = 0;
+  /// Called once, after the first forward of a training step, never in a replay: here an op may change what outlives
+  /// the step (a running mean, a count). Its results must not depend on that.
+  virtual void update_state(Frame& /*f*/) const {}
+  /// False for an op whose results another run would not give again (one that reads a clock, say). A region must save
+  /// its results or is refused when it closes.
+  virtual bool replayable() const { return true; }
   /// May `backward` be asked to add to the gradient of operand i instead of overwriting it?
   virtual bool accumulates(int /*input*/) const { return false; }
   /// Is the gradient of operand i that of the only result, element by element? Then `backward` is not asked for it.

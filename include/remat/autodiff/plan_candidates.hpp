@@ -50,13 +50,8 @@ inline void record_again(const Program& recorded, const std::optional<Policy>& p
       case Event::Kind::label: {
         add_leaves(static_cast<std::size_t>(event.id) + 1);
         const auto& all = recorded.labels[static_cast<std::size_t>(recorded.slot(event.id).labels)];
-        Slot& s = p.slot(event.id);
-        if (s.labels < 0) {
-          s.labels = static_cast<std::int32_t>(p.labels.size());
-          p.labels.emplace_back();
-        }
-        auto& labels = p.labels[static_cast<std::size_t>(s.labels)];
-        labels.push_back(all[labels.size()]);
+        const std::int32_t own = p.slot(event.id).labels;
+        p.add_label(event.id, all[own < 0 ? 0 : p.labels[static_cast<std::size_t>(own)].size()]);
         break;
       }
       case Event::Kind::open_place:

@@ -138,6 +138,18 @@ class Program {
   void note(Event::Kind kind, std::int32_t id) {
     if (mode == Mode::plan && !finished) events.push_back({kind, id});
   }
+  /// Adds a label to the slot's set.
+  void add_label(SlotId id, const std::string& label) {
+    Slot& s = slot(id);
+    if (s.labels < 0) {
+      s.labels = static_cast<std::int32_t>(labels.size());
+      labels.emplace_back();
+    }
+    auto& all = labels[static_cast<std::size_t>(s.labels)];
+    if (std::find(all.begin(), all.end(), label) != all.end()) return;
+    all.push_back(label);
+    note(Event::Kind::label, id);
+  }
   void hold(SlotId id) { ++slot(id).holds; }
   void unhold(SlotId id) {
     if (--slot(id).holds == 0) settle(id);
@@ -167,40 +179,38 @@ class Program {
     return found;
   }
 
-  /// Writes the value to disk and frees it, where the policy says offload and only a replay of its own region will read
-  /// it. A value that a reader outside holds stays: that reader's level decides.
-  void offload(SlotId id) {
+  /// Writes the value to disk, or compresses it, and frees it, where the policy says so and only backward of its own
+  /// region will read it. A value that a reader outside holds stays: that reader's level decides.
+  void put_away(SlotId id) {
     Slot& s = slot(id);
     if (mode == Mode::evaluate || !s.value || (s.vars > 0 && !finished) || s.holds != 1 || s.keep || s.is_leaf())
       return;
     const std::int32_t outer = outermost_region(id);
     if (outer < 0 || (!open_regions.empty() && open_regions.front() == outer)) return;
-    if (verdict(outer, id) != Verdict::offload) return;
+    const Verdict kept = verdict(outer, id);
+    if (kept == Verdict::save || kept == Verdict::recompute) return;
     const std::vector<SlotId>& held = region(outer).held;
     if (std::find(held.begin(), held.end(), id) == held.end()) return;
-    const std::size_t bytes = s.spec.bytes();
-    s.place = 0;
-    if (computes()) {
-      if (!offload_file) offload_file = std::make_unique<OffloadFile>(offload_directory);
-      s.place = static_cast<Index>(offload_file->reserve(bytes));
-      offload_file->write(s.value->data(), bytes, static_cast<std::size_t>(s.place));
-    }
-    stats.offloaded_bytes += bytes;
-    s.value = {};
+    kept == Verdict::offload ? write_away(s)
+                             : pack(s, kept == Verdict::int8 ? Compression::int8 : Compression::bfloat16);
   }
-  /// Brings an offloaded value back.
+  /// Brings a value back that was put away.
   void fetch(SlotId id) {
     Slot& s = slot(id);
-    if (s.value || s.place < 0) return;
+    if (s.value || (s.place < 0 && !s.packed)) return;
     Storage value = allocate(s.spec.bytes());
-    if (computes()) offload_file->read(value->data(), s.spec.bytes(), static_cast<std::size_t>(s.place));
+    if (computes() && s.packed)
+      decompress(*s.packing, s.spec.dtype, s.packed->data(), s.spec.shape.size(), value->data());
+    else if (computes())
+      offload_file->read(value->data(), s.spec.bytes(), static_cast<std::size_t>(s.place));
     s.value = std::move(value);
+    s.packed = {};
     s.place = -1;
   }
 
-  /// Frees the value of a slot that nobody needs any more, or offloads it.
+  /// Frees the value of a slot that nobody needs any more, or puts it away.
   void settle(SlotId id) {
-    offload(id);
+    put_away(id);
     const Slot& s = slot(id);
     if (!s.value || s.vars > 0 || s.holds > 0 || s.keep) return;
     if (s.parameter >= 0 || (s.is_leaf() && mode != Mode::evaluate)) return;
@@ -251,30 +261,52 @@ class Program {
  private:
   static constexpr std::uint8_t unasked = 255;
 
-  void ask(Region& r, SlotId id) {
+  void write_away(Slot& s) {
+    const std::size_t bytes = s.spec.bytes();
+    s.place = 0;
+    if (computes()) {
+      if (!offload_file) offload_file = std::make_unique<OffloadFile>(offload_directory);
+      s.place = static_cast<Index>(offload_file->reserve(bytes));
+      offload_file->write(s.value->data(), bytes, static_cast<std::size_t>(s.place));
+    }
+    stats.offloaded_bytes += bytes;
+    s.value = {};
+  }
+  /// Statistics, results beside the first, stay exact: they are small, and errors in them would grow.
+  void pack(Slot& s, Compression how) {
+    const bool is_first = &s == &slot(node(s.node).first_output);
+    if (verify || !is_first || !is_compressible(s.spec.dtype)) return;
+    s.packing = how;
+    s.packed = allocate(s.kept_bytes());
+    if (computes()) compress(how, s.spec.dtype, s.value->data(), s.spec.shape.size(), s.packed->data());
+    s.value = {};
+  }
+
+  /// The results that are decided with this one: all of its op where they are coupled, else itself alone.
+  std::pair<SlotId, SlotId> decided_with(SlotId id) const {
     const Node& n = node(slot(id).node);
+    return n.cost.coupled ? std::pair(n.first_output, n.first_output + n.output_count) : std::pair(id, id + 1);
+  }
+
+  void ask(Region& r, SlotId id) {
     const auto answer = [&](SlotId of) {
       // Discrete decisions are small, and recomputing one another way would change what follows.
       return is_floating(slot(of).spec.dtype) ? r.policy(describe(of)) : Verdict::save;
     };
-    const SlotId first = n.cost.coupled ? n.first_output : id;
-    const SlotId last = n.cost.coupled ? n.first_output + n.output_count - 1 : id;
+    const auto [first, end] = decided_with(id);
     Verdict verdict = Verdict::recompute;
-    for (SlotId each = first; each <= last; ++each) verdict = verdict | answer(each);
-    for (SlotId each = first; each <= last; ++each)
+    for (SlotId each = first; each < end; ++each) verdict = verdict | answer(each);
+    for (SlotId each = first; each < end; ++each)
       r.verdicts[static_cast<std::size_t>(each - r.slot_begin)] = static_cast<std::uint8_t>(verdict);
   }
 
   // In an open region the policy decides when the last Var dies; coupled results are decided together.
   void settle_in_region(std::int32_t region_id, SlotId id) {
-    const Node& n = node(slot(id).node);
-    const bool coupled = n.cost.coupled;
-    const SlotId first = coupled ? n.first_output : id;
-    const SlotId last = coupled ? n.first_output + n.output_count - 1 : id;
-    for (SlotId each = first; each <= last; ++each)
+    const auto [first, end] = decided_with(id);
+    for (SlotId each = first; each < end; ++each)
       if (slot(each).vars > 0) return;
     if (kept_by(region_id, id)) return;
-    for (SlotId each = first; each <= last; ++each)
+    for (SlotId each = first; each < end; ++each)
       if (slot(each).holds == 0 && !slot(each).keep) slot(each).value = {};
   }
 };

@@ -139,10 +139,11 @@ inline SlotId run_and_write(Program& program, const Checked& checked, std::span<
   try {
     set_values(program, frame, operands, first, count, nullptr);
     // Verifying runs every op twice, as a replay would.
-    for (int run = 0; run <= (program.verify ? 1 : 0); ++run) {
+    for (int run = 0; run <= (program.verify && op.replayable() ? 1 : 0); ++run) {
       run_op(program, op, program.path, "forward", frame, checked.cost.forward_scratch, [&] { op.forward(frame); });
       diagnose_forward(program, op, program.path, first, count, run == 1);
     }
+    if (program.mode == Mode::train) op.update_state(frame);
   } catch (...) {
     for (int i = count - 1; i >= 0; --i) program.discard_slot(first + i);
     throw;
@@ -192,6 +193,22 @@ inline std::int32_t open_region(Program& program, const Policy& policy) {
   return id;
 }
 
+/// Every op that cannot run again must have its results kept, whoever reads them.
+inline void refuse_unreplayable(Program& program, std::int32_t id) {
+  const Region& r = program.region(id);
+  if (r.policy == policy::everything) return;
+  for (std::int32_t i = r.node_begin; i < r.node_end; ++i) {
+    const Node& n = program.node(i);
+    if (n.op->replayable()) continue;
+    for (SlotId slot = n.first_output; slot < n.first_output + n.output_count; ++slot) {
+      const Verdict verdict = program.verdict(id, slot);
+      require(verdict == Verdict::save || verdict == Verdict::offload, "checkpoint: ", n.op->name(),
+              in_layer(program, n.path), " cannot be replayed; save its results, as with the policy ",
+              policy::to_string(program.region(id).policy | policy::ops(n.op->name())));
+    }
+  }
+}
+
 /// Ends the innermost region. Of its values only those in `returned` may be used from now on; when it was the
 /// outermost, what no backward or replay of it would read is dropped.
 inline void close_region(Program& program, std::span<const SlotId> returned) {
@@ -207,6 +224,7 @@ inline void close_region(Program& program, std::span<const SlotId> returned) {
       require(!program.slot(slot).sealed, "checkpoint: returns a Var that an inner region made and did not return");
     for (SlotId slot = r.slot_begin; slot < r.slot_end; ++slot)
       if (!program.slot(slot).is_leaf()) program.slot(slot).sealed = true;
+    if (program.open_regions.empty()) refuse_unreplayable(program, id);
     for (const SlotId slot : returned) program.slot(slot).sealed = false;
     r.returned.assign(returned.begin(), returned.end());
   }
@@ -231,7 +249,7 @@ inline void close_region(Program& program, std::span<const SlotId> returned) {
   for (SlotId slot = r.slot_begin; slot < r.slot_end; ++slot) {
     Slot& s = program.slot(slot);
     if (!s.is_leaf() && s.holds == 0 && !s.keep && (s.vars == 0 || s.sealed)) s.value = {};
-    program.offload(slot);
+    program.put_away(slot);
   }
 }
 

@@ -19,7 +19,7 @@ struct SavedResidual {
   std::string layer_path{};  // of the use that made it
   DType dtype = DType::float32;
   Shape shape{};
-  std::size_t bytes = 0;
+  std::size_t bytes = 0;            // in memory or, offloaded, on disk
   Verdict verdict = Verdict::save;  // of the outermost region around it; save outside regions
   std::string why{};                // who reads it: "backward of sin", "replay of linear (decoder/layer_0)"
 };
@@ -31,7 +31,8 @@ inline Verdict outermost_verdict(const Program& program, SlotId id) {
   if (region < 0) return Verdict::save;
   const Region& r = program.region(region);
   const auto at = static_cast<std::size_t>(id - r.slot_begin);
-  return at < r.verdicts.size() ? static_cast<Verdict>(std::min<std::uint8_t>(r.verdicts[at], 2)) : Verdict::recompute;
+  if (at >= r.verdicts.size()) return Verdict::recompute;
+  return std::min(static_cast<Verdict>(r.verdicts[at]), Verdict::save);
 }
 
 inline std::string join(const std::vector<std::string>& words) {
@@ -66,7 +67,7 @@ inline std::vector<SavedResidual> saved_residuals(Tape& tape) {
                      std::string(info.layer_path),
                      program.slot(need.slot).spec.dtype,
                      info.shape,
-                     info.bytes,
+                     program.slot(need.slot).kept_bytes(),
                      detail::outermost_verdict(program, need.slot),
                      why});
   }

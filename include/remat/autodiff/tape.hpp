@@ -100,7 +100,10 @@ class Tape {
       try {
         return std::forward<Fn>(fn)();
       } catch (...) {
-        detail::close_region(*program_, {});
+        try {
+          detail::close_region(*program_, {});
+        } catch (const Error&) {  // the first error is the one to see
+        }
         throw;
       }
     }();

@@ -93,16 +93,7 @@ template <class T>
 Var<T> checkpoint_name(const Var<T>& x, const std::string& label) {
   Program& p = x.program();
   require(!label.empty(), "checkpoint_name: an empty label");
-  Slot& s = p.slot(x.where().slot);
-  if (s.labels < 0) {
-    s.labels = static_cast<std::int32_t>(p.labels.size());
-    p.labels.emplace_back();
-  }
-  auto& labels = p.labels[static_cast<std::size_t>(s.labels)];
-  if (std::find(labels.begin(), labels.end(), label) == labels.end()) {
-    labels.push_back(label);
-    p.note(Event::Kind::label, x.where().slot);
-  }
+  p.add_label(x.where().slot, label);
   return x;
 }
 

@@ -23,6 +23,8 @@ enum class Kind : unsigned char {
   function,
   phrase,
   offload,
+  lossy_int8,
+  lossy_bfloat16,
   negation,
   both,
   either
@@ -66,6 +68,8 @@ inline Verdict ask(const Node& node, const SlotInfo& slot) {
     case Kind::function: return static_cast<const FunctionNode&>(node).function(slot);
     case Kind::phrase: return ask(*node.left, slot);
     case Kind::offload: return ask(*node.left, slot) & Verdict::offload;
+    case Kind::lossy_int8: return ask(*node.left, slot) & Verdict::int8;
+    case Kind::lossy_bfloat16: return ask(*node.left, slot) & Verdict::bfloat16;
     case Kind::negation: return !ask(*node.left, slot);
     case Kind::both: {
       const Verdict left = ask(*node.left, slot);
@@ -130,7 +134,12 @@ inline void print(std::string& out, const Node& node, int least = 1) {
       print_words(out, node);
       break;
     case Kind::offload:
-      print(out += "offload(", *node.left);
+    case Kind::lossy_int8:
+    case Kind::lossy_bfloat16:
+      out += node.kind == Kind::offload      ? "offload("
+             : node.kind == Kind::lossy_int8 ? "lossy::int8("
+                                             : "lossy::bfloat16(";
+      print(out, *node.left);
       out += ')';
       break;
     case Kind::negation: print(out += '!', *node.left, own); break;

@@ -14,6 +14,9 @@
 namespace remat::inline REMAT_ABI::policy {
 
 class Policy;
+namespace lossy {
+struct Word;
+}
 
 namespace detail {
 
@@ -21,8 +24,8 @@ template <class Result>
 concept Answer = std::same_as<Result, bool> || std::same_as<Result, Verdict>;
 
 template <class Function>
-concept Decides = !std::same_as<Function, Policy> && std::copy_constructible<Function> &&
-                  std::invocable<Function&, const SlotInfo&> &&
+concept Decides = !std::same_as<Function, Policy> && !std::same_as<Function, lossy::Word> &&
+                  std::copy_constructible<Function> && std::invocable<Function&, const SlotInfo&> &&
                   Answer<std::remove_cvref_t<std::invoke_result_t<Function&, const SlotInfo&>>>;
 
 template <Kind kind>
@@ -39,7 +42,7 @@ struct WordList : Node {
 
 }  // namespace detail
 
-/// A rematerialization policy: answers `save`, `recompute` or `offload` for every slot. Cheap to copy, immutable;
+/// A rematerialization policy: answers with a `Verdict` for every slot. Cheap to copy, immutable;
 /// asking allocates nothing. By default it saves everything, which is no remat at all. Combine with `|` (the greater of
 /// recompute < offload < save), `&` (the lesser), `!` (recompute becomes save, the others recompute); print with `<<`,
 /// read back with `parse`. An `Error` when an expression grows beyond 500 parts. Write
@@ -81,6 +84,7 @@ class Policy {
   friend Policy operator&(const Policy& a, const Policy& b) { return combine(detail::Kind::both, a, &b); }
   friend Policy operator!(const Policy& a) { return combine(detail::Kind::negation, a); }
   friend Policy offload(const Policy& policy);
+  friend struct lossy::Word;
 
   /// The same expression; `dots` and `save_dot_only` answer alike and are not equal.
   friend bool operator==(const Policy& a, const Policy& b) { return detail::equal(*a.node_, *b.node_); }
@@ -108,6 +112,22 @@ class Policy {
 
 /// What `policy` saves is offloaded instead.
 inline Policy offload(const Policy& policy) { return Policy::combine(detail::Kind::offload, policy); }
+
+/// Opt-in and outside the promise that remat changes no bit: `lossy::int8(p)` keeps compressed what `p` saves, alone it
+/// stands for `lossy::int8(everything)`. What only backward and replays of the region read is compressed when the
+/// region has closed, so the forward stays exact; so do values that are read elsewhere, integers, an op's statistics
+/// (any result but the first), and every value of a tape that verifies.
+namespace lossy {
+struct Word {
+  detail::Kind kind;
+  Policy operator()(const Policy& policy) const { return Policy::combine(kind, policy); }
+  operator Policy() const { return (*this)(Policy()); }
+};
+/// 8 significant bits: |error| <= 2^-8 |x| for each element; half the bytes of float.
+inline constexpr Word bfloat16{detail::Kind::lossy_bfloat16};
+/// |error| <= m / 250, m the greatest magnitude of a run of 64 elements; 17/64 of the bytes of float.
+inline constexpr Word int8{detail::Kind::lossy_int8};
+}  // namespace lossy
 
 /// The policy in its language: "dots & !batched".
 inline std::string to_string(const Policy& policy) {

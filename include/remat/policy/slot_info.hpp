@@ -11,8 +11,9 @@
 
 namespace remat::inline REMAT_ABI::policy {
 
-/// What becomes of a value between forward and backward, in the order recompute < offload < save.
-enum class Verdict : unsigned char { recompute, offload, save };
+/// What becomes of a value between forward and backward, in the order recompute < offload < int8 < bfloat16 < save: the
+/// two in the middle keep it compressed, see `policy::lossy`.
+enum class Verdict : unsigned char { recompute, offload, int8, bfloat16, save };
 
 /// The greater of two verdicts.
 constexpr Verdict operator|(Verdict a, Verdict b) { return std::max(a, b); }
@@ -22,7 +23,8 @@ constexpr Verdict operator&(Verdict a, Verdict b) { return std::min(a, b); }
 constexpr Verdict operator!(Verdict v) { return v == Verdict::recompute ? Verdict::save : Verdict::recompute; }
 
 constexpr std::string_view to_string(Verdict v) {
-  return v == Verdict::save ? "save" : v == Verdict::offload ? "offload" : "recompute";
+  constexpr std::string_view names[] = {"recompute", "offload", "int8", "bfloat16", "save"};
+  return names[static_cast<int>(v)];
 }
 inline std::ostream& operator<<(std::ostream& out, Verdict v) { return out << to_string(v); }
 
