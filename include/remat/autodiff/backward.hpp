@@ -74,7 +74,7 @@ class Backward {
 
   void seed() {
     Slot& loss = p_.slot(loss_);
-    loss.grad = p_.allocate(loss.spec.bytes());
+    loss.grad = p_.allocate(loss.spec.bytes(), {MemoryUse::gradient, loss_});
     if (!p_.computes()) return;
     if (loss.spec.dtype == DType::float32) *reinterpret_cast<float*>(loss.grad->data()) = 1;
     if (loss.spec.dtype == DType::float64) *reinterpret_cast<double*>(loss.grad->data()) = 1;
@@ -136,10 +136,11 @@ class Backward {
     for (int k = 0; k < n.output_count; ++k) {
       Slot& s = p_.slot(n.first_output + k);
       // A result that is still at hand keeps its bytes: the op writes the same ones into a spare.
-      spare_.push_back(std::exchange(s.value, p_.allocate(s.spec.bytes())));
+      spare_.push_back(std::exchange(s.value, p_.allocate(s.spec.bytes(), {MemoryUse::replayed, n.first_output + k})));
     }
     set_values(p_, frame_, p_.operands_of(n), n.first_output, n.output_count, nullptr);
-    run_op(p_, *n.op, n.path, "replay", frame_, n.cost.forward_scratch, [&] { n.op->forward(frame_); });
+    run_op(p_, *n.op, p_.slot(n.first_output).node, n.path, "replay", frame_, n.cost.forward_scratch,
+           [&] { n.op->forward(frame_); });
     diagnose_forward(p_, *n.op, n.path, n.first_output, n.output_count, true);
     for (int k = 0; k < n.output_count; ++k) {
       Slot& s = p_.slot(n.first_output + k);
@@ -177,7 +178,8 @@ class Backward {
         has_work = has_work || targets_.back().kind >= Target::Kind::direct;
       }
       if (has_work)
-        run_op(p_, *n.op, n.path, "backward", frame_, n.cost.backward_scratch, [&] { n.op->backward(frame_); });
+        run_op(p_, *n.op, p_.slot(n.first_output).node, n.path, "backward", frame_, n.cost.backward_scratch,
+               [&] { n.op->backward(frame_); });
       for (std::size_t i = 0; i < operands.size(); ++i)
         if (const Frame::Value& value = frame_.inputs[i]; value.grad != nullptr)
           diagnose_gradient(p_, *n.op, n.path, p_.slot(operands[i].slot).spec.dtype, value.grad, value.shape.size());
@@ -220,7 +222,8 @@ class Backward {
     if (n.op->in_place_gradient(input) && same_spec && y.grad.use_count() == 1)
       fresh.buffer = y.grad;
     else
-      fresh.buffer = p_.allocate(static_cast<std::size_t>(operand.shape.size()) * size_of(s.spec.dtype));
+      fresh.buffer = p_.allocate(static_cast<std::size_t>(operand.shape.size()) * size_of(s.spec.dtype),
+                                 {MemoryUse::gradient, operand.slot});
     value.grad = fresh.buffer->data();
     return fresh;
   }
@@ -231,7 +234,7 @@ class Backward {
   }
   std::byte* parameter_gradient(Slot& s) {
     if (!p_.computes()) {
-      if (!s.grad) s.grad = p_.allocate(0);
+      if (!s.grad) s.grad = p_.allocate(0, {MemoryUse::gradient});
       return nullptr;
     }
     ParameterEntry& entry = *p_.parameters[static_cast<std::size_t>(s.parameter)];
@@ -260,7 +263,7 @@ class Backward {
     const Storage before = std::exchange(s.grad, {});
     // Gradients that were passed on are shared: a sum then needs bytes of its own.
     const bool reuse = before && before.use_count() == 1;
-    s.grad = reuse ? before : p_.allocate(bytes);
+    s.grad = reuse ? before : p_.allocate(bytes, {MemoryUse::gradient, operand.slot});
     if (!p_.computes()) return;
     const std::size_t at = static_cast<std::size_t>(operand.offset) * size_of(s.spec.dtype);
     std::byte* sum = s.grad->data();

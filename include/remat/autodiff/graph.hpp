@@ -9,12 +9,35 @@
 #include <remat/core/compress.hpp>
 #include <remat/policy/policy.hpp>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace remat::inline REMAT_ABI {
 
 /// train: records and computes; evaluate: computes and keeps nothing; plan: records and computes nothing.
 enum class Mode { train, evaluate, plan };
+
+/// What a step's memory is used for. Parameters, their gradients and optimizer state live outside the tape:
+/// `ParameterRegistry::bytes()`, `AdamW::state_bytes()`.
+enum class MemoryClass : std::uint8_t {
+  saved,      // results of the forward that backward or a replay reads
+  replayed,   // results computed again, or brought back from disk or from few bits
+  gradient,   // of results and inputs
+  workspace,  // scratch, and results of the forward that nothing reads later
+};
+constexpr std::string_view to_string(MemoryClass c) {
+  constexpr std::string_view names[] = {"saved", "replayed", "gradient", "workspace"};
+  return names[static_cast<int>(c)];
+}
+
+/// One block that was alive at a tape's peak.
+struct Inhabitant {
+  std::size_t bytes = 0;  // rounded up to 64
+  MemoryClass kind = MemoryClass::workspace;
+  std::string op{};          // that made the value, or whose scratch it is
+  std::string layer_path{};  // of the use
+  Index slot = -1;           // of the value or gradient; -1 for scratch
+};
 
 /// What a step did and held. Bytes are rounded up to 64 for each value; parameters, their gradients, optimizer state
 /// and inputs are never counted.
@@ -25,11 +48,12 @@ struct TapeStats {
   double forward_flops = 0;
   double backward_flops = 0;  // replays included
   double replay_flops = 0;
-  double batched_flops = 0;         // of attention and batched products, replays included
-  double moved_bytes = 0;           // read and written by all ops, replays included: what memory-bound time goes by
-  std::size_t saved_bytes = 0;      // held in memory when backward begins, beside the loss
-  std::size_t offloaded_bytes = 0;  // written to the offload file
-  std::size_t peak_bytes = 0;       // activations, their gradients and scratch, each rounded up to 64
+  double batched_flops = 0;           // of attention and batched products, replays included
+  double moved_bytes = 0;             // read and written by all ops, replays included: what memory-bound time goes by
+  std::size_t saved_bytes = 0;        // held in memory when backward begins, beside the loss
+  std::size_t offloaded_bytes = 0;    // written to the offload file
+  std::size_t peak_bytes = 0;         // activations, their gradients and scratch, each rounded up to 64
+  std::vector<Inhabitant> at_peak{};  // who made up the peak, largest first; of a tape that ran, not of a plan
 };
 
 using SlotId = std::int32_t;

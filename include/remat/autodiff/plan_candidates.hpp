@@ -87,7 +87,9 @@ inline TapeStats simulate(const Program& recorded, SlotId loss, const std::optio
   Tape tape({.mode = Mode::plan});
   record_again(recorded, policy, tape);
   Backward(tape.program(), loss).run();
-  return tape.stats();
+  TapeStats stats = tape.program().stats;
+  stats.peak_bytes = tape.program().account->peak_bytes;
+  return stats;
 }
 
 /// What a slot of the planned program looks like; a policy made for it refuses any other.

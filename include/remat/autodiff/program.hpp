@@ -68,7 +68,8 @@ class Program {
   double seconds() const { return std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count(); }
   bool computes() const { return mode != Mode::plan; }
   /// Uninitialized bytes charged to this tape; in plan mode they are only charged.
-  Storage allocate(std::size_t bytes) {
+  Storage allocate(std::size_t bytes, const MemoryTag& tag) {
+    account->tag = tag;
     return computes() ? pool().allocate(bytes, account) : pool().imagine(bytes, account);
   }
   /// The bytes of a slot from element `offset` on; null in plan mode or when the value is not at hand.
@@ -192,13 +193,13 @@ class Program {
     const std::vector<SlotId>& held = region(outer).held;
     if (std::find(held.begin(), held.end(), id) == held.end()) return;
     kept == Verdict::offload ? write_away(s)
-                             : pack(s, kept == Verdict::int8 ? Compression::int8 : Compression::bfloat16);
+                             : pack(id, kept == Verdict::int8 ? Compression::int8 : Compression::bfloat16);
   }
   /// Brings a value back that was put away.
   void fetch(SlotId id) {
     Slot& s = slot(id);
     if (s.value || (s.place < 0 && !s.packed)) return;
-    Storage value = allocate(s.spec.bytes());
+    Storage value = allocate(s.spec.bytes(), {MemoryUse::replayed, id});
     if (computes() && s.packed)
       decompress(*s.packing, s.spec.dtype, s.packed->data(), s.spec.shape.size(), value->data());
     else if (computes())
@@ -273,11 +274,12 @@ class Program {
     s.value = {};
   }
   /// Statistics, results beside the first, stay exact: they are small, and errors in them would grow.
-  void pack(Slot& s, Compression how) {
-    const bool is_first = &s == &slot(node(s.node).first_output);
+  void pack(SlotId id, Compression how) {
+    Slot& s = slot(id);
+    const bool is_first = id == node(s.node).first_output;
     if (verify || !is_first || !is_compressible(s.spec.dtype)) return;
     s.packing = how;
-    s.packed = allocate(s.kept_bytes());
+    s.packed = allocate(s.kept_bytes(), {MemoryUse::value, id});
     if (computes()) compress(how, s.spec.dtype, s.value->data(), s.spec.shape.size(), s.packed->data());
     s.value = {};
   }

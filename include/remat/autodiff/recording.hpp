@@ -38,13 +38,13 @@ inline void set_values(Program& program, Frame& frame, std::span<const Operand> 
   fail(op.name(), ": ", error.what(), where.empty() ? "" : " (in ", where, where.empty() ? "" : ")");
 }
 
-/// Runs `forward` or `backward`, called `phase` in traces, with the scratch it asked for; errors gain the op's name and
-/// layer path.
+/// Runs `forward` or `backward` of what is, or will be, `node`, called `phase` in traces, with the scratch it asked
+/// for; errors gain the op's name and layer path.
 template <class Run>
-void run_op(Program& program, const Op& op, std::int32_t path, const char* phase, Frame& frame,
+void run_op(Program& program, const Op& op, std::int32_t node, std::int32_t path, const char* phase, Frame& frame,
             std::size_t scratch_bytes, Run&& run) {
   Storage scratch;
-  if (scratch_bytes > 0) scratch = program.allocate(scratch_bytes);
+  if (scratch_bytes > 0) scratch = program.allocate(scratch_bytes, {MemoryUse::scratch, node});
   if (!program.computes()) return;
   frame.scratch_memory = scratch ? scratch->data() : nullptr;
   const double start = program.tracing ? program.seconds() : 0;
@@ -123,7 +123,9 @@ inline SlotId run_and_write(Program& program, const Checked& checked, std::span<
   const Op& op = *checked.op;
   const int count = static_cast<int>(checked.outputs.size());
   std::vector<Storage> values;
-  for (const Spec& spec : checked.outputs) values.push_back(program.allocate(spec.bytes()));
+  for (const Spec& spec : checked.outputs)
+    values.push_back(
+        program.allocate(spec.bytes(), {MemoryUse::value, static_cast<SlotId>(program.slots.size() + values.size())}));
   SlotId first = -1;
   for (std::size_t i = 0; i < checked.outputs.size(); ++i) {
     const SlotId id = program.add_slot(count == 1);  // several results must be neighbours
@@ -140,7 +142,8 @@ inline SlotId run_and_write(Program& program, const Checked& checked, std::span<
     set_values(program, frame, operands, first, count, nullptr);
     // Verifying runs every op twice, as a replay would.
     for (int run = 0; run <= (program.verify && op.replayable() ? 1 : 0); ++run) {
-      run_op(program, op, program.path, "forward", frame, checked.cost.forward_scratch, [&] { op.forward(frame); });
+      run_op(program, op, program.node_count(), program.path, "forward", frame, checked.cost.forward_scratch,
+             [&] { op.forward(frame); });
       diagnose_forward(program, op, program.path, first, count, run == 1);
     }
     if (program.mode == Mode::train) op.update_state(frame);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <remat/autodiff/backward.hpp>
+#include <remat/autodiff/memory_report.hpp>
 #include <remat/autodiff/var.hpp>
 #include <remat/policy/name_check.hpp>
 #include <string_view>
@@ -17,6 +18,7 @@ struct TapeOptions {
   std::string offload_directory{};  // where values go that a policy offloads; empty: the system's temporary folder
   bool verify = false;    // run every op twice and compare bits, in replays too; an Error names the first that differs
   bool trace = false;     // note when each op ran, see io/trace.hpp
+  bool timeline = false;  // note every allocation and release, see Tape::memory_timeline
   bool find_nan = false;  // an Error names the op and layer of the first NaN; also by REMAT_FIND_NAN in the environment
 };
 
@@ -69,6 +71,7 @@ class Tape {
     program_->step = static_cast<std::uint32_t>(options.step);
     program_->offload_directory = options.offload_directory;
     program_->tracing = options.trace;
+    if (options.timeline) program_->account->log.keep_all();
     program_->verify = options.verify && options.mode == Mode::train;
     program_->find_nan = options.find_nan || detail::find_nan_by_environment();
   }
@@ -170,8 +173,12 @@ class Tape {
   TapeStats stats() const {
     TapeStats stats = program_->stats;
     stats.peak_bytes = program_->account->peak_bytes;
+    stats.at_peak = detail::peak_inhabitants(*program_);
     return stats;
   }
+
+  /// Live bytes by class over time, if the tape was made with `.timeline = true`; after backward.
+  std::vector<MemorySample> memory_timeline() const { return remat::memory_timeline(*program_); }
 
   /// What ran when, in order, if the tape was made with `.trace = true`; io/trace.hpp writes it to a file.
   const std::vector<TraceSlice>& trace() const { return program_->trace; }

@@ -13,6 +13,7 @@
 #include <mutex>
 #include <new>
 #include <remat/core/error.hpp>
+#include <remat/core/memory_log.hpp>
 #include <utility>
 #include <vector>
 
@@ -38,17 +39,26 @@ struct Account {
   std::size_t live_bytes = 0;
   std::size_t peak_bytes = 0;
   std::atomic<int> references{0};
-  std::vector<std::size_t>* timeline = nullptr;  // when set, `live_bytes` is appended after every change
+  MemoryTag tag{};  // of the blocks that are charged next
+  MemoryLog log{};
 
-  void charge(std::size_t bytes) {
+  /// Returns the number of the block among those of this account.
+  std::uint32_t charge(std::size_t bytes) {
     live_bytes += bytes;
-    peak_bytes = std::max(peak_bytes, live_bytes);
-    if (timeline) timeline->push_back(live_bytes);
+    log.add({blocks_, bytes, tag}, true);
+    if (live_bytes > peak_bytes) {
+      peak_bytes = live_bytes;
+      log.mark_peak();
+    }
+    return blocks_++;
   }
-  void refund(std::size_t bytes) {
+  void refund(std::uint32_t number, std::size_t bytes) {
     live_bytes -= bytes;
-    if (timeline) timeline->push_back(live_bytes);
+    log.add({number, bytes, {}}, false);
   }
+
+ private:
+  std::uint32_t blocks_ = 0;
 };
 
 /// Counts a `T` with a member `references`; `T` is destroyed by `destroy(T*)`, found by argument lookup.
@@ -83,8 +93,9 @@ inline void destroy(Account* account) { delete account; }
 /// One block of the pool: this header, then the bytes at the next multiple of 64.
 struct alignas(alignment) Block {
   std::atomic<int> references{0};
-  int size_class = -1;    // -1: counts bytes but has none (plan mode)
-  std::size_t bytes = 0;  // as charged: rounded up to 64
+  int size_class = -1;       // -1: counts bytes but has none (plan mode)
+  std::size_t bytes = 0;     // as charged: rounded up to 64
+  std::uint32_t number = 0;  // among the blocks of its account
   Counted<Account> account;
 
   std::byte* data() { return size_class < 0 ? nullptr : reinterpret_cast<std::byte*>(this + 1); }
@@ -169,7 +180,7 @@ class Pool {
     block->size_class = size_class;
     block->bytes = bytes;
     block->account = account;
-    if (account) account->charge(bytes);
+    if (account) block->number = account->charge(bytes);
     return Storage(block);
   }
 
@@ -185,7 +196,7 @@ class Pool {
   }
 
   void release(Block* block) {
-    if (block->account) block->account->refund(block->bytes);
+    if (block->account) block->account->refund(block->number, block->bytes);
     if (block->size_class < 0) {
       delete block;
       return;
