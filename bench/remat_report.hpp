@@ -73,8 +73,9 @@ struct Report {
     }));
   }
 
-  /// remat.csv (a row a policy), remat_loss.csv (a row a step), remat_timeline.csv (live bytes of each policy's fastest
-  /// step), remat_run.txt (the facts) and remat_policies.txt (a name a line, for programs that cannot read quotes).
+  /// remat.csv (a row a policy), remat_loss.csv (a row a step), remat_timeline.csv (live bytes by class of each
+  /// policy's fastest step), remat_run.txt (the facts) and remat_policies.txt (a name a line, for programs that cannot
+  /// read quotes).
   void write(const std::filesystem::path& folder) const {
     std::filesystem::create_directories(folder);
     const auto open = [&](const char* name) {
@@ -91,7 +92,8 @@ struct Report {
     rows << "variant,policy,budget_bytes,best_ms,median_ms,times_first,planned_ms,peak_bytes,planned_peak_bytes,"
             "held_bytes,replay_flops,replayed_ops,last_loss\n";
     auto points = open("remat_timeline.csv");
-    points << "variant,ms,live_bytes,is_backward\n";
+    points << "variant,ms,live_bytes,saved,replayed,activation_gradients,workspace,parameters,parameter_gradients,"
+              "optimizer\n";
     auto losses = open("remat_loss.csv");
     losses << "step";
     for (std::size_t i = 0; i < variants.size(); ++i) {
@@ -102,8 +104,10 @@ struct Report {
            << text_of(",%zu,%zu,%zu,%.0f,%lld,%.9g\n", o.peak_bytes, planned.stats.peak_bytes, o.stats.saved_bytes,
                       o.stats.replay_flops, static_cast<long long>(o.stats.ops_replayed),
                       static_cast<double>(o.losses.back()));
-      for (const Timeline::Point& p : o.timeline)
-        points << i << text_of(",%.3f,%zu,%d\n", p.ms, p.bytes, int(p.is_backward));
+      for (const remat::MemorySample& p : o.timeline)
+        points << i
+               << text_of(",%.3f,%zu,%zu,%zu,%zu,%zu,%zu,%zu,%zu\n", 1e3 * p.seconds, p.total(), p.bytes[0], p.bytes[1],
+                          p.bytes[2], p.bytes[3], o.lasting.parameters, o.lasting.gradients, o.lasting.optimizer);
       losses << ',' << quoted(name);
     }
     for (std::size_t step = 0; step < steps_of_training(); ++step) {

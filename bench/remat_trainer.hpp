@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <limits>
 #include <optional>
 #include <remat/data/batches.hpp>
 #include <remat/models.hpp>
@@ -21,71 +20,43 @@ struct Variant {
   std::optional<std::size_t> budget{};  // bytes, when `planned` keeps to one
 };
 
-/// Bytes that one tape held over one step. Its account notes every change; the pool's hook tells the time of those that
-/// are allocations. What is freed in between is freed when the op is done, so it gets the time of the next one.
-class Timeline {
- public:
-  struct Point {
-    double ms;
-    std::size_t bytes;
-    bool is_backward;
-  };
-
-  explicit Timeline(remat::Tape& tape) : account_(tape.program().account) {
-    account_->timeline = &bytes_;
-    remat::pool().set_allocation_hook([this](std::size_t) { marks_.push_back({bytes_.size(), elapsed()}); });
-  }
-  Timeline(const Timeline&) = delete;
-  Timeline& operator=(const Timeline&) = delete;
-  ~Timeline() { stop(); }
-
-  void backward_begins() { backward_ = bytes_.size(); }
-  void stop() {
-    if (!account_) return;
-    marks_.push_back({bytes_.size(), elapsed()});
-    remat::pool().set_allocation_hook({});
-    account_->timeline = nullptr;
-    account_ = {};
-  }
-  double total_ms() const { return marks_.back().ms; }
-
-  /// The largest of each of `bins` equal parts of the step, so that no peak is lost.
-  std::vector<Point> thinned(std::size_t bins) const {
-    const double width = total_ms() / static_cast<double>(bins);
-    std::vector<Point> points;
-    for (std::size_t event = 0, mark = 0, last = 0; event < bytes_.size(); ++event) {
-      while (mark + 1 < marks_.size() && marks_[mark].event < event) ++mark;
-      const auto bin = std::min(bins - 1, static_cast<std::size_t>(marks_[mark].ms / width));
-      while (points.size() <= bin)
-        points.push_back({width * static_cast<double>(points.size()), last, event >= backward_});
-      points.back().bytes = std::max(points.back().bytes, last = bytes_[event]);
-    }
-    points.push_back({total_ms(), bytes_.empty() ? 0 : bytes_.back(), true});
-    return points;
-  }
-
- private:
-  struct Mark {
-    std::size_t event;  // the first one after it
-    double ms;
-  };
-  using Clock = std::chrono::steady_clock;
-  double elapsed() const { return std::chrono::duration<double, std::milli>(Clock::now() - start_).count(); }
-
-  remat::Counted<remat::Account> account_;
-  Clock::time_point start_ = Clock::now();
-  std::vector<std::size_t> bytes_;
-  std::vector<Mark> marks_;
-  std::size_t backward_ = std::numeric_limits<std::size_t>::max();
+/// What a step holds beside its tape, from before it to after it.
+struct Lasting {
+  std::size_t parameters = 0, gradients = 0, optimizer = 0;
 };
+
+/// The largest sample of each of `bins` equal parts of a step, so that no peak is lost, at the time its part begins.
+inline std::vector<remat::MemorySample> thinned(const std::vector<remat::MemorySample>& samples, double seconds,
+                                                std::size_t bins) {
+  std::vector<remat::MemorySample> points;
+  const double width = seconds / static_cast<double>(bins);
+  remat::MemorySample last;
+  for (const remat::MemorySample& sample : samples) {
+    const auto bin = std::min(bins - 1, static_cast<std::size_t>(sample.seconds / width));
+    while (points.size() <= bin) {
+      points.push_back(last);
+      points.back().seconds = width * static_cast<double>(points.size() - 1);
+    }
+    if (sample.total() >= points.back().total()) {
+      const double begin = points.back().seconds;
+      points.back() = sample;
+      points.back().seconds = begin;
+    }
+    last = sample;
+  }
+  points.push_back(last);
+  points.back().seconds = seconds;
+  return points;
+}
 
 /// What the steps of one policy came to.
 struct Outcome {
-  std::vector<double> ms{};                 // forward and backward, warm-up apart
-  std::vector<float> losses{};              // of every step
-  remat::TapeStats stats{};                 // of the last step
-  std::size_t peak_bytes = 0;               // of all steps
-  std::vector<Timeline::Point> timeline{};  // of the fastest step
+  std::vector<double> ms{};                     // forward and backward, warm-up apart
+  std::vector<float> losses{};                  // of every step
+  remat::TapeStats stats{};                     // of the last step
+  std::size_t peak_bytes = 0;                   // of all steps
+  std::vector<remat::MemorySample> timeline{};  // of the fastest step
+  Lasting lasting{};
 };
 
 /// A model with its own weights and optimizer, made from `seed` alone: whatever differs comes from the policy.
@@ -99,23 +70,24 @@ class Trainer {
 
   void step(int step, const remat::data::Batch& batch, bool is_warm_up, Outcome& outcome) {
     {
-      remat::Tape tape({.seed = seed_, .step = step});
-      Timeline timeline(tape);
+      const auto start = std::chrono::steady_clock::now();
+      remat::Tape tape({.seed = seed_, .step = step, .timeline = true});
       const remat::Var<float> loss = gpt_.loss(tape, batch);
-      timeline.backward_begins();
       tape.backward(loss);
-      timeline.stop();
+      const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 
       outcome.losses.push_back(loss.item());
       outcome.stats = tape.stats();
       outcome.peak_bytes = std::max(outcome.peak_bytes, outcome.stats.peak_bytes);
       if (!is_warm_up) {
-        outcome.ms.push_back(timeline.total_ms());
-        if (timeline.total_ms() <= *std::min_element(outcome.ms.begin(), outcome.ms.end()))
-          outcome.timeline = timeline.thinned(120);
+        outcome.ms.push_back(1e3 * seconds);
+        if (outcome.ms.back() <= *std::min_element(outcome.ms.begin(), outcome.ms.end()))
+          outcome.timeline = thinned(tape.memory_timeline(), seconds, 120);
       }
     }
     adamw_.step(1e-3, remat::optim::clip_scale(remat::optim::global_norm(parameters_), 1.0));
+    const auto bytes = static_cast<std::size_t>(parameters_.count()) * sizeof(float);
+    outcome.lasting = {bytes, bytes, adamw_.state_bytes()};
   }
 
  private:

@@ -12,7 +12,7 @@ losses = folder."/remat_loss.csv"
 timeline = folder."/remat_timeline.csv"
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
-blue = "#0072b2"; orange = "#e69f00"; vermillion = "#d55e00"; grey = "#8c8c8c"; pale = "#d9d9d9"
+blue = "#0072b2"; green = "#009e73"; orange = "#e69f00"; vermillion = "#d55e00"; grey = "#8c8c8c"; pale = "#d9d9d9"
 
 stats rows using 1 skip 1 nooutput
 count = int(STATS_max) + 1
@@ -95,6 +95,8 @@ longest = STATS_max
 columns = labels < 4 ? labels : 4
 lines = (labels + columns - 1) / columns
 tall = 140 + 200 * lines
+stats timeline using (l8 = $8, l9 = $9, l10 = $10, $2) skip 1 nooutput
+lasting(column) = (column == 8 ? l8 : column == 9 ? l9 : l10) / MiB
 decade(x) = 10.0 ** floor(log10(x))
 round_down(x) = (x < 2 * decade(x) ? 1 : x < 5 * decade(x) ? 2 : 5) * decade(x)
 do for [format in "svg png"] {
@@ -106,8 +108,9 @@ do for [format in "svg png"] {
   set ytics round_down(most_peak / 2.5)
   set grid noxtics
   unset key
-  eval headline("Live activations over one step, forward (blue) and backward (orange); in grey the first policy", tall)
-  set label 102 "ms since the step began" at screen 0.53, screen 20.0 / tall center
+  eval headline("Live bytes of a step: what is saved (blue), replayed (orange), gradients (green), workspace (red)", tall)
+  set label 102 sprintf("ms since the step began; in grey %s. Beside it, always: parameters %.3g, their gradients %.3g, \
+optimizer %.3g MiB", name[1], lasting(8), lasting(9), lasting(10)) at screen 0.53, screen 20.0 / tall center
   set label 103 "MiB" at screen 0.015, screen 0.46 center rotate
   panel = 0
   do for [i = 1:count] {
@@ -118,8 +121,10 @@ do for [format in "svg png"] {
       if (panel > labels - columns) { set xtics nomirror out round_down(longest / 2.5) } else { unset xtics }
       set label 1 sprintf("peak %.1f MiB", peak[i]) at graph 0.98, graph 0.86 right
       plot timeline skip 1 using ($1 == 0 ? $2 : NaN):($3 / MiB) with filledcurves x1 fc rgb pale, \
-           timeline skip 1 using ($1 == i - 1 ? $2 : NaN):($3 / MiB) with filledcurves x1 fc rgb orange, \
-           timeline skip 1 using ($1 == i - 1 && $4 == 0 ? $2 : NaN):($3 / MiB) with filledcurves x1 fc rgb blue
+           timeline skip 1 using ($1 == i - 1 ? $2 : NaN):($3 / MiB) with filledcurves x1 fc rgb vermillion, \
+           timeline skip 1 using ($1 == i - 1 ? $2 : NaN):(($4 + $5 + $6) / MiB) with filledcurves x1 fc rgb green, \
+           timeline skip 1 using ($1 == i - 1 ? $2 : NaN):(($4 + $5) / MiB) with filledcurves x1 fc rgb orange, \
+           timeline skip 1 using ($1 == i - 1 ? $2 : NaN):($4 / MiB) with filledcurves x1 fc rgb blue
       unset label 100; unset label 101; unset label 102; unset label 103
     }
   }

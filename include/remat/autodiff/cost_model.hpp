@@ -29,13 +29,10 @@ struct CostModel {
     return seconds(stats.forward_flops + stats.backward_flops, stats.batched_flops, stats.moved_bytes,
                    static_cast<double>(2 * stats.ops_recorded + stats.ops_replayed));
   }
-  /// Measured once in a process, in about 0.1 s.
-  static const CostModel& of_this_machine() {
-    static const CostModel model = measured();
-    return model;
-  }
-
- private:
+  /// Measured once on a machine and kept in the user's cache folder (REMAT_CACHE, if set, or the system's), for plans
+  /// that do not change from run to run; an empty REMAT_CACHE measures anew in each process.
+  static const CostModel& of_this_machine();
+  /// Takes about 0.1 s.
   static CostModel measured() {
     using Clock = std::chrono::steady_clock;
     CostModel model;

@@ -8,10 +8,11 @@
 #include <memory>
 #include <optional>
 #include <ostream>
-#include <remat/autodiff/cost_model.hpp>
+#include <remat/autodiff/calibration.hpp>
 #include <remat/autodiff/plan_candidates.hpp>
 #include <remat/policy/phrase_book.hpp>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 namespace remat::inline REMAT_ABI {
@@ -44,7 +45,13 @@ class Plan {
   /// The fastest known policy whose peak is at most `bytes` (as `TapeStats::peak_bytes` counts). It belongs to this
   /// very program: under another one it is an `Error`. A smaller budget never gives a higher peak. An `Error` names the
   /// least possible peak when `bytes` is below it.
-  Policy within(std::size_t bytes) const {
+  template <class Bytes>
+  requires std::is_arithmetic_v<Bytes> Policy within(Bytes budget)
+  const {
+    // Negated, so that NaN is refused too; a cast of what no size_t can hold would be undefined.
+    require(budget > 0 && static_cast<double>(budget) < 0x1p63, "plan: a budget of ", +budget,
+            " bytes; it must be a number above 0");
+    const auto bytes = static_cast<std::size_t>(budget);
     const PlannedPolicy* best = nullptr;
     for (const PlannedPolicy& point : frontier())
       if (point.stats.peak_bytes <= bytes) best = &point;
