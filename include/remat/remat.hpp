@@ -16,6 +16,7 @@
 #include <remat/ops/activation.hpp>
 #include <remat/ops/arithmetic.hpp>
 #include <remat/ops/attention.hpp>
+#include <remat/ops/blockwise.hpp>
 #include <remat/ops/combine_rows.hpp>
 #include <remat/ops/concat.hpp>
 #include <remat/ops/cross_entropy.hpp>

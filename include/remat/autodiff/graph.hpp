@@ -130,6 +130,13 @@ struct Place {
   std::vector<SlotId> returned{};
 };
 
+/// The part of a sequence that `blockwise` works on: elements [offset, offset + length) of `whole` along `axis`.
+struct ChunkPlace {
+  int axis = 0;
+  Index offset = 0, length = 0, whole = 0;
+  bool is_cut_elsewhere = false;  // an outer `blockwise` cuts another axis
+};
+
 /// What a plan needs beside the program to run it again under another policy.
 struct Event {
   enum class Kind : std::uint8_t {

@@ -28,8 +28,9 @@ class Program {
   Mode mode = Mode::train;
   std::uint64_t seed = 0;
   std::uint32_t step = 0;
-  std::uint32_t next_site = 0;  // of random ops
-  bool finished = false;        // backward has begun
+  std::uint32_t next_site = 0;      // of random ops
+  std::optional<ChunkPlace> chunk;  // inside `blockwise`
+  bool finished = false;            // backward has begun
   Counted<Account> account{new Account};
   std::vector<Slot> slots;
   std::vector<Node> nodes;

@@ -186,6 +186,9 @@ class Tape {
   /// A stream of random words for the next random op. Replays use the op's own, so user code runs only once.
   RandomStream next_random() { return {program_->seed, program_->step, program_->next_site++}; }
 
+  /// The part of a sequence that ops recorded now work on, inside `blockwise`: random ops count from there.
+  const std::optional<ChunkPlace>& chunk() const { return program_->chunk; }
+
   /// While the guard lives, ops belong to the layer `path`, in policies, errors and reports.
   class LayerGuard {
    public:

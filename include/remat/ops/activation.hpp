@@ -108,14 +108,14 @@ struct GatedActivate : Op {
 template <class T>
 Var<T> activate(const Var<T>& x, Activation kind, double dropout_rate = 0) {
   using O = ops::Activate<T>;
-  return record(O(kind, ops::next_mask(x.tape(), dropout_rate)), x)[O::y];
+  return record(O(kind, ops::next_mask(x.tape(), dropout_rate, x.shape())), x)[O::y];
 }
 
 /// kind(gate) * x, gate shaped like x, then dropout while training; SwiGLU with silu (Shazeer 2020).
 template <class T>
 Var<T> gated_activate(const Var<T>& gate, const Var<T>& x, Activation kind, double dropout_rate = 0) {
   using O = ops::GatedActivate<T>;
-  return record(O(kind, ops::next_mask(x.tape(), dropout_rate)), gate, x)[O::y];
+  return record(O(kind, ops::next_mask(x.tape(), dropout_rate, x.shape())), gate, x)[O::y];
 }
 
 }  // namespace remat::inline REMAT_ABI

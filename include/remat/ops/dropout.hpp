@@ -15,8 +15,35 @@ inline DropoutMask next_mask(Tape& tape, double rate) {
   return {tape.next_random(), rate};
 }
 
+/// The same for a tensor of this shape, whose elements keep their masks when `blockwise` cuts it.
+inline DropoutMask next_mask(Tape& tape, double rate, const Shape& shape) {
+  DropoutMask mask = next_mask(tape, rate);
+  if (!mask.active() || !tape.chunk()) return mask;
+  const ChunkPlace& place = *tape.chunk();
+  require(!place.is_cut_elsewhere, "dropout: inside blockwise over two axes; let one of them enclose no dropout");
+  require(place.axis < shape.rank() && shape[place.axis] == place.length, "dropout: inside blockwise over axis ",
+          place.axis, " in chunks of ", place.length, " a tensor of shape ", shape, " has no such axis");
+  Index inner = 1;
+  for (int i = place.axis + 1; i < shape.rank(); ++i) inner *= shape[i];
+  mask.run = static_cast<std::uint64_t>(place.length * inner);
+  mask.whole = static_cast<std::uint64_t>(place.whole * inner);
+  mask.first = static_cast<std::uint64_t>(place.offset * inner);
+  return mask;
+}
+
 inline void check_rate(const DropoutMask& mask) {
   require(mask.rate >= 0 && mask.rate < 1, "dropout rate ", mask.rate, " is not in [0, 1)");
+}
+
+/// factors[i] is that of element at + i of the tensor, for i < count.
+template <class T>
+void mask_factors(const DropoutMask& mask, Index at, Index count, T* factors) {
+  const auto begin = static_cast<std::uint64_t>(at), end = begin + static_cast<std::uint64_t>(count);
+  for (std::uint64_t i = begin; i < end;) {
+    const std::uint64_t left = mask.run == 0 ? end - i : std::min(end - i, mask.run - i % mask.run);
+    kernels::attention::dropout_factors(mask, mask.coordinate(i), static_cast<Index>(left), factors + (i - begin));
+    i += left;
+  }
 }
 
 /// Calls `body(at, count, factors)` on pieces of [0, size), in parallel: factors[i] is that of element at + i, in an
@@ -29,7 +56,7 @@ void with_factors(const DropoutMask& mask, Index size, F&& body) {
     for (Index at = begin; at < end; at += piece) {
       const Index count = std::min(piece, end - at);
       if (mask.active())
-        kernels::attention::dropout_factors(mask, static_cast<std::uint64_t>(at), count, factors);
+        mask_factors(mask, at, count, factors);
       else
         std::fill_n(factors, piece, T{1});
       body(at, count, factors);
@@ -68,7 +95,7 @@ struct Dropout : Op {
 /// for rate 0 and in evaluate mode.
 template <class T>
 Var<T> dropout(const Var<T>& x, double rate) {
-  const DropoutMask mask = ops::next_mask(x.tape(), rate);
+  const DropoutMask mask = ops::next_mask(x.tape(), rate, x.shape());
   if (mask.rate == 0) return x;
   return record(ops::Dropout<T>(mask), x)[ops::Dropout<T>::y];
 }

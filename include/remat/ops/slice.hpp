@@ -32,17 +32,24 @@ struct Slice : Op {
       for (Index i = first; i < last; ++i) std::copy_n(from + i * r.whole, run, to + i * run);
     });
   }
+  // Slices are added up in the gradient of their tensor: each touches its own part only.
+  bool accumulates(int) const override { return true; }
   void backward(Frame& f) const override {
     const Runs r(f[x].shape(), f[x].shape().axis(axis_, "axis"));
     const T* dy = f.grad(y).data();
     T* dx = f.grad(x).data();
     const Index before = begin_ * r.inner, run = (end_ - begin_) * r.inner;
-    parallel_for(r.outer, row_grain(r.whole), [=](Index first, Index last) {
+    const bool add = f.accumulate(x);
+    parallel_for(r.outer, row_grain(add ? run : r.whole), [=](Index first, Index last) {
       for (Index i = first; i < last; ++i) {
         T* row = dx + i * r.whole;
-        std::fill_n(row, before, T{0});
-        std::copy_n(dy + i * run, run, row + before);
-        std::fill_n(row + before + run, r.whole - before - run, T{0});
+        if (!add) {
+          std::fill_n(row, before, T{0});
+          std::copy_n(dy + i * run, run, row + before);
+          std::fill_n(row + before + run, r.whole - before - run, T{0});
+          continue;
+        }
+        for (Index j = 0; j < run; ++j) row[before + j] += dy[i * run + j];
       }
     });
   }
