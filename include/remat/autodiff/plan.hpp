@@ -33,8 +33,15 @@ class Plan {
       : tape_(std::move(recorded)), loss_(loss), model_(model) {
     tape_->program().finished = true;  // Vars that die from now on belong to no step
     rows_.push_back(planned("(as written)", {}, std::nullopt));
-    for (const policy::Phrase& phrase : policy::phrase_book())
-      rows_.push_back(planned(std::string(phrase.name), phrase.policy, phrase.policy));
+    for (const policy::Phrase& phrase : policy::phrase_book()) {
+      // JAX and Praxis have names of their own for one policy.
+      const auto twin = std::find_if(rows_.begin() + 1, rows_.end(), [&](const PlannedPolicy& row) {
+        return row.policy.node().left == phrase.policy.node().left;
+      });
+      rows_.push_back(twin == rows_.end() ? planned({}, phrase.policy, phrase.policy) : *twin);
+      rows_.back().name = phrase.name;
+      rows_.back().policy = phrase.policy;
+    }
   }
 
   /// The step as its regions are written, then every policy of the phrase book in their place.

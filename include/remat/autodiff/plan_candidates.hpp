@@ -85,6 +85,7 @@ inline void record_again(const Program& recorded, const std::optional<Policy>& p
 /// What the recorded step would do under `policy`.
 inline TapeStats simulate(const Program& recorded, SlotId loss, const std::optional<Policy>& policy) {
   Tape tape({.mode = Mode::plan});
+  tape.program().account->log.keep_nothing();  // only the sum is asked for
   record_again(recorded, policy, tape);
   Backward(tape.program(), loss).run();
   TapeStats stats = tape.program().stats;

@@ -43,7 +43,10 @@ class MemoryLog {
  public:
   /// From now on every event is kept, with its time.
   void keep_all() { keeps_all_ = true; }
+  /// From now on nothing is noted.
+  void keep_nothing() { keeps_nothing_ = true; }
   void add(const MemoryBlock& block, bool is_birth) {
+    if (keeps_nothing_) return;
     events_.push_back({block, is_birth, keeps_all_ ? seconds() : 0});
     if (events_.size() >= limit_ && !keeps_all_) compact();
   }
@@ -80,7 +83,7 @@ class MemoryLog {
   std::vector<MemoryBlock> peak_;    // alive at the peak, when that was before
   std::size_t peak_end_ = 0;         // as many events lead to the peak; 0: it is `peak_`
   std::size_t limit_ = 4096;
-  bool keeps_all_ = false;
+  bool keeps_all_ = false, keeps_nothing_ = false;
   std::chrono::steady_clock::time_point begun_ = std::chrono::steady_clock::now();
 };
 
