@@ -67,6 +67,7 @@ struct Slot {
   std::int32_t node = -1;       // who makes it; -1 for leaves
   std::int32_t vars = 0;        // living Vars
   std::int32_t holds = 0;       // backwards, replays and open regions still to read it
+  std::int32_t holder = -1;     // the last region to hold it for its replay
   std::int32_t labels = -1;     // index into Program::labels
   std::int32_t parameter = -1;  // index into Program::parameters
   bool wants_gradient = false;

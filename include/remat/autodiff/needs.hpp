@@ -98,6 +98,7 @@ inline std::vector<Need> level_needs(Program& program, std::int32_t level) {
     held.clear();
     for (const Need& need : found) {
       held.push_back(need.slot);
+      program.slot(need.slot).holder = *child;
       add(need);
     }
   }

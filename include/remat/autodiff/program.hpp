@@ -181,18 +181,18 @@ class Program {
     return found;
   }
 
-  /// Writes the value to disk, or compresses it, and frees it, where the policy says so and only backward of its own
-  /// region will read it. A value that a reader outside holds stays: that reader's level decides.
+  /// Writes the value to disk, or compresses it, and frees it, where the policy of its region says so and only the
+  /// backward of one region, its own or a later one, will read it.
   void put_away(SlotId id) {
     Slot& s = slot(id);
-    if (mode == Mode::evaluate || !s.value || (s.vars > 0 && !finished) || s.holds != 1 || s.keep || s.is_leaf())
+    if (mode == Mode::evaluate || !s.value || (s.vars > 0 && !finished) || s.holds == 0 || s.holder < 0 || s.keep)
       return;
-    const std::int32_t outer = outermost_region(id);
-    if (outer < 0 || (!open_regions.empty() && open_regions.front() == outer)) return;
-    const Verdict kept = verdict(outer, id);
-    if (kept == Verdict::save || kept == Verdict::recompute) return;
-    const std::vector<SlotId>& held = region(outer).held;
-    if (std::find(held.begin(), held.end(), id) == held.end()) return;
+    const std::int32_t maker = outermost_region(id);
+    if (maker < 0 || (!open_regions.empty() && open_regions.front() == maker) || !kept_by(maker, id)) return;
+    const Verdict kept = verdict(maker, id);
+    if (kept == Verdict::save) return;
+    const std::vector<SlotId>& held = region(s.holder).held;
+    if (std::count(held.begin(), held.end(), id) != s.holds) return;
     kept == Verdict::offload ? write_away(s)
                              : pack(id, kept == Verdict::int8 ? Compression::int8 : Compression::bfloat16);
   }

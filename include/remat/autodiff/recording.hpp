@@ -242,6 +242,7 @@ inline void close_region(Program& program, std::span<const SlotId> returned) {
 
   for (const Need& need : region_needs(program, id, [](SlotId) { return false; })) {
     program.hold(need.slot);
+    program.slot(need.slot).holder = id;
     program.region(id).held.push_back(need.slot);
   }
   for (auto each = static_cast<std::size_t>(id); each < program.regions.size(); ++each)

@@ -114,9 +114,9 @@ class Policy {
 inline Policy offload(const Policy& policy) { return Policy::combine(detail::Kind::offload, policy); }
 
 /// Opt-in and outside the promise that remat changes no bit: `lossy::int8(p)` keeps compressed what `p` saves, alone it
-/// stands for `lossy::int8(everything)`. What only backward and replays of the region read is compressed when the
-/// region has closed, so the forward stays exact; so do values that are read elsewhere, integers, an op's statistics
-/// (any result but the first), and every value of a tape that verifies.
+/// stands for `lossy::int8(everything)`. A value is compressed once only the backward of one region will read it, so
+/// the forward stays exact; so do values that several readers wait for, integers, an op's statistics (any result but
+/// the first), and every value of a tape that verifies.
 namespace lossy {
 struct Word {
   detail::Kind kind;
