@@ -13,7 +13,8 @@ struct AttentionConfig {
   int num_heads = 0;
   int num_kv_heads = 0;  // 0: one for each query head; 1: multi-query (Shazeer 2019); between: grouped (Ainslie 2023)
   int head_dims = 0;     // 0: model_dims / num_heads
-  bool causal = true;
+  int memory_dims = 0;   // of what cross attention looks at; 0: model_dims
+  bool causal = true;    // of self attention; cross attention sees the whole memory
   bool combined_qkv = false;  // one projection for query, key and value: one GEMM instead of three
   bool bias = true;
   double dropout = 0;                             // on attention probabilities
@@ -21,13 +22,22 @@ struct AttentionConfig {
   std::string shared_weight_id{};                 // layers that carry one id use one set of weights
 };
 
-/// Multi-head attention of a sequence to itself (Vaswani et al. 2017), over N query and K key/value heads.
+/// The same settings for attention to a memory: projections of its own, for a shared id would make the weights of self
+/// and cross attention one.
+inline AttentionConfig cross_attention_like(AttentionConfig config) {
+  config.combined_qkv = false;
+  config.shared_weight_id.clear();
+  return config;
+}
+
+/// Multi-head attention of a sequence to itself or to a memory (Vaswani et al. 2017), over N query and K key/value
+/// heads.
 template <class T>
 struct MultiHeadAttention {
   AttentionConfig config;
   std::string path;
   std::optional<Linear<T>> qkv;                // combined: [D, (N + 2K) H]
-  std::optional<Linear<T>> query, key, value;  // separate: [D, N H], [D, K H], [D, K H]
+  std::optional<Linear<T>> query, key, value;  // separate: [D, N H], [Dm, K H], [Dm, K H]
   std::optional<Linear<T>> out;                // [N H, D]
 
   MultiHeadAttention(const Scope& where, const AttentionConfig& given) : config(given), path(where.use_path()) {
@@ -40,17 +50,18 @@ struct MultiHeadAttention {
     if (c.head_dims == 0) c.head_dims = c.model_dims / c.num_heads;
     require(c.num_kv_heads > 0 && c.num_heads % c.num_kv_heads == 0, path, ": num_kv_heads ", c.num_kv_heads,
             " does not divide num_heads ", c.num_heads);
+    if (c.memory_dims == 0) c.memory_dims = c.model_dims;
+    require(c.memory_dims > 0, path, ": memory_dims must be >= 0, got ", c.memory_dims);
     const Scope scope = where.shared_as(c.shared_weight_id);
-    const auto projection = [&](int heads) {
-      return LinearConfig{
-          .input_dims = c.model_dims, .output_dims = heads * c.head_dims, .bias = c.bias, .init = c.init};
+    const auto projection = [&](int dims, int heads) {
+      return LinearConfig{.input_dims = dims, .output_dims = heads * c.head_dims, .bias = c.bias, .init = c.init};
     };
     if (c.combined_qkv) {
-      qkv.emplace(scope / "qkv", projection(c.num_heads + 2 * c.num_kv_heads));
+      qkv.emplace(scope / "qkv", projection(c.model_dims, c.num_heads + 2 * c.num_kv_heads));
     } else {
-      query.emplace(scope / "query", projection(c.num_heads));
-      key.emplace(scope / "key", projection(c.num_kv_heads));
-      value.emplace(scope / "value", projection(c.num_kv_heads));
+      query.emplace(scope / "query", projection(c.model_dims, c.num_heads));
+      key.emplace(scope / "key", projection(c.memory_dims, c.num_kv_heads));
+      value.emplace(scope / "value", projection(c.memory_dims, c.num_kv_heads));
     }
     out.emplace(
         scope / "out",
@@ -58,26 +69,39 @@ struct MultiHeadAttention {
             .input_dims = c.num_heads * c.head_dims, .output_dims = c.model_dims, .bias = c.bias, .init = c.out_init});
   }
 
-  /// x [B, T, D] -> [B, T, D]
+  /// Self attention: x [B, T, D] -> [B, T, D].
   Var<T> operator()(const Var<T>& x) const {
     const auto here = x.tape().layer(path);
-    return checkpoint_name((*out)(checkpoint_name(context(x), "context")), "out_proj");
+    require(x.shape().rank() == 3, path, ": x has shape ", x.shape(), ", [B, T, D] is needed");
+    if (!qkv) return project(context(x, x, config.causal));
+    return project(attention_qkv(checkpoint_name((*qkv)(x), "combined_qkv_proj"), config.num_heads, config.num_kv_heads,
+                                 {.causal = config.causal, .dropout = config.dropout}));
+  }
+  /// Cross attention: queries from x [B, T, D], keys and values from all of memory [B, S, Dm] -> [B, T, D].
+  Var<T> operator()(const Var<T>& x, const Var<T>& memory) const {
+    const auto here = x.tape().layer(path);
+    require(!qkv, path, ": cross attention projects queries and memory apart; set combined_qkv = false");
+    require(x.shape().rank() == 3, path, ": x has shape ", x.shape(), ", [B, T, D] is needed");
+    require(memory.shape().rank() == 3 && memory.shape()[0] == x.shape()[0] && memory.shape()[2] == config.memory_dims,
+            path, ": memory has shape ", memory.shape(), ", x of shape ", x.shape(), " needs [", x.shape()[0], ", S, ",
+            config.memory_dims, "]");
+    return project(context(x, memory, false));
   }
 
  private:
-  // [B, T, N H]
-  Var<T> context(const Var<T>& x) const {
-    const AttentionOptions options{.causal = config.causal, .dropout = config.dropout};
-    if (qkv)
-      return attention_qkv(checkpoint_name((*qkv)(x), "combined_qkv_proj"), config.num_heads, config.num_kv_heads,
-                           options);
+  // context [B, T, N H] -> [B, T, D]
+  Var<T> project(const Var<T>& context) const {
+    return checkpoint_name((*out)(checkpoint_name(context, "context")), "out_proj");
+  }
+  Var<T> context(const Var<T>& x, const Var<T>& memory, bool causal) const {
     const auto heads = [&](const Var<T>& y, const char* label, int count) {
-      return checkpoint_name(y, label).reshape({x.shape()[0], x.shape()[1], count, config.head_dims});
+      return checkpoint_name(y, label).reshape({y.shape()[0], y.shape()[1], count, config.head_dims});
     };
     const Var<T> q = heads((*query)(x), "query_proj", config.num_heads);
-    const Var<T> k = heads((*key)(x), "key_proj", config.num_kv_heads);
-    const Var<T> v = heads((*value)(x), "value_proj", config.num_kv_heads);
-    return attention(q, k, v, options).reshape({x.shape()[0], x.shape()[1], config.num_heads * config.head_dims});
+    const Var<T> k = heads((*key)(memory), "key_proj", config.num_kv_heads);
+    const Var<T> v = heads((*value)(memory), "value_proj", config.num_kv_heads);
+    return attention(q, k, v, {.causal = causal, .dropout = config.dropout})
+        .reshape({x.shape()[0], x.shape()[1], config.num_heads * config.head_dims});
   }
 };
 

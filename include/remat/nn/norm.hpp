@@ -63,4 +63,8 @@ struct RmsNorm {
 /// Which normalization a transformer layer uses.
 enum class NormKind { layer_norm, rms_norm };
 
+/// Where it stands: pre, x + f(norm(x)), which trains deep stacks without warm-up (Xiong et al. 2020); or post,
+/// norm(x + f(x)), as in the first transformer (Vaswani et al. 2017) and BERT.
+enum class NormPlacement { pre, post };
+
 }  // namespace remat::inline REMAT_ABI::nn

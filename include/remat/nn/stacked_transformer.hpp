@@ -34,17 +34,27 @@ struct StackedTransformer {
 
   /// x [B, T, D] -> [B, T, D]
   Var<T> operator()(const Var<T>& x) const {
+    return run(x, [](const TransformerLayer<T>& layer, const Var<T>& h) { return layer(h); });
+  }
+  /// A decoder, every layer with cross attention to one memory: x [B, T, D], memory [B, S, Dm] -> [B, T, D].
+  Var<T> operator()(const Var<T>& x, const Var<T>& memory) const {
+    return run(x, [&](const TransformerLayer<T>& layer, const Var<T>& h) { return layer(h, memory); });
+  }
+
+ private:
+  template <class Apply>
+  Var<T> run(const Var<T>& x, const Apply& apply) const {
     const auto here = x.tape().layer(path);
     Var<T> h = x;
     const auto every = static_cast<std::size_t>(remat_every);
     for (std::size_t first = 0; first < layers.size(); first += every) {
-      const auto run = [&] {
+      const auto region = [&] {
         Var<T> y = h;
         for (std::size_t i = first; i < std::min(first + every, layers.size()); ++i)
-          y = layers[i](checkpoint_name(y, "iteration_input"));
+          y = apply(layers[i], checkpoint_name(y, "iteration_input"));
         return y;
       };
-      h = remat == policy::everything ? x.tape().place(run) : x.tape().checkpoint(remat, run);
+      h = remat == policy::everything ? x.tape().place(region) : x.tape().checkpoint(remat, region);
     }
     return h;
   }

@@ -1,4 +1,4 @@
-// Transformer layer: attention and feed-forward, each behind a norm and beside a skip connection.
+// Transformer layer: self attention, perhaps cross attention, feed-forward; each with a norm and a skip connection.
 #pragma once
 
 #include <optional>
@@ -17,11 +17,13 @@ struct TransformerLayerConfig {
   int hidden_dims = 0;  // 0: 4 model_dims
   int num_heads = 0;
   NormKind norm = NormKind::layer_norm;
+  NormPlacement norm_placement = NormPlacement::pre;
   bool norm_bias = true;
-  double dropout = 0;              // on both branches, before the skip connection
-  AttentionConfig attention{};     // model_dims and num_heads come from above where 0
-  FeedForwardConfig ffn{};         // model_dims and hidden_dims likewise
-  std::string shared_weight_id{};  // the whole layer
+  double dropout = 0;                                // on every branch, before the skip connection
+  AttentionConfig attention{};                       // model_dims and num_heads come from above where 0
+  std::optional<AttentionConfig> cross_attention{};  // of a decoder, to a memory; filled in likewise
+  FeedForwardConfig ffn{};                           // model_dims and hidden_dims likewise
+  std::string shared_weight_id{};                    // the whole layer
 };
 
 /// A norm of either kind.
@@ -39,13 +41,16 @@ struct Norm {
   }
 };
 
-/// Pre-norm: h = x + dropout(attention(norm(x))), then h + dropout(ffn(norm(h))).
+/// Branches one after another: attention, cross attention if there is one, feed-forward. With norms before them
+/// x + dropout(branch(norm(x))), with norms after them norm(x + dropout(branch(x))).
 template <class T>
 struct TransformerLayer {
   TransformerLayerConfig config;
   std::string path;
   Norm<T> attention_norm;
   MultiHeadAttention<T> attention;
+  std::optional<Norm<T>> cross_attention_norm;
+  std::optional<MultiHeadAttention<T>> cross_attention;
   Norm<T> ffn_norm;
   FeedForward<T> ffn;
 
@@ -54,9 +59,18 @@ struct TransformerLayer {
 
   /// x [B, T, D] -> [B, T, D]
   Var<T> operator()(const Var<T>& x) const {
+    require(!cross_attention, path, ": has cross attention, so it needs a memory: layer(x, memory)");
     const auto here = x.tape().layer(path);
-    const Var<T> h = x + dropout(attention(attention_norm(x)), config.dropout);
-    return checkpoint_name(h + dropout(ffn(ffn_norm(h)), config.dropout), "transformer_layer_out");
+    return feed(branch(x, attention_norm, attention));
+  }
+  /// x [B, T, D], memory [B, S, Dm] -> [B, T, D]
+  Var<T> operator()(const Var<T>& x, const Var<T>& memory) const {
+    require(cross_attention.has_value(), path, ": was given a memory, but its config has no cross_attention");
+    const auto here = x.tape().layer(path);
+    const auto look = [&](const Var<T>& h) { return (*cross_attention)(h, memory); };
+    Var<T> h = branch(x, attention_norm, attention);
+    h = branch(h, *cross_attention_norm, look);
+    return feed(h);
   }
 
  private:
@@ -66,13 +80,30 @@ struct TransformerLayer {
         attention_norm(scope / "attention_norm", c.norm, c.model_dims, c.norm_bias),
         attention(scope / "attention", c.attention),
         ffn_norm(scope / "ffn_norm", c.norm, c.model_dims, c.norm_bias),
-        ffn(scope / "ffn", c.ffn) {}
+        ffn(scope / "ffn", c.ffn) {
+    if (!c.cross_attention) return;
+    require(!c.cross_attention->combined_qkv, path,
+            ": cross_attention projects queries and memory apart; set its combined_qkv = false");
+    cross_attention_norm.emplace(scope / "cross_attention_norm", c.norm, c.model_dims, c.norm_bias);
+    cross_attention.emplace(scope / "cross_attention", *c.cross_attention);
+  }
+
+  template <class Branch>
+  Var<T> branch(const Var<T>& x, const Norm<T>& norm, const Branch& run) const {
+    if (config.norm_placement == NormPlacement::pre) return x + dropout(run(norm(x)), config.dropout);
+    return norm(x + dropout(run(x), config.dropout));
+  }
+  Var<T> feed(const Var<T>& h) const { return checkpoint_name(branch(h, ffn_norm, ffn), "transformer_layer_out"); }
 
   static TransformerLayerConfig completed(TransformerLayerConfig c) {
     const auto fill = [](int& part, int whole) { part = part == 0 ? whole : part; };
     fill(c.hidden_dims, 4 * c.model_dims);
     fill(c.attention.model_dims, c.model_dims);
     fill(c.attention.num_heads, c.num_heads);
+    if (c.cross_attention) {
+      fill(c.cross_attention->model_dims, c.model_dims);
+      fill(c.cross_attention->num_heads, c.num_heads);
+    }
     fill(c.ffn.model_dims, c.model_dims);
     fill(c.ffn.hidden_dims, c.hidden_dims);
     return c;

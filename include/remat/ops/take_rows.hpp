@@ -1,0 +1,69 @@
+// Rows of a matrix by number, with empty places.
+#pragma once
+
+#include <remat/autodiff/var.hpp>
+#include <remat/core/parallel.hpp>
+#include <remat/ops/check_ids.hpp>
+
+namespace remat::inline REMAT_ABI {
+namespace ops {
+
+template <class T>
+struct TakeRows : Op {
+  static constexpr In<T> x{0};
+  static constexpr In<std::int32_t> rows{1};
+  static constexpr Out<T> y{0};
+
+  TakeRows() : Op("take_rows") {}
+
+  Specs infer(const Operands& in) const override {
+    require(in[x].shape.rank() == 2, in.name(x, "x"), " has shape ", in[x].shape, ", a matrix is needed");
+    return {y(in[rows].shape.with(in[x].shape.back()))};
+  }
+  Residuals residuals(const Wanted&) const override { return {rows}; }
+  void forward(Frame& f) const override {
+    check_ids(f[rows], f[x].rows(), -1, "row", "x has", "rows");
+    const Index d = f[x].cols();
+    const std::int32_t* from = f[rows].data();
+    const T* xs = f[x].data();
+    T* ys = f[y].data();
+    parallel_for(f[rows].size(), row_grain(d), [=](Index begin, Index end) {
+      for (Index i = begin; i < end; ++i) {
+        if (from[i] < 0)
+          std::fill_n(ys + i * d, d, T{0});
+        else
+          std::copy_n(xs + from[i] * d, d, ys + i * d);
+      }
+    });
+  }
+  // Each task owns some columns and meets the rows in order: no two write one element, and every sum has one order.
+  void backward(Frame& f) const override {
+    const Index d = f[x].cols(), count = f[rows].size(), n = f[x].rows();
+    const bool adds = f.accumulate(x);
+    const std::int32_t* from = f[rows].data();
+    const T* dy = f.grad(y).data();
+    T* dx = f.grad(x).data();
+    parallel_for(d, 64, [=](Index begin, Index end) {
+      if (!adds)
+        for (Index i = 0; i < n; ++i) std::fill(dx + i * d + begin, dx + i * d + end, T{0});
+      for (Index i = 0; i < count; ++i) {
+        if (from[i] < 0) continue;
+        T* sum = dx + from[i] * d;
+        const T* term = dy + i * d;
+#pragma omp simd
+        for (Index j = begin; j < end; ++j) sum[j] += term[j];
+      }
+    });
+  }
+  bool accumulates(int input) const override { return input == x.index; }
+};
+
+}  // namespace ops
+
+/// x[rows], and zeros where a row is -1: x [N, D], rows [...] in [-1, N) -> [..., D].
+template <class T>
+Var<T> take_rows(const Var<T>& x, const Like<std::int32_t>& rows) {
+  return record(ops::TakeRows<T>(), x, rows)[ops::TakeRows<T>::y];
+}
+
+}  // namespace remat::inline REMAT_ABI
