@@ -126,6 +126,16 @@ Plan plan(Step&& step, const CostModel& model = CostModel::of_this_machine()) {
   return Plan(tape, loss.where().slot, model);
 }
 
+/// The step as it is written, and nothing else: one row of its plan.
+template <class Step>
+PlannedPolicy planned_step(Step&& step, const CostModel& model = CostModel::of_this_machine()) {
+  Tape tape({.mode = Mode::plan});
+  tape.backward(std::forward<Step>(step)(tape));
+  PlannedPolicy row{"(as written)", {}, tape.stats()};
+  row.seconds = model.seconds(row.stats);
+  return row;
+}
+
 inline std::ostream& operator<<(std::ostream& out, const Plan& plan) {
   const auto line = [&out](std::string_view name, const auto& peak, const auto& held, const auto& replays,
                            const auto& gflop, const auto& ms) {

@@ -4,6 +4,7 @@
 #include <optional>
 #include <remat/nn/linear.hpp>
 #include <remat/ops/attention.hpp>
+#include <remat/ops/plain_attention.hpp>
 #include <string>
 
 namespace remat::inline REMAT_ABI::nn {
@@ -17,7 +18,14 @@ struct AttentionConfig {
   bool causal = true;    // of self attention; cross attention sees the whole memory
   bool combined_qkv = false;  // one projection for query, key and value: one GEMM instead of three
   bool bias = true;
-  double dropout = 0;                             // on attention probabilities
+  double dropout = 0;      // on attention probabilities
+  Index window = 0;        // of self attention: keys are seen at distances below it; 0: at any
+  double soft_cap = 0;     // of scores, as in Gemma 2; 0: none
+  double rotary_base = 0;  // of self attention: turns queries and keys by position (Su et al. 2021); 0: not
+  int rotary_dims = 0;     // of each head; 0: all
+  bool alibi = false;      // of self attention: linear biases (Press et al. 2022)
+  int key_chunk = 0;       // keys to a block; 0: a cache tile
+  bool fused = true;       // false: scores [B, N, T, S] exist whole, to compare with; neither masks nor groups then
   std::optional<Initializer> init{}, out_init{};  // of the projections; Xavier uniform when empty
   std::string shared_weight_id{};                 // layers that carry one id use one set of weights
 };
@@ -69,13 +77,17 @@ struct MultiHeadAttention {
             .input_dims = c.num_heads * c.head_dims, .output_dims = c.model_dims, .bias = c.bias, .init = c.out_init});
   }
 
+  struct KeysValues {
+    Var<T> keys, values;  // [B, S, K H]
+  };
+
   /// Self attention: x [B, T, D] -> [B, T, D].
   Var<T> operator()(const Var<T>& x) const {
     const auto here = x.tape().layer(path);
     require(x.shape().rank() == 3, path, ": x has shape ", x.shape(), ", [B, T, D] is needed");
-    if (!qkv) return project(context(x, x, config.causal));
+    if (!qkv) return attend(x, keys_values(x), 0);
     return project(attention_qkv(checkpoint_name((*qkv)(x), "combined_qkv_proj"), config.num_heads, config.num_kv_heads,
-                                 {.causal = config.causal, .dropout = config.dropout}));
+                                 options(config.causal, {})));
   }
   /// Cross attention: queries from x [B, T, D], keys and values from all of memory [B, S, Dm] -> [B, T, D].
   Var<T> operator()(const Var<T>& x, const Var<T>& memory) const {
@@ -85,7 +97,27 @@ struct MultiHeadAttention {
     require(memory.shape().rank() == 3 && memory.shape()[0] == x.shape()[0] && memory.shape()[2] == config.memory_dims,
             path, ": memory has shape ", memory.shape(), ", x of shape ", x.shape(), " needs [", x.shape()[0], ", S, ",
             config.memory_dims, "]");
-    return project(context(x, memory, false));
+    return attend(x, keys_values(memory));
+  }
+
+  /// Of memory [B, S, Dm], or of x itself.
+  KeysValues keys_values(const Var<T>& memory) const {
+    const auto here = memory.tape().layer(path);
+    require(!qkv, path, ": queries are projected apart from keys and values here; set combined_qkv = false");
+    return {checkpoint_name((*key)(memory), "key_proj"), checkpoint_name((*value)(memory), "value_proj")};
+  }
+  /// Of queries x [B, T, D], the first at position `offset` of the keys' sequence in self attention; without it, to all
+  /// keys -> [B, T, D].
+  Var<T> attend(const Var<T>& x, const KeysValues& memory, std::optional<Index> offset = {}) const {
+    const auto here = x.tape().layer(path);
+    const auto heads = [&](const Var<T>& y, int count) {
+      return y.reshape({y.shape()[0], y.shape()[1], count, config.head_dims});
+    };
+    const Var<T> q = heads(checkpoint_name((*query)(x), "query_proj"), config.num_heads);
+    const AttentionOptions how = options(config.causal && offset.has_value(), offset);
+    const Var<T> k = heads(memory.keys, config.num_kv_heads), v = heads(memory.values, config.num_kv_heads);
+    const Var<T> context = config.fused ? attention(q, k, v, how) : plain_attention(q, k, v, how);
+    return project(context.reshape({x.shape()[0], x.shape()[1], config.num_heads * config.head_dims}));
   }
 
  private:
@@ -93,15 +125,16 @@ struct MultiHeadAttention {
   Var<T> project(const Var<T>& context) const {
     return checkpoint_name((*out)(checkpoint_name(context, "context")), "out_proj");
   }
-  Var<T> context(const Var<T>& x, const Var<T>& memory, bool causal) const {
-    const auto heads = [&](const Var<T>& y, const char* label, int count) {
-      return checkpoint_name(y, label).reshape({y.shape()[0], y.shape()[1], count, config.head_dims});
-    };
-    const Var<T> q = heads((*query)(x), "query_proj", config.num_heads);
-    const Var<T> k = heads((*key)(memory), "key_proj", config.num_kv_heads);
-    const Var<T> v = heads((*value)(memory), "value_proj", config.num_kv_heads);
-    return attention(q, k, v, {.causal = causal, .dropout = config.dropout})
-        .reshape({x.shape()[0], x.shape()[1], config.num_heads * config.head_dims});
+  // Windows, rotary and ALiBi are of self attention: memories have positions of their own.
+  AttentionOptions options(bool causal, std::optional<Index> offset) const {
+    AttentionOptions o{.causal = causal, .offset = offset, .dropout = config.dropout};
+    o.soft_cap = config.soft_cap;
+    o.key_chunk = config.key_chunk;
+    if (!qkv && !offset) return o;
+    o.window = config.window;
+    o.rotary_base = config.rotary_base, o.rotary_dims = config.rotary_dims;
+    o.alibi = config.alibi;
+    return o;
   }
 };
 

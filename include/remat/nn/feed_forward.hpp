@@ -2,8 +2,10 @@
 #pragma once
 
 #include <optional>
+#include <remat/nn/blockwise.hpp>
 #include <remat/nn/linear.hpp>
 #include <remat/ops/activation.hpp>
+#include <remat/ops/blockwise.hpp>
 #include <string>
 
 namespace remat::inline REMAT_ABI::nn {
@@ -18,6 +20,7 @@ struct FeedForwardConfig {
   std::optional<Initializer> init{}, out_init{};                 // of ffn1 and ffn2; Xavier uniform when empty
   std::string shared_weight_id{};                                // the whole layer
   std::string ffn1_shared_weight_id{}, ffn2_shared_weight_id{};  // one matrix; biases stay private
+  BlockwiseConfig blockwise{};                                   // of which `ffn_chunk` and `policy` count here
 };
 
 /// act(x W1 + b1) W2 + b2, or its gated form.
@@ -43,10 +46,13 @@ struct FeedForward {
   /// x [..., D] -> [..., D]
   Var<T> operator()(const Var<T>& x) const {
     const auto here = x.tape().layer(path);
-    return checkpoint_name((*ffn2)(hidden(x)), "ffn2");
+    const int chunk = config.blockwise.ffn_chunk;
+    if (chunk == 0 || x.shape().rank() < 2 || x.shape()[x.shape().rank() - 2] <= chunk) return feed(x);
+    return blockwise(x, -2, chunk, config.blockwise.policy, [this](const Var<T>& part, Index) { return feed(part); });
   }
 
  private:
+  Var<T> feed(const Var<T>& x) const { return checkpoint_name((*ffn2)(hidden(x)), "ffn2"); }
   // [..., F]
   Var<T> hidden(const Var<T>& x) const {
     const Var<T> h = checkpoint_name((*ffn1)(x), "ffn1");

@@ -8,6 +8,7 @@
 #include <remat/ops/arithmetic.hpp>
 #include <remat/ops/dropout.hpp>
 #include <string>
+#include <tuple>
 #include <variant>
 
 namespace remat::inline REMAT_ABI::nn {
@@ -23,6 +24,7 @@ struct TransformerLayerConfig {
   AttentionConfig attention{};                       // model_dims and num_heads come from above where 0
   std::optional<AttentionConfig> cross_attention{};  // of a decoder, to a memory; filled in likewise
   FeedForwardConfig ffn{};                           // model_dims and hidden_dims likewise
+  BlockwiseConfig blockwise{};                       // of attention and feed-forward too, where theirs say nothing
   std::string shared_weight_id{};                    // the whole layer
 };
 
@@ -61,16 +63,16 @@ struct TransformerLayer {
   Var<T> operator()(const Var<T>& x) const {
     require(!cross_attention, path, ": has cross attention, so it needs a memory: layer(x, memory)");
     const auto here = x.tape().layer(path);
-    return feed(branch(x, attention_norm, attention));
+    const auto whole = [&] { return feed(branch(x, attention_norm, attention)); };
+    return checkpoint_name(config.blockwise.query_chunk > 0 ? by_chunks(x, nullptr) : whole(), "transformer_layer_out");
   }
   /// x [B, T, D], memory [B, S, Dm] -> [B, T, D]
   Var<T> operator()(const Var<T>& x, const Var<T>& memory) const {
     require(cross_attention.has_value(), path, ": was given a memory, but its config has no cross_attention");
     const auto here = x.tape().layer(path);
     const auto look = [&](const Var<T>& h) { return (*cross_attention)(h, memory); };
-    Var<T> h = branch(x, attention_norm, attention);
-    h = branch(h, *cross_attention_norm, look);
-    return feed(h);
+    const auto whole = [&] { return feed(branch(branch(x, attention_norm, attention), *cross_attention_norm, look)); };
+    return checkpoint_name(config.blockwise.query_chunk > 0 ? by_chunks(x, &memory) : whole(), "transformer_layer_out");
   }
 
  private:
@@ -93,7 +95,28 @@ struct TransformerLayer {
     if (config.norm_placement == NormPlacement::pre) return x + dropout(run(norm(x)), config.dropout);
     return norm(x + dropout(run(x), config.dropout));
   }
-  Var<T> feed(const Var<T>& h) const { return checkpoint_name(branch(h, ffn_norm, ffn), "transformer_layer_out"); }
+  Var<T> feed(const Var<T>& h) const { return branch(h, ffn_norm, ffn); }
+
+  /// The Blockwise Parallel Transformer: keys and values by chunks, then the rest of the layer for each chunk of
+  /// queries.
+  Var<T> by_chunks(const Var<T>& x, const Var<T>* memory) const {
+    using KeysValues = typename MultiHeadAttention<T>::KeysValues;
+    const BlockwiseConfig& c = config.blockwise;
+    require(x.shape().rank() == 3, path, ": x has shape ", x.shape(), ", [B, T, D] is needed");
+    const auto [keys, values] = blockwise(x, 1, c.query_chunk, c.policy, [&](const Var<T>& part, Index) {
+      const bool is_pre = config.norm_placement == NormPlacement::pre;
+      const KeysValues own = attention.keys_values(is_pre ? attention_norm(part) : part);
+      return std::tuple(own.keys, own.values);
+    });
+    const KeysValues own{keys, values};
+    const KeysValues others = memory != nullptr ? cross_attention->keys_values(*memory) : KeysValues{};
+    return blockwise(x, 1, c.query_chunk, c.policy, [&](const Var<T>& part, Index offset) {
+      Var<T> h = branch(part, attention_norm, [&](const Var<T>& y) { return attention.attend(y, own, offset); });
+      if (memory != nullptr)
+        h = branch(h, *cross_attention_norm, [&](const Var<T>& y) { return cross_attention->attend(y, others); });
+      return feed(h);
+    });
+  }
 
   static TransformerLayerConfig completed(TransformerLayerConfig c) {
     const auto fill = [](int& part, int whole) { part = part == 0 ? whole : part; };
@@ -106,6 +129,8 @@ struct TransformerLayer {
     }
     fill(c.ffn.model_dims, c.model_dims);
     fill(c.ffn.hidden_dims, c.hidden_dims);
+    fill(c.attention.key_chunk, c.blockwise.key_chunk);
+    if (c.ffn.blockwise.ffn_chunk == 0) c.ffn.blockwise = c.blockwise;
     return c;
   }
 };

@@ -1,7 +1,9 @@
 // softmax and log_softmax over the last axis.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
+#include <optional>
 #include <remat/autodiff/tape.hpp>
 #include <remat/kernels/reduce.hpp>
 #include <remat/kernels/vector_math.hpp>
@@ -14,9 +16,12 @@ struct Softmax : Op {
   static constexpr In<T> x{0};
   static constexpr Out<T> y{0};
 
-  Softmax() : Op(is_log ? "log_softmax" : "softmax") {}
+  std::optional<Index> offset;  // row t of x [.., T, D] is that of its first t + offset + 1 elements, the others give 0
+
+  explicit Softmax(std::optional<Index> o = {}) : Op(is_log ? "log_softmax" : "softmax"), offset(o) {}
   Specs infer(const Operands& in) const override {
-    require(in[x].shape.rank() > 0, "x is a scalar, but softmax runs over the last axis");
+    require(in[x].shape.rank() > (offset ? 1 : 0), "x has shape ", in[x].shape, ", softmax runs over the last axis",
+            offset ? " of rows" : "");
     return {y(in[x].shape)};
   }
   Residuals residuals(const Wanted&) const override { return {y}; }
@@ -24,8 +29,12 @@ struct Softmax : Op {
     const auto from = f[x];
     const auto to = f[y];
     const Index D = from.cols();
-    parallel_for(from.size() == 0 ? 0 : from.rows(), row_grain(D), [=](Index begin, Index end) {
-      for (Index i = begin; i < end; ++i) forward_row(from.row(i), to.row(i), D);
+    parallel_for(from.size() == 0 ? 0 : from.rows(), row_grain(D), [=, this](Index begin, Index end) {
+      for (Index i = begin; i < end; ++i) {
+        const Index count = seen(i, from.shape());
+        if (count > 0) forward_row(from.row(i), to.row(i), count);
+        std::fill(to.row(i) + count, to.row(i) + D, T{0});
+      }
     });
   }
   void backward(Frame& f) const override {
@@ -40,6 +49,10 @@ struct Softmax : Op {
   bool in_place_gradient(int) const override { return true; }
 
  private:
+  Index seen(Index row, const Shape& shape) const {
+    if (!offset) return shape.back();
+    return std::clamp<Index>(row % shape[shape.rank() - 2] + *offset + 1, 0, shape.back());
+  }
   static void forward_row(const T* x, T* y, Index D) {
     const T top = kernels::max(x, D);  // so that no exponential overflows
     if constexpr (is_log) {
@@ -67,6 +80,12 @@ struct Softmax : Op {
 template <class T>
 Var<T> softmax(const Var<T>& x) {
   return record(Softmax<T, false>(), x)[Softmax<T, false>::y];
+}
+/// softmax over the first t + offset + 1 elements of row t of x [.., T, D], zeros behind them: attention where query t
+/// lies at position t + offset. Error: fewer than two axes.
+template <class T>
+Var<T> causal_softmax(const Var<T>& x, Index offset = 0) {
+  return record(Softmax<T, false>(offset), x)[Softmax<T, false>::y];
 }
 /// log(softmax(x)), without its overflow and cancellation.
 template <class T>

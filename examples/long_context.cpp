@@ -1,0 +1,125 @@
+// Trains a GPT on the bytes of a text at a context that plain attention could not hold: shows what plain, fused,
+// blockwise and offloaded training would take, then trains the first of them that fits into the memory given.
+//
+//   long_context --data FILE [--context 8192] [--memory 128] [--variant blockwise] ...      (--help lists every flag)
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <filesystem>
+#include <iostream>
+#include <remat/data.hpp>
+#include <remat/io.hpp>
+
+#include "long_variants.hpp"
+
+namespace {
+
+struct Settings {
+  long_context::Shape shape;
+  std::string data, variant = "auto", offload_directory;
+  int steps = 20, memory = 128, threads = 0;
+  double lr = 1e-3;
+  std::uint64_t seed = 1;
+};
+
+void add_options(CLI::App& app, Settings& s) {
+  const auto positive = CLI::Range(1, 1 << 30);
+  const auto not_negative = CLI::Range(0, 1 << 30);
+  app.add_option("--data", s.data, "text file, whose bytes are learnt")->required()->check(CLI::ExistingFile);
+  app.add_option("--context", s.shape.context, "bytes of a sequence")->check(positive);
+  app.add_option("--memory", s.memory, "MiB of activations, their gradients and scratch at most")->check(positive);
+  app.add_option("--variant", s.variant, "which to train; auto: the first that fits")
+      ->check(CLI::IsMember({"auto", "plain", "fused", "blockwise", "offloaded"}));
+  app.add_option("--steps", s.steps, "optimizer steps")->check(positive);
+  app.add_option("--layers", s.shape.layers, "transformer layers")->check(positive);
+  app.add_option("--dims", s.shape.dims, "model width")->check(positive);
+  app.add_option("--heads", s.shape.heads, "attention heads")->check(positive);
+  app.add_option("--hidden", s.shape.hidden, "width of the feed-forward layers")->check(positive);
+  app.add_option("--query-chunk", s.shape.query_chunk, "queries whose layer is computed at a time")->check(positive);
+  app.add_option("--key-chunk", s.shape.key_chunk, "keys to a block of attention; 0: a cache tile")
+      ->check(not_negative);
+  app.add_option("--ffn-chunk", s.shape.ffn_chunk, "tokens to a piece of feed-forward; 0: a query chunk")
+      ->check(not_negative);
+  app.add_option("--lr", s.lr, "learning rate")->check(CLI::Range(1e-12, 1e3));
+  app.add_option("--offload-directory", s.offload_directory, "for `offloaded`; the system's temporary folder if empty");
+  app.add_option("--threads", s.threads, "OpenMP threads; 0: the system's choice")->check(not_negative);
+  app.add_option("--seed", s.seed, "of initial values and batches");
+}
+
+double mib(std::size_t bytes) { return static_cast<double>(bytes) / (1 << 20); }
+
+// Prints what each variant would take; returns the one to train.
+long_context::Variant chosen(const Settings& s) {
+  const auto variants = long_context::variants();
+  const long_context::Variant* fits = nullptr;
+  std::printf("%-11s %12s %12s %10s  %s\n", "variant", "peak MiB", "saved MiB", "s a step", "");
+  for (const auto& variant : variants) {
+    const remat::PlannedPolicy plan = long_context::planned(s.shape, variant);
+    const bool is_within = mib(plan.stats.peak_bytes) <= s.memory;
+    if (is_within && fits == nullptr) fits = &variant;
+    std::printf("%-11s %12.1f %12.1f %10.2f  %s%s\n", variant.name.c_str(), mib(plan.stats.peak_bytes),
+                mib(plan.stats.saved_bytes), plan.seconds, variant.what.c_str(), is_within ? "" : " (too large)");
+  }
+  if (s.variant != "auto")
+    return *std::find_if(variants.begin(), variants.end(), [&](const auto& v) { return v.name == s.variant; });
+  remat::require(fits != nullptr, "--memory: none of the variants keeps a step within ", s.memory,
+                 " MiB; give more, or a smaller --context");
+  return *fits;
+}
+
+int train(const Settings& s) {
+  if (s.threads > 0) omp_set_num_threads(s.threads);
+  const auto corpus = remat::data::TextCorpus::read_bytes(s.data);
+  const auto batches = corpus.train_batches(1, s.shape.context, s.seed);
+  std::printf("GPT over bytes, %d layers of %d dims, %d heads, context %d, on %d threads (%s), GEMM %s\n\n",
+              s.shape.layers, s.shape.dims, s.shape.heads, s.shape.context, remat::machine::threads(),
+              remat::machine::isa().c_str(), remat::kernels::gemm_backend());
+  const long_context::Variant variant = chosen(s);
+  std::printf("\ntraining: %s, within %d MiB\n", variant.name.c_str(), s.memory);
+
+  remat::ParameterRegistry parameters(s.seed);
+  const remat::models::Gpt<float> gpt(parameters / "gpt", long_context::config_of(s.shape, variant));
+  remat::optim::AdamW adamw(parameters);
+  for (int step = 0; step < s.steps; ++step) {
+    const auto start = std::chrono::steady_clock::now();
+    remat::TapeStats stats;
+    double loss = 0;
+    {
+      remat::Tape tape({.seed = s.seed, .step = step, .offload_directory = s.offload_directory});
+      const auto mean = gpt.loss(tape, batches.at(step));
+      tape.backward(mean);
+      loss = static_cast<double>(mean.item());
+      stats = tape.stats();
+    }
+    adamw.step(s.lr, remat::optim::clip_scale(remat::optim::global_norm(parameters), 1.0));
+    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    std::printf("step %d/%d  loss %.4f  %.2f s  %.0f tokens/s  peak %.1f MiB  offloaded %.1f MiB  resident %.0f MiB\n",
+                step + 1, s.steps, loss, seconds, s.shape.context / seconds, mib(stats.peak_bytes),
+                mib(stats.offloaded_bytes), mib(remat::machine::resident_bytes()));
+    std::fflush(stdout);
+    remat::require(std::isfinite(loss), "step ", step, ": the loss is not finite; lower --lr");
+  }
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) try {
+  Settings settings;
+  CLI::App app{"Trains a GPT on the bytes of a text, at a context that plain attention could not hold."};
+  app.option_defaults()->always_capture_default();
+  add_options(app, settings);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    if (error.get_exit_code() == 0) return app.exit(error);
+    std::cerr << "long_context: " << error.what() << " (--help lists the flags)\n";
+    return 2;
+  }
+  return train(settings);
+} catch (const std::exception& error) {
+  std::cerr << "long_context: " << error.what() << '\n';
+  return 1;
+}
