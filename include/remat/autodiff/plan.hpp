@@ -97,6 +97,15 @@ class Plan {
       };
       points.push_back(planned("keeps " + std::to_string(count) + " values", policy, policy));
     }
+    // What names say cuts nested regions better than one value after the other does.
+    for (const PlannedPolicy& row : rows_) {
+      if (&row == &rows_.front() || row.stats.offloaded_bytes > 0) continue;
+      points.push_back(row);
+      points.back().policy = [phrase = row.policy, fingerprint](const SlotInfo& slot) {
+        detail::require_same(*fingerprint, slot);
+        return phrase(slot);
+      };
+    }
     std::stable_sort(points.begin(), points.end(), [](const PlannedPolicy& a, const PlannedPolicy& b) {
       return std::pair(a.stats.peak_bytes, a.seconds) < std::pair(b.stats.peak_bytes, b.seconds);
     });

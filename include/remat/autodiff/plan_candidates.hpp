@@ -123,74 +123,98 @@ class RegionChoices {
     double seconds = 0, bytes = 1;
   };
   RegionChoices(Program& program, std::int32_t region, const CostModel& model)
-      : p_(program), r_(program.region(region)), model_(model), targets_(level_needs(program, region)) {
-    kept_.resize(static_cast<std::size_t>(r_.slot_end - r_.slot_begin));
+      : p_(program), r_(program.region(region)), model_(model) {
+    readers_.resize(static_cast<std::size_t>(r_.slot_end - r_.slot_begin));
+    replayed_.resize(static_cast<std::size_t>(r_.node_end - r_.node_begin));
+    // What backward reads here and in the regions inside, as if they were not: what is kept spares their replays too.
+    for (std::int32_t i = r_.node_begin; i < r_.node_end; ++i)
+      if (p_.node(i).live) for_each_residual(p_, p_.node(i), [this](SlotId slot) { count(slot, 1); });
+    for (std::int32_t i = r_.node_end - 1; i >= r_.node_begin; --i) {
+      if (!is_read(p_.node(i))) continue;
+      replayed_[at(i)] = true;
+      for (const Operand& operand : p_.operands_of(p_.node(i))) count(operand.slot, 1);
+    }
   }
 
   /// Greedy: keep what saves most for its bytes, again and again, until nothing is left to replay.
   std::vector<Choice> order() {
     std::vector<Choice> chosen;
     for (;;) {
-      const double time = replay_seconds();
-      const std::vector<bool> demanded = demanded_;
       Choice best;
+      std::int32_t best_node = -1;
       for (std::int32_t i = r_.node_begin; i < r_.node_end; ++i) {
-        Choice choice{results(p_.node(i), demanded)};
-        if (choice.slots.empty()) continue;
+        if (!replayed_[at(i)]) continue;
+        Choice choice{results(p_.node(i))};
         choice.bytes = 0;
         for (const SlotId slot : choice.slots)
           choice.bytes += static_cast<double>(round_up(p_.slot(slot).spec.bytes()));
-        set(choice.slots, true);
-        choice.seconds = time - replay_seconds();
-        set(choice.slots, false);
-        if (choice.seconds * best.bytes > best.seconds * choice.bytes) best = std::move(choice);
+        choice.seconds = spare(i);
+        undo();
+        if (choice.seconds * best.bytes <= best.seconds * choice.bytes) continue;
+        best = std::move(choice);
+        best_node = i;
       }
-      if (best.slots.empty()) return chosen;
-      set(best.slots, true);
+      if (best_node < 0) return chosen;
+      spare(best_node);
+      spared_.clear();
       chosen.push_back(std::move(best));
     }
   }
 
  private:
-  std::size_t at(SlotId slot) const { return static_cast<std::size_t>(slot - r_.slot_begin); }
-  void set(const std::vector<SlotId>& slots, bool keep) {
-    for (const SlotId slot : slots) kept_[at(slot)] = keep;
+  std::size_t at(std::int32_t node) const { return static_cast<std::size_t>(node - r_.node_begin); }
+  std::int32_t& readers(SlotId slot) { return readers_[static_cast<std::size_t>(slot - r_.slot_begin)]; }
+  bool is_inside(SlotId slot) const { return slot >= 0 && r_.contains(slot) && !p_.slot(slot).is_leaf(); }
+  void count(SlotId slot, int more) {
+    if (is_inside(slot)) readers(slot) += more;
+  }
+  bool is_read(const Node& n) {
+    for (int k = 0; k < n.output_count; ++k)
+      if (readers(n.first_output + k) > 0) return true;
+    return false;
   }
   /// The results of an op that a replay wants; all of them where they are coupled.
-  std::vector<SlotId> results(const Node& n, const std::vector<bool>& demanded) const {
+  std::vector<SlotId> results(const Node& n) {
     std::vector<SlotId> slots;
     for (SlotId slot = n.first_output; slot < n.first_output + n.output_count; ++slot)
-      if (demanded[at(slot)]) slots.push_back(slot);
-    if (n.cost.coupled && !slots.empty()) {
-      slots.clear();
-      for (int i = 0; i < n.output_count; ++i) slots.push_back(n.first_output + i);
-    }
+      if (n.cost.coupled || readers(slot) > 0) slots.push_back(slot);
     return slots;
   }
 
-  /// Time of the replay that the kept values leave to be done; marks the slots it is done for.
-  double replay_seconds() {
-    demanded_.assign(kept_.size(), false);
-    const auto demand = [&](SlotId slot) {
-      if (!p_.slot(slot).is_leaf() && r_.contains(slot) && !kept_[at(slot)]) demanded_[at(slot)] = true;
-    };
-    for (const Need& target : targets_) demand(target.slot);
+  /// Replays a node no more, nor what was replayed for it alone. Returns the time saved.
+  double spare(std::int32_t node) {
     double seconds = 0;
-    for (std::int32_t i = r_.node_end - 1; i >= r_.node_begin; --i) {
-      const Node& n = p_.node(i);
-      if (results(n, demanded_).empty()) continue;
+    std::size_t next = spared_.size();
+    replayed_[at(node)] = false;
+    spared_.push_back(node);
+    for (; next < spared_.size(); ++next) {
+      const Node& n = p_.node(spared_[next]);
       seconds += model_.seconds(n);
-      for (const Operand& operand : p_.operands_of(n))
-        if (operand.slot >= 0) demand(operand.slot);
+      for (const Operand& operand : p_.operands_of(n)) {
+        if (!is_inside(operand.slot)) continue;
+        --readers(operand.slot);
+        const std::int32_t maker = p_.slot(operand.slot).node;
+        if (!replayed_[at(maker)] || is_read(p_.node(maker))) continue;
+        replayed_[at(maker)] = false;
+        spared_.push_back(maker);
+      }
     }
     return seconds;
+  }
+  void undo() {
+    for (const std::int32_t node : spared_) {
+      replayed_[at(node)] = true;
+      for (const Operand& operand : p_.operands_of(p_.node(node))) count(operand.slot, 1);
+    }
+    spared_.clear();
   }
 
   Program& p_;
   const Region& r_;
   const CostModel& model_;
-  std::vector<Need> targets_;
-  std::vector<bool> kept_, demanded_;
+  std::vector<std::int32_t> readers_;  // of each slot: backwards and replays
+  std::vector<bool> replayed_;         // by node
+  std::vector<std::int32_t> spared_;   // nodes, in the order in which they ceased to be replayed
 };
 
 /// All slots worth keeping, best first over the whole program. The last region comes first: backward enters it at once,

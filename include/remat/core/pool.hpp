@@ -1,6 +1,7 @@
 // The tracked pool: every byte of every tensor comes from here, aligned, reused and counted.
 #pragma once
 
+#include <malloc.h>
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -121,6 +122,10 @@ class Pool {
         free.pop_back();
         cached_bytes_ -= class_bytes(size_class);
       } else {
+        // Blocks of sizes that are asked for no more must not pile up: what lies unused makes room, up to 1/16 + 24 MB.
+        const std::size_t most = std::max<std::size_t>(peak_bytes_, live_bytes_ + bytes);
+        const std::size_t wanted = live_bytes_ + class_bytes(size_class), limit = most + most / 16 + 24'000'000;
+        if (wanted + cached_bytes_ > limit) free_unused(limit > wanted ? limit - wanted : 0);
         block = from_system(size_class);
       }
       live_bytes_ += bytes;
@@ -153,11 +158,7 @@ class Pool {
   /// Gives all unused blocks back to the system.
   void trim() {
     const std::lock_guard lock(mutex_);
-    for (auto& list : free_) {
-      for (Block* block : list) std::free(block);
-      list.clear();
-    }
-    cached_bytes_ = 0;
+    free_unused(0);
   }
 
  private:
@@ -174,6 +175,19 @@ class Pool {
     if (size_class < 8) return alignment * static_cast<std::size_t>(size_class + 1);
     const int shift = size_class / 8 - 1;
     return alignment * ((static_cast<std::size_t>(size_class % 8 + 8) + 1) << shift);
+  }
+
+  /// Gives back unused blocks, large ones first, until at most `most` bytes of them are left.
+  void free_unused(std::size_t most) {
+    for (auto list = free_.rbegin(); list != free_.rend(); ++list)
+      while (cached_bytes_ > most && !list->empty()) {
+        std::free(list->back());
+        list->pop_back();
+        cached_bytes_ -= class_bytes(static_cast<int>(free_.rend() - list) - 1);
+      }
+#if defined(__GLIBC__)
+    malloc_trim(0);  // free() alone keeps blocks below its threshold, which grows up to 32 MB
+#endif
   }
 
   static Storage charged(Block* block, int size_class, std::size_t bytes, const Counted<Account>& account) {
