@@ -2,8 +2,10 @@
 #include <omp.h>
 
 #include <cmath>
+#include <limits>
 #include <ops/try_op.hpp>
 #include <remat/ops/cross_entropy.hpp>
+#include <vector>
 
 namespace {
 
@@ -33,6 +35,84 @@ TEST(CrossEntropy, IsTheMeanOverTokensThatCount) {
   EXPECT_NEAR(loss.item(), expected, 1e-14);
   tape.backward(loss);
   for (Index i = 0; i < x.size(); ++i) EXPECT_NEAR(tape.grad(logits)[i], gradient[static_cast<std::size_t>(i)], 1e-15);
+}
+
+/// The loss by its definition, probability by probability.
+double by_definition(const Tensor<double>& logits, const Ids& targets, const CrossEntropyOptions& o,
+                     const Tensor<double>& weights) {
+  const Index classes = logits.shape().back();
+  double sum = 0, weight = 0;
+  for (Index i = 0; i < targets.size(); ++i) {
+    if (targets[i] == o.ignore) continue;
+    std::vector<double> u;
+    double denominator = 0, loss = 0;
+    for (Index j = 0; j < classes; ++j) {
+      const double x = logits[i * classes + j];
+      u.push_back(o.soft_cap > 0 ? o.soft_cap * std::tanh(x / o.soft_cap) : x);
+      denominator += std::exp(u.back());
+    }
+    for (Index j = 0; j < classes; ++j) {
+      const double wanted =
+          o.label_smoothing / static_cast<double>(classes) + (j == targets[i] ? 1 - o.label_smoothing : 0);
+      loss -= wanted * std::log(std::exp(u[static_cast<std::size_t>(j)]) / denominator);
+    }
+    sum += weights[i] * (loss + o.z_loss * std::log(denominator) * std::log(denominator));
+    weight += weights[i];
+  }
+  return sum / weight;
+}
+
+TEST(CrossEntropy, FollowsItsDefinition) {
+  const Tensor<double> ones({5}, 1), weights({5}, {0.5, 2, 100, 0, 0.25});
+  const CrossEntropyOptions plain, smooth{.label_smoothing = 0.1}, z{.z_loss = 0.01}, cap{.soft_cap = 1.5};
+  const CrossEntropyOptions all{.ignore = 7, .label_smoothing = 0.9, .z_loss = 2, .soft_cap = 0.5};
+  for (const Index classes : {33, 5000})  // rows of many classes are summed in blocks
+    for (const CrossEntropyOptions& o : {plain, smooth, z, cap, all}) {
+      const auto x = random_tensor<double>({5, classes}, 1);
+      const Ids ids({5}, {0, 32, o.ignore, 7, 8});
+      Tape tape;
+      EXPECT_NEAR(cross_entropy(tape.input(x), ids, o).item(), by_definition(x, ids, o, ones), 1e-11);
+      EXPECT_NEAR(cross_entropy(tape.input(x), ids, o, weights).item(), by_definition(x, ids, o, weights), 1e-11);
+    }
+}
+
+TEST(CrossEntropy, EqualLogitsCostTheSameHoweverSmooth) {
+  Tape tape;  // nothing to choose: the loss is 0 however smooth
+  EXPECT_EQ(cross_entropy(tape.input(Tensor<float>({2, 1}, 3.0F)), Ids({2}, 0), {.label_smoothing = 0.5}).item(), 0.0F);
+  const auto equal = tape.input(Tensor<float>({1, 100}, 3.0F));
+  EXPECT_NEAR(cross_entropy(equal, Ids({1}, 99), {.label_smoothing = 0.5}).item(), std::log(100.0F), 1e-5);
+}
+
+TEST(CrossEntropy, WhatDoesNotCountIsNotLookedAt) {
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  for (const CrossEntropyOptions& o : {CrossEntropyOptions{}, CrossEntropyOptions{0, 0.1, 0.1, 3}}) {
+    Tape tape;
+    const auto logits = tape.input(Tensor<float>({3, 2}, {1, 2, nan, nan, nan, 0}), {.wants_gradient = true});
+    const auto loss = cross_entropy(logits, Ids({3}, {1, o.ignore, 1}), o, Tensor<float>({3}, {2, 1, 0}));
+    EXPECT_TRUE(std::isfinite(loss.item()));
+    tape.backward(loss);
+    EXPECT_NE(tape.grad(logits)[0], 0.0F);
+    EXPECT_TRUE(std::isfinite(tape.grad(logits)[0]));
+    for (Index i = 2; i < 6; ++i) EXPECT_EQ(tape.grad(logits)[i], 0.0F);
+  }
+}
+
+TEST(CrossEntropy, IsZeroWhenWeightsAre) {
+  Tape tape;
+  const auto logits = tape.input(random_tensor<float>({3, 5}, 1), {.wants_gradient = true});
+  const auto loss = cross_entropy(logits, Ids({3}, 1), {}, Tensor<float>({3}, 0.0F));
+  EXPECT_EQ(loss.item(), 0.0F);
+  tape.backward(loss);
+  for (Index i = 0; i < 15; ++i) EXPECT_EQ(tape.grad(logits)[i], 0.0F);
+}
+
+TEST(CrossEntropy, NoGradientFlowsToWeights) {
+  Tape tape;
+  const auto logits = tape.input(random_tensor<float>({3, 5}, 1), {.wants_gradient = true});
+  const auto weights = tape.input(Tensor<float>({3}, {1, 2, 3}), {.wants_gradient = true});
+  tape.backward(cross_entropy(logits, Ids({3}, 1), {}, weights));
+  EXPECT_NE(tape.grad(logits)[0], 0.0F);
+  for (Index i = 0; i < 3; ++i) EXPECT_EQ(tape.grad(weights)[i], 0.0F);
 }
 
 TEST(CrossEntropy, SurvivesLargeLogits) {
@@ -87,6 +167,16 @@ TEST(CrossEntropy, RefusesWhatDoesNotFit) {
             "cross_entropy: target -2 at [1, 1], but logits have 65 classes");
   EXPECT_EQ(error_of([&] { cross_entropy(logits, Ids({6}, 0)); }),
             "cross_entropy: targets have shape [6], logits of shape [2, 3, 65] need [2, 3]");
+  const Ids targets({2, 3}, 0);
+  const auto error = [&](const CrossEntropyOptions& options) {
+    return error_of([&] { cross_entropy(logits, targets, options); });
+  };
+  EXPECT_EQ(error({.label_smoothing = 1}), "cross_entropy: label_smoothing 1 is not in [0, 1)");
+  EXPECT_EQ(error({.label_smoothing = -0.5}), "cross_entropy: label_smoothing -0.5 is not in [0, 1)");
+  EXPECT_EQ(error({.z_loss = -1}), "cross_entropy: z_loss -1 is not >= 0");
+  EXPECT_EQ(error({.soft_cap = -30}), "cross_entropy: soft_cap -30 is not >= 0 (0: none)");
+  EXPECT_EQ(error_of([&] { cross_entropy(logits, targets, {}, Tensor<float>({6}, 1.0F)); }),
+            "cross_entropy: weights have shape [6], targets [2, 3]");
 }
 
 }  // namespace

@@ -52,8 +52,8 @@ TEST(UnmatchedName, SaysWhatExists) {
 
 TEST(UnmatchedName, LogitsNeverExist) {
   EXPECT_EQ(unmatched_name_message("logits", {"context"}),
-            "policy: no value of this step is named \"logits\": logits never exist, because attention is fused "
-            "(\"context\" is its output). Names that exist: context.");
+            "policy: no value of this step is named \"logits\": logits never exist: those of attention "
+            "(\"context\" is its output) and those of the head stay inside fused ops. Names that exist: context.");
 }
 
 }  // namespace

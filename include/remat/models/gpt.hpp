@@ -5,7 +5,7 @@
 #include <cmath>
 #include <remat/nn/embedding.hpp>
 #include <remat/nn/stacked_transformer.hpp>
-#include <remat/ops/cross_entropy.hpp>
+#include <remat/ops/linear_cross_entropy.hpp>
 #include <remat/ops/positions.hpp>
 #include <string>
 #include <vector>
@@ -24,10 +24,14 @@ struct GptConfig {
   bool bias = true;      // of linear layers and norms
   Activation activation = Activation::gelu;
   bool tied_head = true;  // the head is the transposed embedding
+  int head_chunk = 0;     // tokens whose logits exist at one time in a loss; 0: chosen by size
   double init_deviation = 0.02;
   Policy remat = policy::everything;
   int remat_every = 1;
   std::vector<std::string> attention_ids{};  // a shared_weight_id for each layer, or empty
+  bool combined_qkv = true;                  // one projection for query, key and value
+  bool fused_attention = true;               // false: scores exist whole, to compare with
+  nn::BlockwiseConfig blockwise{};           // of every layer; needs combined_qkv = false
 };
 
 /// Token and position embeddings, a stack of pre-norm layers, a norm, and a head tied to the token embedding.
@@ -59,17 +63,15 @@ struct Gpt {
   /// ids [B, T] -> logits [B, T, V]
   Var<T> logits(Tape& tape, const Tensor<std::int32_t>& ids) const {
     const auto here = tape.layer(path);
-    require(ids.shape().rank() == 2 && ids.shape()[1] <= config.context, path, ": ids ", ids.shape(),
-            " must be [batch, length] with length <= context ", config.context);
-    Var<T> x = add_positions<T>(embedding(tape.input(ids)), positions);
-    x = final_norm(decoder(dropout(x, config.dropout)));
-    return linear<T>(x, head ? *head : embedding.table, {}, {.transposed = true});
+    return linear<T>(hidden(tape, ids), head_table(), {}, {.transposed = true});
   }
-  /// Mean negative log-likelihood of `batch.targets` after `batch.inputs`, both [B, T], in nats.
+  /// Mean negative log-likelihood of `batch.targets` after `batch.inputs`, both [B, T], in nats. Logits never exist
+  /// whole.
   template <class Batch>
   Var<Accum<T>> loss(Tape& tape, const Batch& batch) const {
-    const Var<T> scores = logits(tape, batch.inputs);
-    return cross_entropy(scores, tape.input(batch.targets));
+    const auto here = tape.layer(path);
+    return linear_cross_entropy<T>(hidden(tape, batch.inputs), head_table(), {}, tape.input(batch.targets),
+                                   {.transposed = true, .chunk = config.head_chunk});
   }
 
   struct Generation {
@@ -95,6 +97,20 @@ struct Gpt {
   }
 
  private:
+  /// ids [B, T] -> [B, T, D], what the head reads
+  Var<T> hidden(Tape& tape, const Tensor<std::int32_t>& ids) const {
+    require(ids.shape().rank() == 2 && ids.shape()[1] <= config.context, path, ": ids ", ids.shape(),
+            " must be [batch, length] with length <= context ", config.context);
+    const auto embed = [&] {
+      const Var<T> x = add_positions<T>(embedding(tape.input(ids)), positions);
+      return checkpoint_name(dropout(x, config.dropout), "iteration_input");
+    };
+    // A region of its own, so that what enters the first layer can be offloaded like what enters the others.
+    return final_norm(
+        decoder(decoder.remat == policy::everything ? tape.place(embed) : tape.checkpoint(decoder.remat, embed)));
+  }
+  const Parameter<Accum<T>>& head_table() const { return head ? *head : embedding.table; }
+
   std::int32_t sample(const T* logits, const Generation& options, double uniform) const {
     std::vector<std::int32_t> order(static_cast<std::size_t>(config.vocabulary));
     for (std::size_t i = 0; i < order.size(); ++i) order[i] = static_cast<std::int32_t>(i);
@@ -124,11 +140,13 @@ struct Gpt {
                                      .norm_bias = c.bias,
                                      .dropout = c.dropout};
     layer.attention = {.num_kv_heads = c.num_kv_heads,
-                       .combined_qkv = true,
+                       .combined_qkv = c.combined_qkv,
                        .bias = c.bias,
                        .dropout = c.dropout,
+                       .fused = c.fused_attention,
                        .init = init,
                        .out_init = out};
+    layer.blockwise = c.blockwise;
     layer.ffn = {.activation = c.activation, .bias = c.bias, .init = init, .out_init = out};
     nn::StackedTransformerConfig stack{.remat = c.remat, .remat_every = c.remat_every};
     stack.layers.assign(static_cast<std::size_t>(c.num_layers), layer);

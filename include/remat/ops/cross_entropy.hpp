@@ -1,96 +1,109 @@
 // Softmax and cross-entropy in one op: neither probabilities nor their logarithms are ever stored.
 #pragma once
 
-#include <cmath>
 #include <remat/autodiff/var.hpp>
-#include <remat/core/parallel.hpp>
-#include <remat/kernels/reduce.hpp>
-#include <remat/kernels/vector_math.hpp>
+#include <remat/kernels/softmax_loss.hpp>
 #include <remat/ops/check_ids.hpp>
 
 namespace remat::inline REMAT_ABI {
 
 struct CrossEntropyOptions {
-  std::int32_t ignore = -1;  // tokens with this target count for nothing
+  std::int32_t ignore = -1;    // tokens with this target count for nothing
+  double label_smoothing = 0;  // share of the target distribution spread over all classes (arXiv 1512.00567), < 1
+  double z_loss = 0;           // adds z_loss logsumexp(logits)^2 to each token's loss (PaLM, arXiv 2204.02311)
+  double soft_cap = 0;         // logits become soft_cap tanh(logits / soft_cap) (Gemma 2, arXiv 2408.00118); 0: as is
 };
 
 namespace ops {
+
+/// What the two cross-entropies share, whether they are given logits or make them. `T` is the type of the loss.
+template <class T>
+class TokenLoss {
+ public:
+  TokenLoss(const CrossEntropyOptions& options, In<std::int32_t> targets, In<T> weights)
+      : options_(options), targets_(targets), weights_(weights) {}
+
+  void check(const Operands& in, const Shape& logits) const {
+    const Shape &ts = in[targets_].shape, tokens = logits.drop_last();
+    require(ts == tokens, "targets have shape ", ts, ", logits of shape ", logits, " need ", tokens);
+    require(!in.has(weights_) || in[weights_].shape == tokens, "weights have shape ", in[weights_].shape, ", targets ",
+            tokens);
+    const CrossEntropyOptions& o = options_;
+    require(o.label_smoothing >= 0 && o.label_smoothing < 1, "label_smoothing ", o.label_smoothing,
+            " is not in [0, 1)");
+    require(o.z_loss >= 0, "z_loss ", o.z_loss, " is not >= 0");
+    require(o.soft_cap >= 0, "soft_cap ", o.soft_cap, " is not >= 0 (0: none)");
+  }
+  void check_targets(const Frame& f, Index classes) const {
+    check_ids(f[targets_], classes, options_.ignore, "target", "logits have", "classes");
+  }
+  kernels::LossTokens<T> tokens(const Frame& f) const {
+    return {f[targets_].data(), f.has(weights_) ? f[weights_].data() : nullptr, options_.ignore};
+  }
+  kernels::SoftmaxLoss<T> rows() const {
+    return {static_cast<T>(options_.label_smoothing), static_cast<T>(options_.z_loss),
+            static_cast<T>(options_.soft_cap)};
+  }
+  /// `sum` over the weight of all tokens; the mean of nothing is 0.
+  T mean(T sum, const Frame& f) const {
+    const T weight = tokens(f).total_weight(f[targets_].size());
+    return weight == 0 ? T{0} : sum / weight;
+  }
+  /// Weights are constants, whatever made them.
+  void pass_nothing_to_weights(Frame& f) const {
+    if (f.wants(weights_)) std::fill_n(f.grad(weights_).data(), f[weights_].size(), T{0});
+  }
+
+ private:
+  CrossEntropyOptions options_;
+  In<std::int32_t> targets_;
+  In<T> weights_;
+};
 
 template <class T>
 struct CrossEntropy : Op {
   static constexpr In<T> logits{0};
   static constexpr In<std::int32_t> targets{1};
+  static constexpr In<Accum<T>> weights{2};
   static constexpr Out<Accum<T>> loss{0}, log_sum_exp{1};  // [], [...]
-  CrossEntropyOptions options;
+  TokenLoss<Accum<T>> token_loss;
 
-  explicit CrossEntropy(const CrossEntropyOptions& o) : Op("cross_entropy"), options(o) {}
+  explicit CrossEntropy(const CrossEntropyOptions& o) : Op("cross_entropy"), token_loss(o, targets, weights) {}
 
   Specs infer(const Operands& in) const override {
-    const Shape &ls = in[logits].shape, &ts = in[targets].shape;
-    require(ls.rank() > 0, "logits are a number, a last axis of classes is needed");
-    require(ts == ls.drop_last(), "targets have shape ", ts, ", logits of shape ", ls, " need ", ls.drop_last());
-    return {loss(Shape{}), log_sum_exp(ts)};
+    require(in[logits].shape.rank() > 0, "logits are a number, a last axis of classes is needed");
+    token_loss.check(in, in[logits].shape);
+    return {loss(Shape{}), log_sum_exp(in[targets].shape)};
   }
-  Residuals residuals(const Wanted&) const override { return {logits, targets, log_sum_exp}; }
+  Residuals residuals(const Wanted& wanted) const override {
+    return wanted[logits] ? Residuals{logits, targets, weights, log_sum_exp} : Residuals{};
+  }
   void forward(Frame& f) const override {
-    const Index classes = f[logits].cols();
-    check_ids(f[targets], classes, options.ignore, "target", "logits have", "classes");
-    const T* xs = f[logits].data();
-    const std::int32_t* ts = f[targets].data();
-    T* sums = f[log_sum_exp].data();
-    const std::int32_t ignored = options.ignore;
-    const T total = parallel_sum<T>(f[targets].size(), row_grain(8 * classes), [=](Index begin, Index end) {
-      T block = 0;
-      for (Index i = begin; i < end; ++i) {
-        const T* row = xs + i * classes;
-        const T top = kernels::max(row, classes);
-        const T log_sum =
-            std::log(kernels::sum_of<T>(classes, [=](Index j) { return kernels::fast_exp(row[j] - top); }));
-        sums[i] = top + log_sum;
-        if (ts[i] != ignored) block += log_sum - (row[ts[i]] - top);  // small numbers: no digits are lost
-      }
-      return block;
-    });
-    *f[loss].data() = total / counted(f[targets]);
+    const Index tokens = f[targets].size(), classes = f[logits].cols();
+    token_loss.check_targets(f, classes);
+    const T sum = kernels::softmax_losses(token_loss.rows(), token_loss.tokens(f), tokens, classes, f[logits].data(),
+                                          f[log_sum_exp].data());
+    *f[loss].data() = token_loss.mean(sum, f);
   }
   void backward(Frame& f) const override {
-    const Index classes = f[logits].cols();
-    const T share = *f.grad(loss).data() / counted(f[targets]);
-    const T *xs = f[logits].data(), *sums = f[log_sum_exp].data();
-    const std::int32_t* ts = f[targets].data();
-    T* dx = f.grad(logits).data();
-    const std::int32_t ignored = options.ignore;
-    parallel_for(f[targets].size(), row_grain(8 * classes), [=](Index begin, Index end) {
-      for (Index i = begin; i < end; ++i) {
-        const T *row = xs + i * classes, sum = sums[i];
-        T* to = dx + i * classes;
-        if (ts[i] == ignored) {
-          std::fill_n(to, classes, T{0});
-          continue;
-        }
-        for (Index j = 0; j < classes; ++j) to[j] = kernels::fast_exp(row[j] - sum) * share;
-        to[ts[i]] -= share;
-      }
-    });
-  }
-
- private:
-  /// Tokens that count, at least 1: the mean over none is 0.
-  T counted(const View<const std::int32_t>& ts) const {
-    const Index ignored = std::count(ts.data(), ts.data() + ts.size(), options.ignore);
-    return static_cast<T>(std::max<Index>(1, ts.size() - ignored));
+    token_loss.pass_nothing_to_weights(f);
+    if (!f.wants(logits)) return;
+    kernels::softmax_loss_gradients(token_loss.rows(), token_loss.tokens(f), f[targets].size(), f[logits].cols(),
+                                    f[logits].data(), f[log_sum_exp].data(), token_loss.mean(*f.grad(loss).data(), f),
+                                    f.grad(logits).data());
   }
 };
 
 }  // namespace ops
 
 /// Mean over tokens of -log softmax(logits)[target], in nats: logits [..., V], targets [...] in [0, V), or `ignore` for
-/// tokens that do not count. 0 when none counts.
+/// tokens that do not count. With `weights` [...], constants through which no gradient flows, it is the weighted mean.
+/// 0 when nothing counts. Errors: shapes that do not fit, a target out of range, options out of range.
 template <class T>
 Var<Accum<T>> cross_entropy(const Var<T>& logits, const Like<std::int32_t>& targets,
-                            const CrossEntropyOptions& options = {}) {
+                            const CrossEntropyOptions& options = {}, const Like<Accum<T>>& weights = {}) {
   using O = ops::CrossEntropy<T>;
-  return record(O(options), logits, targets)[O::loss];
+  return record(O(options), logits, targets, weights)[O::loss];
 }
 
 }  // namespace remat::inline REMAT_ABI

@@ -1,0 +1,138 @@
+// Softmax and cross-entropy on rows of logits: values and gradients, for whoever made the logits.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <remat/core/parallel.hpp>
+#include <remat/kernels/reduce.hpp>
+#include <remat/kernels/vector_math.hpp>
+
+namespace remat::inline REMAT_ABI::kernels {
+
+/// The tokens that belong to rows of logits. One with the target `ignore` or weight 0 does not count.
+template <class T>
+struct LossTokens {
+  const std::int32_t* targets;
+  const T* weights;  // null: 1 each
+  std::int32_t ignore;
+
+  T weight(Index i) const {
+    if (targets[i] == ignore) return 0;
+    return weights == nullptr ? T{1} : weights[i];
+  }
+  T total_weight(Index count) const {
+    return sum_of<T>(count, [this](Index i) { return weight(i); });
+  }
+  LossTokens from(Index first) const {
+    return {targets + first, weights == nullptr ? nullptr : weights + first, ignore};
+  }
+};
+
+namespace detail {
+
+template <class T>
+struct NoCap {
+  T operator()(T x) const { return x; }
+  T slope(T) const { return 1; }
+  const T* of(const T* x, Index, T*) const { return x; }
+};
+template <class T>
+struct TanhCap {
+  T limit, inverse;
+  explicit TanhCap(T c) : limit(c), inverse(1 / c) {}
+  T operator()(T x) const { return limit * fast_tanh(x * inverse); }
+  /// The derivative, from the result.
+  T slope(T y) const { return (1 - y * inverse) * (1 + y * inverse); }
+  /// Many at a time, in the buffer: a sum over calls of tanh would not vectorize for double, and clang would warn.
+  const T* of(const T* x, Index count, T* buffer) const {
+    for (Index j = 0; j < count; ++j) buffer[j] = (*this)(x[j]);
+    return buffer;
+  }
+};
+
+}  // namespace detail
+
+/// What one row x [V] costs: -sum_j q_j log softmax(u)_j + z_loss logsumexp(u)^2, where u = soft_cap tanh(x /
+/// soft_cap), or x for soft_cap 0, and q is 1 - label_smoothing at the target with label_smoothing / V added
+/// everywhere.
+template <class T>
+struct SoftmaxLoss {
+  T label_smoothing = 0, z_loss = 0, soft_cap = 0;
+
+  T value(const T* row, Index classes, Index target, T& log_sum_exp) const {
+    return with_cap([&](const auto cap) {
+      const T top = cap(max(row, classes));  // a cap keeps the order
+      T exponentials = 0, distances = 0;
+      constexpr Index most = 2048;
+      T buffer[most];
+      for (Index begin = 0; begin < classes; begin += most) {
+        const Index count = std::min(most, classes - begin);
+        const T* u = cap.of(row + begin, count, buffer);
+        exponentials += sum_of<T>(count, [=](Index j) { return fast_exp(u[j] - top); });
+        if (label_smoothing > 0) distances += sum_of<T>(count, [=](Index j) { return u[j] - top; });
+      }
+      const T log_sum = std::log(exponentials);
+      log_sum_exp = top + log_sum;
+      T loss = log_sum - (1 - label_smoothing) * (cap(row[target]) - top);  // small numbers: no digits are lost
+      if (label_smoothing > 0) loss -= label_smoothing / static_cast<T>(classes) * distances;
+      return z_loss > 0 ? loss + z_loss * log_sum_exp * log_sum_exp : loss;
+    });
+  }
+  /// to[j] = scale times the derivative of `value` by row[j]; `to` may be `row`.
+  void gradient(const T* row, Index classes, Index target, T log_sum_exp, T scale, T* to) const {
+    with_cap([&](const auto cap) {
+      const T of_softmax = scale * (1 + 2 * z_loss * log_sum_exp);
+      const T everywhere = scale * label_smoothing / static_cast<T>(classes);
+      const auto at = [=](T x, T wanted) {
+        const T u = cap(x);
+        return (fast_exp(u - log_sum_exp) * of_softmax - wanted) * cap.slope(u);
+      };
+      const T at_target = at(row[target], scale * (1 - label_smoothing) + everywhere);
+      if (to == row)  // two loops: each vectorizes without a simd pragma, which clang would warn of for double
+        for (Index j = 0; j < classes; ++j) to[j] = at(to[j], everywhere);
+      else
+        for (Index j = 0; j < classes; ++j) to[j] = at(row[j], everywhere);
+      to[target] = at_target;
+    });
+  }
+
+ private:
+  template <class F>
+  auto with_cap(F&& body) const {
+    return soft_cap > 0 ? body(detail::TanhCap<T>(soft_cap)) : body(detail::NoCap<T>{});
+  }
+};
+
+/// The sum over rows of weight times loss, in an order that depends on the shape alone. Writes `log_sum_exp` [rows]: 0
+/// for a row that does not count, which is not even looked at.
+template <class T>
+T softmax_losses(const SoftmaxLoss<T>& loss, const LossTokens<T>& tokens, Index rows, Index classes, const T* logits,
+                 T* log_sum_exp) {
+  return parallel_sum<T>(rows, row_grain(8 * classes), [=](Index begin, Index end) {
+    T sum = 0;
+    for (Index i = begin; i < end; ++i) {
+      log_sum_exp[i] = 0;
+      if (const T weight = tokens.weight(i); weight != 0)
+        sum += weight * loss.value(logits + i * classes, classes, tokens.targets[i], log_sum_exp[i]);
+    }
+    return sum;
+  });
+}
+
+/// gradients [rows, classes] = `share` times the derivative of that sum by the logits; may be the logits' own memory.
+template <class T>
+void softmax_loss_gradients(const SoftmaxLoss<T>& loss, const LossTokens<T>& tokens, Index rows, Index classes,
+                            const T* logits, const T* log_sum_exp, T share, T* gradients) {
+  parallel_for(rows, row_grain(8 * classes), [=](Index begin, Index end) {
+    for (Index i = begin; i < end; ++i) {
+      T* to = gradients + i * classes;
+      if (const T scale = share * tokens.weight(i); scale != 0)
+        loss.gradient(logits + i * classes, classes, tokens.targets[i], log_sum_exp[i], scale, to);
+      else
+        std::fill_n(to, classes, T{0});
+    }
+  });
+}
+
+}  // namespace remat::inline REMAT_ABI::kernels

@@ -1,0 +1,188 @@
+#include <gtest/gtest.h>
+#include <omp.h>
+
+#include <cmath>
+#include <limits>
+#include <ops/try_op.hpp>
+#include <promises/op_bench.hpp>
+#include <remat/ops/linear_cross_entropy.hpp>
+#include <remat/ops/unary.hpp>
+#include <vector>
+
+namespace {
+
+using namespace remat;
+using remat_test::error_of, remat_test::parameter_of, remat_test::random_tensor;
+using Ids = Tensor<std::int32_t>;
+
+template <class T>
+struct Step {
+  T loss = 0;
+  std::vector<Tensor<T>> gradients;  // of x, w and, where there is one, b
+  TapeStats stats;
+};
+
+/// Loss and gradients of `fn(x, w, b)`, where w and b are parameters.
+template <class T, class F>
+Step<T> step(const Tensor<T>& x, const Tensor<T>& w, const Tensor<T>& b, F&& fn) {
+  ParameterRegistry registry;
+  const auto weight = parameter_of(registry, "w", w), bias = parameter_of(registry, "b", b);
+  Tape tape;
+  const Var<T> input = tape.input(x, {.wants_gradient = true});
+  const Var<T> loss = fn(input, weight, bias);
+  Step<T> step{loss.item(), {}, {}};
+  tape.backward(loss);
+  step.gradients = {tape.grad(input), weight.grad(), bias.grad()};
+  step.stats = tape.stats();
+  return step;
+}
+
+/// Of 7 tokens, chunks of 3 hold 0, 2 and 1 that count.
+Ids uneven_targets() { return Ids({7}, {-1, -1, -1, 5, -1, 0, 8}); }
+Tensor<double> uneven_weights() { return Tensor<double>({7}, {1, 2, 0.5, 0.25, 3, 0, 2}); }
+
+TEST(LinearCrossEntropy, EqualsTheUnchunkedMean) {
+  const CrossEntropyOptions plain, smooth{.label_smoothing = 0.1}, z{.z_loss = 0.01}, cap{.soft_cap = 2};
+  const CrossEntropyOptions all{.ignore = 5, .label_smoothing = 0.1, .z_loss = 0.01, .soft_cap = 2};
+  for (const CrossEntropyOptions& o : {plain, smooth, z, cap, all})
+    for (const bool transposed : {false, true})
+      for (const bool is_weighted : {false, true}) {
+        Ids targets = uneven_targets();
+        for (Index i = 0; i < 7; ++i) targets[i] = targets[i] == -1 ? o.ignore : targets[i];
+        const Like<double> weights = is_weighted ? Like<double>(uneven_weights()) : Like<double>();
+        const auto x = random_tensor<double>({7, 5}, 1), b = random_tensor<double>({9}, 3);
+        const auto w = random_tensor<double>(transposed ? Shape{9, 5} : Shape{5, 9}, 2);
+        const auto expected = step(x, w, b, [&](const auto& x, const auto& w, const auto& b) {
+          return cross_entropy(linear(x, w, b, {.transposed = transposed}), targets, o, weights);
+        });
+        for (const Index chunk : {0, 1, 2, 3, 7, 100}) {
+          SCOPED_TRACE(chunk);
+          const LinearCrossEntropyOptions chunked{o.ignore, o.label_smoothing, o.z_loss, o.soft_cap, transposed, chunk};
+          const auto found = step(x, w, b, [&](const auto& x, const auto& w, const auto& b) {
+            return linear_cross_entropy(x, w, b, targets, chunked, weights);
+          });
+          EXPECT_NEAR(found.loss, expected.loss, 1e-12);
+          for (std::size_t k = 0; k < 3; ++k)
+            for (Index i = 0; i < expected.gradients[k].size(); ++i)
+              EXPECT_NEAR(found.gradients[k][i], expected.gradients[k][i], 1e-12) << "operand " << k;
+        }
+      }
+}
+
+TEST(LinearCrossEntropy, IsZeroWhenNoTokenCounts) {
+  for (const Index tokens : {0, 5}) {
+    const auto found = step(random_tensor<float>({tokens, 4}, 1), random_tensor<float>({4, 6}, 2),
+                            random_tensor<float>({6}, 3), [&](const auto& x, const auto& w, const auto& b) {
+                              return linear_cross_entropy(x, w, b, Ids({tokens}, -1), {.chunk = 2});
+                            });
+    EXPECT_EQ(found.loss, 0.0F);
+    for (const Tensor<float>& gradient : found.gradients)
+      for (Index i = 0; i < gradient.size(); ++i) EXPECT_EQ(gradient[i], 0.0F);
+  }
+}
+
+TEST(LinearCrossEntropy, IsTheSameForAnyNumberOfThreads) {
+  const auto x = random_tensor<float>({600, 33}, 1), w = random_tensor<float>({1031, 33}, 2);
+  const auto b = random_tensor<float>({1031}, 3);
+  Ids targets({600});
+  for (Index i = 0; i < 600; ++i) targets[i] = static_cast<std::int32_t>(7 * i % 1031);
+  const auto with = [&](int threads) {
+    const int before = omp_get_max_threads();
+    omp_set_num_threads(threads);
+    const auto result = step(x, w, b, [&](const auto& x, const auto& w, const auto& b) {
+      return linear_cross_entropy(x, w, b, targets, {.transposed = true, .chunk = 100});
+    });
+    omp_set_num_threads(before);
+    return result;
+  };
+  const auto one = with(1);
+  for (const int threads : {2, 3}) {
+    const auto many = with(threads);
+    EXPECT_EQ(one.loss, many.loss);
+    for (std::size_t k = 0; k < 3; ++k) EXPECT_TRUE(same_bits(one.gradients[k], many.gradients[k])) << k;
+  }
+}
+
+TEST(LinearCrossEntropy, HoldsTheLogitsOfOneChunk) {
+  constexpr Index tokens = 3000, d = 2, classes = 1024;
+  const auto peak = [&](Index chunk) {
+    const auto found = step(random_tensor<float>({tokens, d}, 1), random_tensor<float>({d, classes}, 2),
+                            Tensor<float>({classes}, 0.0F), [&](const auto& x, const auto& w, const auto&) {
+                              return linear_cross_entropy(x, w, {}, Ids({tokens}, 1), {.chunk = chunk});
+                            });
+    return found.stats.peak_bytes;
+  };
+  // The gradient of x, log_sum_exp, the loss and its gradient are there too.
+  constexpr std::size_t others = sizeof(float) * tokens * (d + 1) + 2 * 64 + 64;
+  EXPECT_LE(peak(100), sizeof(float) * 100 * classes + others);
+  EXPECT_GE(peak(100), sizeof(float) * 100 * classes);
+  EXPECT_LE(peak(tokens), sizeof(float) * tokens * classes + others);
+  EXPECT_LE(peak(0), (std::size_t{4} << 20) + others);
+  EXPECT_GE(peak(0), std::size_t{3} << 20);
+}
+
+TEST(LinearCrossEntropy, CountsTheProductsItMakes) {
+  constexpr double product = 2.0 * 7 * 5 * 9;
+  const auto flops = [&](bool wants_x, bool wants_w, bool wants_b) {
+    Tape tape;
+    const auto x = tape.input(random_tensor<float>({7, 5}, 1), {.wants_gradient = wants_x});
+    const auto w = tape.input(random_tensor<float>({5, 9}, 2), {.wants_gradient = wants_w});
+    const auto b = tape.input(random_tensor<float>({9}, 3), {.wants_gradient = wants_b});
+    tape.backward(linear_cross_entropy(x, w, b, uneven_targets(), {.chunk = 3}));
+    EXPECT_EQ(tape.stats().forward_flops, product);
+    return tape.stats().backward_flops;
+  };
+  EXPECT_EQ(flops(true, true, true), 3 * product);
+  EXPECT_EQ(flops(true, false, false), 2 * product);
+  EXPECT_EQ(flops(false, true, false), 2 * product);
+  EXPECT_EQ(flops(false, false, true), product);
+}
+
+TEST(LinearCrossEntropy, IsADotThatPoliciesKeep) {
+  for (const bool keeps : {false, true}) {
+    Tape tape;
+    const auto x = tape.input(random_tensor<float>({7, 5}, 1), {.wants_gradient = true});
+    const auto w = tape.input(random_tensor<float>({5, 9}, 2));
+    const auto loss = tape.checkpoint(keeps ? policy::dots : policy::nothing, [&] {
+      return linear_cross_entropy(square(x), w, {}, uneven_targets(), {.chunk = 3});
+    });
+    tape.backward(loss);
+    EXPECT_EQ(tape.stats().replayed_by_op.contains("linear_cross_entropy"), !keeps);
+    EXPECT_TRUE(tape.stats().replayed_by_op.contains("square"));
+  }
+}
+
+// 1025 rows are summed in 61 blocks, the 1024 of the last chunk in 64.
+TEST(LinearCrossEntropy, AShortLastChunkStaysWithinItsScratch) {
+  using remat_test::Buffer, remat_test::OpBench;
+  const Spec x{DType::float64, {2049, 1}}, w{DType::float64, {1, 2}}, b{DType::float64, {2}};
+  const Spec targets{DType::int32, {2049}};
+  const ops::LinearCrossEntropy<double> op({.chunk = 1025});
+  OpBench bench(op, {{x, true, true, {}}, {w, true, true, {}}, {b, true, true, {}}, {targets, true, false, {}}, {}},
+                {Buffer(x, 0.5), Buffer(w, 0.25), Buffer(b, 1), Buffer(targets, Ids({2049}, 1).data()), Buffer({})});
+  std::vector<Buffer> outputs = bench.forward(0);
+  bench.backward(outputs, OpBench::Undeclared::value, {true, true, true, false, false});  // looks behind the scratch
+}
+
+TEST(LinearCrossEntropy, RefusesWhatDoesNotFit) {
+  Tape tape;
+  const auto x = tape.input(Tensor<float>({2, 3, 5}, 0.0F));
+  const Tensor<float> w({5, 9}, 0.0F);
+  const Ids targets({2, 3}, 0);
+  const auto error = [&](const LinearCrossEntropyOptions& options) {
+    return error_of([&] { linear_cross_entropy(x, w, {}, targets, options); });
+  };
+  EXPECT_EQ(error({.transposed = true}), "linear_cross_entropy: x has 5 features, w expects 9");
+  EXPECT_EQ(error({.chunk = -1}), "linear_cross_entropy: chunk -1 is not >= 0 (0: chosen by size)");
+  EXPECT_EQ(error({.label_smoothing = 1}), "linear_cross_entropy: label_smoothing 1 is not in [0, 1)");
+  EXPECT_EQ(error_of([&] { linear_cross_entropy(x, w, {}, Ids({6}, 0)); }),
+            "linear_cross_entropy: targets have shape [6], logits of shape [2, 3, 9] need [2, 3]");
+  EXPECT_EQ(error_of([&] { linear_cross_entropy(x, w, {}, targets, {}, Tensor<float>({3}, 1.0F)); }),
+            "linear_cross_entropy: weights have shape [3], targets [2, 3]");
+  EXPECT_EQ(error_of([&] {
+              linear_cross_entropy(x, w, {}, Ids({2, 3}, {0, 1, 2, 3, 9, 5}), {.chunk = 2});
+            }),
+            "linear_cross_entropy: target 9 at [1, 1], but logits have 9 classes");
+}
+
+}  // namespace
