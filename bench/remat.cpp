@@ -159,7 +159,7 @@ int compare(const Settings& s) {
               << '\n';
     return 1;
   }
-  std::cout << "\nlosses of all steps and policies: equal, bit for bit\nwrote " << s.out
+  std::cout << "\nlosses of all steps and policies: equal, bit for bit (lossy ones apart)\nwrote " << s.out
             << "/remat.csv, remat_loss.csv, remat_timeline.csv" << std::endl;
   return 0;
 }

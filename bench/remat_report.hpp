@@ -63,10 +63,12 @@ struct Report {
     }
   }
 
-  /// How many policies had another loss than the first one had in its first training, in any step.
+  /// How many policies that are not lossy had another loss than the first one had in its first training, in any step.
   std::size_t differing() const {
     const std::size_t steps = steps_of_training();
     return static_cast<std::size_t>(std::count_if(outcomes.begin(), outcomes.end(), [&](const Outcome& o) {
+      if (remat::policy::is_lossy(variants[static_cast<std::size_t>(&o - outcomes.data())].planned.policy))
+        return false;
       for (std::size_t i = 0; i < o.losses.size(); ++i)
         if (!(o.losses[i] == outcomes[0].losses[i % steps])) return true;
       return false;

@@ -8,6 +8,7 @@
 #include <cstring>
 #include <limits>
 #include <map>
+#include <new>
 #include <ops/op_case.hpp>
 #include <string>
 #include <vector>

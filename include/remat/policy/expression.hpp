@@ -91,6 +91,11 @@ inline bool equal(const Node& a, const Node& b) {
   return (!a.left || equal(*a.left, *b.left)) && (!a.right || equal(*a.right, *b.right));
 }
 
+inline bool is_lossy(const Node& node) {
+  return node.kind == Kind::lossy_int8 || node.kind == Kind::lossy_bfloat16 || (node.left && is_lossy(*node.left)) ||
+         (node.right && is_lossy(*node.right));
+}
+
 /// The characters that a name may have unquoted.
 constexpr bool is_bare(char c) {
   return static_cast<unsigned char>(c) > ' ' && c != '\x7f' &&

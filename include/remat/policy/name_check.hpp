@@ -39,7 +39,9 @@ inline std::string unmatched_name_message(std::string_view name, std::vector<std
   existing.erase(std::unique(existing.begin(), existing.end()), existing.end());
   std::string text = "policy: no value of this step is named \"" + std::string(name) + '"';
   if (name == "logits")
-    text += ": logits never exist: those of attention (\"context\" is its output) and those of the head stay inside fused ops.";
+    text +=
+        ": logits never exist: those of attention (\"context\" is its output) and those of the head stay inside fused "
+        "ops.";
   else if (const std::string hint = did_you_mean(name, existing); !hint.empty())
     text += hint;
   else

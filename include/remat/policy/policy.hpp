@@ -128,6 +128,9 @@ inline constexpr Word bfloat16{detail::Kind::lossy_bfloat16};
 /// |error| <= m / 250, m the greatest magnitude of a run of 64 elements; 17/64 of the bytes of float.
 inline constexpr Word int8{detail::Kind::lossy_int8};
 }  // namespace lossy
+/// Does the expression name a lossy policy? Then gradients are near those without remat, not equal. (What a function
+/// answers is not known.)
+inline bool is_lossy(const Policy& policy) { return detail::is_lossy(policy.node()); }
 
 /// The policy in its language: "dots & !batched".
 inline std::string to_string(const Policy& policy) {
