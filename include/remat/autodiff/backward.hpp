@@ -12,23 +12,27 @@ namespace remat::inline REMAT_ABI::detail {
 /// One backward over one program. No recursion over nodes, so depth costs no stack.
 class Backward {
  public:
-  Backward(Program& program, SlotId loss) : p_(program), loss_(loss) {}
+  Backward(Program& program, SlotId loss, const GradientHook& when_complete = {})
+      : p_(program), loss_(loss), when_complete_(when_complete) {}
 
   void run() {
     prune();
     hold_exactly();
     seed();
+    find_first_readers();
     std::int32_t level = -1;
     for (std::int32_t i = p_.node_count() - 1; i >= 0; --i) {
       while (level >= 0 && i < p_.region(level).node_begin) level = p_.region(level).parent;
-      if (!p_.node(i).live) continue;
-      while (p_.node(i).region != level) {
-        std::int32_t child = p_.node(i).region;
-        while (p_.region(child).parent != level) child = p_.region(child).parent;
-        enter(child);
-        level = child;
+      if (p_.node(i).live) {
+        while (p_.node(i).region != level) {
+          std::int32_t child = p_.node(i).region;
+          while (p_.region(child).parent != level) child = p_.region(child).parent;
+          enter(child);
+          level = child;
+        }
+        step(p_.node(i));
       }
-      step(p_.node(i));
+      complete(i);
     }
     for (Slot& s : p_.slots)
       if (!s.keep) s.value = {};
@@ -70,6 +74,28 @@ class Backward {
       if ((s.value || s.packed) && static_cast<SlotId>(i) != loss_) saved_bytes += s.kept_bytes();
     }
     p_.stats.saved_bytes = saved_bytes;
+  }
+
+  /// Regions are replayed when their last node is reached, so a parameter's last reader in time is its first on the
+  /// tape.
+  void find_first_readers() {
+    if (!when_complete_ || !p_.computes()) return;
+    std::vector<std::uint8_t> is_seen(p_.slots.size());
+    for (std::int32_t i = 0; i < p_.node_count(); ++i)
+      for (const Operand& operand : p_.operands_of(p_.node(i))) {
+        if (operand.slot < 0 || p_.slot(operand.slot).parameter < 0) continue;
+        auto& seen = is_seen[static_cast<std::size_t>(operand.slot)];
+        if (!seen) first_readers_.emplace_back(i, operand.slot);
+        seen = 1;
+      }
+  }
+  void complete(std::int32_t node) {
+    for (; !first_readers_.empty() && first_readers_.back().first == node; first_readers_.pop_back()) {
+      Slot& s = p_.slot(first_readers_.back().second);
+      ParameterEntry& entry = *p_.parameters[static_cast<std::size_t>(s.parameter)];
+      s.value = {};  // or an update would copy it first
+      if (entry.has_grad) when_complete_(entry);
+    }
   }
 
   void seed() {
@@ -239,6 +265,7 @@ class Backward {
     }
     ParameterEntry& entry = *p_.parameters[static_cast<std::size_t>(s.parameter)];
     entry.has_grad = true;
+    entry.is_used_up = false;
     return entry.grad_buffer().mutable_data();
   }
 
@@ -275,6 +302,8 @@ class Backward {
 
   Program& p_;
   SlotId loss_;
+  const GradientHook& when_complete_;
+  std::vector<std::pair<std::int32_t, SlotId>> first_readers_;  // of parameters: node and slot, in tape order
   Frame frame_;
   std::vector<Target> targets_;
   std::vector<Storage> spare_;

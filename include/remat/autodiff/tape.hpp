@@ -131,9 +131,10 @@ class Tape {
     return result;
   }
 
-  /// Adds the gradient of the scalar `loss` into every parameter it depends on. Ends the recording.
+  /// Adds the gradient of the scalar `loss` into every parameter it depends on. Ends the recording. `when_complete` is
+  /// called for each of these parameters as soon as nothing here needs it any more: `adamw.in_backward(rate)`.
   template <class T>
-  void backward(const Var<T>& loss) {
+  void backward(const Var<T>& loss, const GradientHook& when_complete = {}) {
     require(mode() != Mode::evaluate, "backward: a tape in evaluate mode keeps nothing; record with Mode::train");
     require(!program_->finished, "backward: this tape has run backward already; record the step on a new tape");
     require(program_->open_regions.empty(), "backward: a checkpoint region is still open");
@@ -145,7 +146,7 @@ class Tape {
             "backward: the loss depends on no parameter and no input that wants a gradient");
     program_->rethrow();
     check_names();
-    detail::Backward(*program_, loss.where().slot).run();
+    detail::Backward(*program_, loss.where().slot, when_complete).run();
   }
 
   /// The gradient of an input that asked for it, or zeros if the loss does not depend on it; after backward.

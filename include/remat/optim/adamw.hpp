@@ -37,18 +37,25 @@ class AdamW {
   /// One step against the gradients times `grad_scale` (see `clip_scale`), which are cleared. Parameters without a
   /// gradient keep value and state. A step that throws has changed no value.
   void step(double learning_rate, double grad_scale = 1) {
-    require(std::isfinite(learning_rate) && learning_rate >= 0, "adamw: learning rate ", learning_rate,
-            " must be finite and at least 0");
-    require(std::isfinite(grad_scale), "adamw: gradient scale ", grad_scale, " must be finite");
+    check(learning_rate, grad_scale);
     std::vector<Update> updates;
     for (const auto& entry : parameters_.entries())
       if (entry->has_grad) updates.push_back(prepared(*entry));
-    for (const Update& update : updates) {
-      if (update.entry->value.dtype == DType::float32) apply<float>(update, learning_rate, grad_scale);
-      if (update.entry->value.dtype == DType::float64) apply<double>(update, learning_rate, grad_scale);
-      update.entry->has_grad = false;
-    }
+    for (const Update& update : updates) apply(update, learning_rate, grad_scale);
     ++steps_;
+  }
+
+  /// For `tape.backward(loss, adamw.in_backward(rate))`: one step, each parameter as soon as its gradient is complete,
+  /// which is then freed, so that gradients never exist all at once. Gives the bits that `step(rate, grad_scale)`
+  /// would. Clipping by the global norm needs all of them and refuses to follow.
+  GradientHook in_backward(double learning_rate, double grad_scale = 1) {
+    check(learning_rate, grad_scale);
+    ++steps_;
+    return [this, learning_rate, grad_scale](ParameterEntry& entry) {
+      apply(prepared(entry), learning_rate, grad_scale);
+      entry.grad = {};
+      entry.is_used_up = true;
+    };
   }
 
   /// How often `step` was called.
@@ -88,8 +95,18 @@ class AdamW {
     return state;
   }
 
-  template <class T>
+  static void check(double learning_rate, double grad_scale) {
+    require(std::isfinite(learning_rate) && learning_rate >= 0, "adamw: learning rate ", learning_rate,
+            " must be finite and at least 0");
+    require(std::isfinite(grad_scale), "adamw: gradient scale ", grad_scale, " must be finite");
+  }
   void apply(const Update& update, double learning_rate, double grad_scale) const {
+    if (update.entry->value.dtype == DType::float32) apply_to<float>(update, learning_rate, grad_scale);
+    if (update.entry->value.dtype == DType::float64) apply_to<double>(update, learning_rate, grad_scale);
+    update.entry->has_grad = false;
+  }
+  template <class T>
+  void apply_to(const Update& update, double learning_rate, double grad_scale) const {
     using Array = Eigen::Array<T, Eigen::Dynamic, 1>;
     const double steps = ++update.state->steps;
     const bool decays = update.entry->value.shape.rank() >= 2;

@@ -45,6 +45,8 @@ inline void require_trainable(const ParameterEntry& entry, const char* what) {
 inline double global_norm(const ParameterRegistry& parameters) {
   double sum = 0;
   for (const auto& entry : parameters.entries()) {
+    require(!entry->is_used_up, "global_norm: the gradient of ", entry->path,
+            " was used up by its update in backward; clip by the global norm with AdamW::step instead of in_backward");
     if (!entry->has_grad) continue;
     detail::require_trainable(*entry, "global_norm");
     sum += detail::squared_norm(entry->grad);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <remat/params/initializer.hpp>
 #include <string>
@@ -14,8 +15,9 @@ namespace remat::inline REMAT_ABI {
 struct ParameterEntry {
   std::string path;
   AnyTensor value;
-  AnyTensor grad{};       // without storage until a backward or grad() needs it
-  bool has_grad = false;  // false: the gradient is zero, whatever the bytes say
+  AnyTensor grad{};         // without storage until a backward or grad() needs it
+  bool has_grad = false;    // false: the gradient is zero, whatever the bytes say
+  bool is_used_up = false;  // the last gradient has been spent in backward, see GradientHook
   Initializer initializer{};
   std::vector<std::string> users{};  // layer paths that asked, in order
 
@@ -34,6 +36,10 @@ struct ParameterEntry {
     return buffer;
   }
 };
+
+/// Called in backward for each parameter that got a gradient, once nothing will read its value or add to its gradient
+/// any more: an optimizer may update and free there.
+using GradientHook = std::function<void(ParameterEntry&)>;
 
 /// A handle to one parameter of a registry; copies name the same one.
 template <class T>
