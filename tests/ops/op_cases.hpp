@@ -5,18 +5,23 @@
 #include <remat/ops/activation.hpp>
 #include <remat/ops/arithmetic.hpp>
 #include <remat/ops/attention.hpp>
+#include <remat/ops/combine_rows.hpp>
 #include <remat/ops/concat.hpp>
 #include <remat/ops/cross_entropy.hpp>
 #include <remat/ops/dropout.hpp>
 #include <remat/ops/embedding.hpp>
 #include <remat/ops/layer_norm.hpp>
 #include <remat/ops/linear.hpp>
+#include <remat/ops/linear_cross_entropy.hpp>
+#include <remat/ops/load_balancing_loss.hpp>
 #include <remat/ops/matmul.hpp>
 #include <remat/ops/positions.hpp>
 #include <remat/ops/reduce.hpp>
 #include <remat/ops/rms_norm.hpp>
+#include <remat/ops/route.hpp>
 #include <remat/ops/slice.hpp>
 #include <remat/ops/softmax.hpp>
+#include <remat/ops/take_rows.hpp>
 #include <remat/ops/transpose.hpp>
 #include <remat/ops/unary.hpp>
 #include <remat/ops/unary_activations.hpp>
@@ -26,6 +31,16 @@ namespace remat_test {
 /// Shapes for an op that works element by element.
 inline std::vector<OpInputs> elementwise_inputs() {
   return {on({{}}), on({{1}}), on({{0}}), on({{3, 0, 2}}), on({{7}}), on({{33}}), on({{3, 100}}), on({{41, 1001}})};
+}
+
+/// Scores [N, E] moved so far apart in each row that small steps choose no other experts; E is no multiple of 3.
+template <class T>
+Var<T> apart(const Var<T>& scores) {
+  Tensor<T> offsets(scores.shape());
+  const Index experts = scores.shape()[1];
+  for (Index i = 0; i < offsets.size(); ++i)
+    offsets[i] = static_cast<T>(4 * ((3 * (i % experts) + i / experts) % experts));
+  return scores + offsets;
 }
 
 inline std::vector<OpCase> op_cases() {
@@ -248,6 +263,33 @@ inline std::vector<OpCase> op_cases() {
        .inputs = {on({{5, 7}}, {{.shape = {3, 4}, .limit = 5}}), on({{9, 130}}, {{.shape = {6}, .limit = 9}}),
                   on({{5, 3}}, {{.shape = {}, .limit = 5}}), on({{4, 3}}, {{.shape = {0}, .limit = 4}}),
                   on({{4, 0}}, {{.shape = {2}, .limit = 4}})}});
+  row({.name = "take_rows",
+       .fn = [](const auto& in) { return take_rows(in[0], in.integers[0]); },
+       .inputs = {on({{5, 7}}, {{.shape = {2, 3}, .values = {4, -1, 0, 4, 2, -1}}}),
+                  on({{9, 130}}, {{.shape = {12}, .limit = 9}}), on({{0, 3}}, {{.shape = {2}, .values = {-1, -1}}}),
+                  on({{4, 3}}, {{.shape = {0}, .limit = 4}}), on({{4, 0}}, {{.shape = {2}, .limit = 4}})}});
+  row({.name = "combine_rows",
+       .fn = [](const auto& in) { return combine_rows(in[0], in.integers[0], in[1]); },
+       .inputs = {on({{5, 7}, {3, 2}}, {{.shape = {3, 2}, .values = {4, -1, 0, 4, -1, -1}}}),
+                  on({{9, 130}, {7, 3}}, {{.shape = {7, 3}, .limit = 9}}),
+                  on({{1, 1}, {1, 1}}, {{.shape = {1, 1}, .limit = 1}}),
+                  on({{4, 3}, {0, 2}}, {{.shape = {0, 2}, .limit = 4}}),
+                  on({{4, 0}, {2, 1}}, {{.shape = {2, 1}, .limit = 4}})}});
+  row({.name = "route",
+       .fn = [](const auto& in) { return route(apart(in[0]), {.top_k = 2, .seats = 3}).gates; },
+       .inputs = {on({{6, 4}}), on({{40, 5}}), on({{0, 2}}), on({{200, 130}})}});
+  row({.name = "route to experts and back",  // some are full, some stay empty
+       .fn =
+           [](const auto& in) {
+             const auto to = route(apart(in[0]), {.top_k = 1, .seats = 2});
+             const Index experts = to.tokens.shape()[0], d = in[1].shape()[1];
+             return combine_rows(sin(take_rows(in[1], to.tokens)).reshape({2 * experts, d}), to.seats, to.gates);
+           },
+       .inputs = {on({{9, 4}, {9, 5}}), on({{3, 7}, {3, 33}})}});
+  row({.name = "load_balancing_loss",
+       .fn = [](const auto& in) { return load_balancing_loss(in[0], in.integers[0]); },
+       .inputs = {on({{6, 4}}, {{.shape = {6, 2}, .limit = 4}}), on({{1, 1}}, {{.shape = {1, 1}, .limit = 1}}),
+                  on({{500, 33}}, {{.shape = {500, 1}, .limit = 33}}), on({{0, 3}}, {{.shape = {0, 1}, .limit = 3}})}});
   row({.name = "add_positions",
        .fn = [](const auto& in) { return add_positions(in[0], in[1], 2); },
        .inputs = {on({{3, 4, 5}, {6, 5}}), on({{4, 33}, {9, 33}}), on({{0, 4, 5}, {6, 5}}), on({{2, 0, 5}, {2, 5}})}});
@@ -256,6 +298,56 @@ inline std::vector<OpCase> op_cases() {
        .inputs = {on({{7}}, {{.shape = {}, .limit = 7}}), on({{3, 5, 33}}, {{.shape = {3, 5}, .limit = 33}}),
                   on({{4, 65}}, {{.shape = {4}, .values = {3, -1, 64, -1}}}),
                   on({{2, 5}}, {{.shape = {2}, .values = {-1, -1}}}), on({{0, 5}}, {{.shape = {0}, .limit = 5}})}});
+  // One of three tokens has weight 0.
+  const auto token_weights = [](const auto& in) {
+    Tensor<typename std::decay_t<decltype(in)>::type> weights(in.integers[0].shape());
+    for (Index i = 0; i < weights.size(); ++i) weights[i] = static_cast<float>(i % 3) / 4;
+    return weights;
+  };
+  row({.name = "cross_entropy with weights",
+       .fn = [=](const auto& in) { return cross_entropy(in[0], in.integers[0], {}, token_weights(in)); },
+       .inputs = {on({{3, 5, 33}}, {{.shape = {3, 5}, .limit = 33}}), on({{1, 5}}, {{.shape = {1}, .limit = 5}})}});
+  const std::vector<OpInputs> loss_inputs = {on({{3, 3, 33}}, {{.shape = {3, 3}, .limit = 33}}),
+                                             on({{4, 65}}, {{.shape = {4}, .values = {3, -1, 64, -1}}}),
+                                             on({{2, 1}}, {{.shape = {2}, .limit = 1}})};
+  row({.name = "cross_entropy with label smoothing",
+       .fn = [](const auto& in) { return cross_entropy(in[0], in.integers[0], {.label_smoothing = 0.2}); },
+       .inputs = loss_inputs});
+  row({.name = "cross_entropy with z-loss",
+       .fn = [](const auto& in) { return cross_entropy(in[0], in.integers[0], {.z_loss = 0.3}); },
+       .inputs = loss_inputs});
+  row({.name = "cross_entropy with soft cap",
+       .fn = [](const auto& in) { return cross_entropy(in[0], in.integers[0], {.soft_cap = 1.3}); },
+       .inputs = loss_inputs});
+  row({.name = "linear_cross_entropy",
+       .fn = [](const auto& in) { return linear_cross_entropy(in[0], in[1], in[2], in.integers[0], {.chunk = 4}); },
+       .inputs = {on({{3, 5, 9}, {9, 11}, {11}}, {{.shape = {3, 5}, .limit = 11}}),
+                  on({{3}, {3, 2}, {2}}, {{.shape = {}, .limit = 2}}),
+                  on({{5, 1}, {1, 1}, {1}}, {{.shape = {5}, .limit = 1}}),
+                  on({{9, 9}, {9, 11}, {11}}, {{.shape = {9}, .values = {-1, -1, -1, -1, 10, 0, -1, -1, 2}}}),
+                  on({{3, 4}, {4, 6}, {6}}, {{.shape = {3}, .values = {-1, -1, -1}}}),
+                  on({{3, 0}, {0, 2}, {2}}, {{.shape = {3}, .limit = 2}}),
+                  on({{0, 4}, {4, 3}, {3}}, {{.shape = {0}, .limit = 3}})}});
+  row({.name = "linear_cross_entropy transposed without bias",
+       .fn =
+           [](const auto& in) {
+             return linear_cross_entropy(in[0], in[1], {}, in.integers[0], {.transposed = true, .chunk = 100});
+           },
+       .inputs = {on({{3, 5, 7}, {9, 7}}, {{.shape = {3, 5}, .limit = 9}}),
+                  on({{230, 5}, {33, 5}}, {{.shape = {230}, .limit = 33}}),
+                  on({{0, 4}, {3, 4}}, {{.shape = {0}, .limit = 3}})}});
+  row({.name = "linear_cross_entropy on itself",
+       .fn = [](const auto& in) { return linear_cross_entropy(in[0], in[0], {}, in.integers[0]); },
+       .inputs = {on({{4, 4}}, {{.shape = {4}, .limit = 4}})}});
+  row({.name = "linear_cross_entropy with everything",
+       .fn =
+           [=](const auto& in) {
+             return linear_cross_entropy(
+                 in[0], in[1], in[2], in.integers[0],
+                 {.ignore = 0, .label_smoothing = 0.2, .z_loss = 0.3, .soft_cap = 1.3, .transposed = true, .chunk = 5},
+                 token_weights(in));
+           },
+       .inputs = {on({{3, 5, 7}, {9, 7}, {9}}, {{.shape = {3, 5}, .limit = 9}})}});
   const std::vector<OpInputs> attention_inputs = {
       on({{2, 7, 4, 5}, {2, 7, 2, 5}, {2, 7, 2, 5}}),    on({{1, 3, 2, 4}, {1, 9, 1, 4}, {1, 9, 1, 4}}),
       on({{2, 6, 1, 3}, {2, 4, 1, 3}, {2, 4, 1, 3}}),    on({{1, 1, 1, 1}, {1, 1, 1, 1}, {1, 1, 1, 1}}),
@@ -274,6 +366,42 @@ inline std::vector<OpCase> op_cases() {
            },
        .inputs = {on({{2, 7, 4, 5}, {2, 9, 2, 5}, {2, 9, 2, 5}})},
        .is_random = true});
+  row({.name = "attention with window, soft cap and alibi",
+       .fn =
+           [](const auto& in) {
+             return attention(in[0], in[1], in[2], {.causal = true, .window = 4, .soft_cap = 0.6, .alibi = true});
+           },
+       .inputs = {on({{2, 7, 3, 5}, {2, 9, 3, 5}, {2, 9, 3, 5}}), on({{1, 70, 1, 2}, {1, 70, 1, 2}, {1, 70, 1, 2}})}});
+  row({.name = "attention with rotary and chunks",
+       .fn =
+           [](const auto& in) {
+             return attention(in[0], in[1], in[2],
+                              {.query_chunk = 3, .key_chunk = 5, .rotary_base = 100, .rotary_dims = 4});
+           },
+       .inputs = {on({{2, 7, 4, 5}, {2, 9, 2, 5}, {2, 9, 2, 5}})}});
+  row({.name = "attention with bias",
+       .fn =
+           [](const auto& in) {
+             return attention(in[0], in[1], in[2], {.causal = true}, {.bias = in[3], .relative_bias = in[4]});
+           },
+       .inputs = {on({{2, 7, 2, 3}, {2, 9, 1, 3}, {2, 9, 1, 3}, {2, 2, 7, 9}, {4, 2}}),
+                  on({{2, 6, 2, 3}, {2, 5, 2, 3}, {2, 5, 2, 3}, {1, 2, 1, 5}, {6, 2}}),
+                  on({{1, 70, 1, 2}, {1, 70, 1, 2}, {1, 70, 1, 2}, {1, 1, 70, 70}, {32, 1}}),
+                  on({{0, 3, 2, 4}, {0, 3, 2, 4}, {0, 3, 2, 4}, {1, 2, 3, 3}, {4, 2}}),
+                  on({{2, 3, 2, 4}, {2, 0, 2, 4}, {2, 0, 2, 4}, {2, 2, 3, 0}, {4, 2}})}});
+  row({.name = "attention with masks",
+       .fn =
+           [](const auto& in) {
+             return attention(in[0], in[1], in[2], {.causal = true},
+                              {.key_lengths = in.integers[0],
+                               .query_segments = in.integers[1],
+                               .prefix_lengths = in.integers[2],
+                               .relative_bias = in[3]});
+           },
+       .inputs = {on({{2, 7, 2, 3}, {2, 7, 2, 3}, {2, 7, 2, 3}, {4, 2}},
+                     {{.shape = {2}, .values = {5, 7}},
+                      {.shape = {2, 7}, .values = {0, 0, 0, 1, 1, 1, 2, 0, 1, 0, 1, 0, 1, 0}},
+                      {.shape = {2}, .values = {3, 0}}})}});
   row({.name = "attention_qkv",
        .fn = [](const auto& in) { return attention_qkv(in[0], 4, 2, {.causal = true}); },
        .inputs = {on({{2, 7, 24}}), on({{1, 66, 8}}), on({{0, 3, 8}}), on({{2, 0, 8}})}});
@@ -281,6 +409,13 @@ inline std::vector<OpCase> op_cases() {
        .fn = [](const auto& in) { return attention_qkv(in[0], 2, 1, {.causal = true, .dropout = 0.3}); },
        .inputs = {on({{2, 7, 12}})},
        .is_random = true});
+  row({.name = "attention_qkv with bias, masks and rotary",
+       .fn =
+           [](const auto& in) {
+             return attention_qkv(in[0], 2, 1, {.window = 4, .soft_cap = 2, .rotary_base = 10000},
+                                  {.query_segments = in.integers[0], .bias = in[1], .relative_bias = in[2]});
+           },
+       .inputs = {on({{2, 7, 16}, {1, 2, 7, 7}, {8, 2}}, {{.shape = {2, 7}, .limit = 2}})}});
 
   return rows;
 }

@@ -4,21 +4,81 @@
 #pragma once
 
 #include <remat/kernels/attention/backward.hpp>
+#include <remat/kernels/attention/bias_gradient.hpp>
 #include <remat/kernels/attention/forward.hpp>
+#include <type_traits>
 
 namespace remat::inline REMAT_ABI::kernels {
 
 namespace attention {
 
-/// From this many (batch entry, key/value head) pairs on, backward walks each as one task and computes every
-/// probability once; below, it gains tasks by computing them once for dq and once for dk and dv.
-inline constexpr Index enough_tasks = 8;
+/// Calls `body` with a constant: does anything but masks by position touch the scores?
+template <class T, class F>
+void with_kind(const AttentionProblem<T>& p, F&& body) {
+  p.changes_scores() ? body(std::true_type()) : body(std::false_type());
+}
 
-template <class T>
-std::size_t delta_bytes(const AttentionProblem<T>& problem) {
-  Carver<T> carver;
-  carver.take(checked_mul(checked_mul(problem.batch, problem.heads), problem.query_length, "attention"));
+/// Bytes of one thread's tiles.
+template <class Tiles, class T>
+std::size_t tile_bytes(const AttentionProblem<T>& p, const Tables& tables) {
+  Carver carver;
+  static_cast<void>(Tiles(p, tables, carver));
   return carver.used();
+}
+
+/// What the threads of one backward share.
+template <class T>
+struct BackwardShared {
+  Tables tables;
+  T* delta;
+  double* partial;  // of the relative bias
+
+  BackwardShared(const AttentionProblem<T>& p, Carver& carver)
+      : tables(p, carver),
+        delta(carver.take<T>(checked_mul(checked_mul(p.batch, p.heads), p.query_length, "attention"))),
+        partial(carver.take<double>(partial_size(p))) {}
+};
+
+/// dq, dk and dv.
+template <bool Changed, class T>
+void product_gradients(const AttentionProblem<T>& p, const BackwardArguments<T>& x, const Tables& tables,
+                       std::byte* scratch, std::size_t bytes) {
+  const Tiling query_tiles = query_tiling(p), key_tiles = key_tiling(p);
+  const Index pairs = p.batch * p.kv_heads, heads = group_heads(p);
+  const bool wants_q = x.to.q != nullptr, wants_keys = x.to.k != nullptr || x.to.v != nullptr;
+  const auto for_each = [&](Index tasks_per_pair, const auto& body) {
+    each_task(pairs * tasks_per_pair, scratch, bytes, [&](Index task, void* own) {
+      const Index pair = task / tasks_per_pair, b = pair / p.kv_heads, kv = pair % p.kv_heads;
+      BackwardTask<T, Changed> pass(p, x, tables, b, kv, own);
+      body(pass, kv * heads, task % tasks_per_pair);
+    });
+  };
+
+  // One task a pair costs 5 products of tiles. More tasks are to be had by walking dq and dk with dv apart, for 7: each
+  // needs scores and gradients of probabilities. No bit depends on the choice.
+  const Index threads = team(pairs * (query_tiles.count() + key_tiles.count()));
+  if (threads == 1 || (wants_q && wants_keys && (pairs + threads - 1) / threads * threads * 5 <= pairs * 7)) {
+    for_each(1, [&](auto& pass, Index first_head, Index) {
+      for (Index n = first_head; n < first_head + heads; ++n) pass.prepare(n, 0, p.query_length);
+      if (wants_keys) {
+        key_tiles.each(0, p.key_length, [&](Index s0, Index keys) { pass.keys(s0, keys, true); });
+      } else if (wants_q) {
+        for (Index n = first_head; n < first_head + heads; ++n)
+          query_tiles.each(0, p.query_length, [&](Index t0, Index rows) { pass.queries(n, t0, rows); });
+      }
+    });
+    return;
+  }
+  for_each(heads * query_tiles.count(), [&](auto& pass, Index first_head, Index i) {
+    // Causal tiles grow with t: the long ones come first, so that the last task to finish is a short one.
+    const Index n = first_head + i / query_tiles.count(), at = query_tiles.count() - 1 - i % query_tiles.count();
+    const Index t0 = query_tiles.start(at), rows = query_tiles.size(at);
+    pass.prepare(n, t0, rows);
+    if (wants_q) pass.queries(n, t0, rows);
+  });
+  if (wants_keys)
+    for_each(key_tiles.count(),
+             [&](auto& pass, Index, Index i) { pass.keys(key_tiles.start(i), key_tiles.size(i), false); });
 }
 
 }  // namespace attention
@@ -26,8 +86,10 @@ std::size_t delta_bytes(const AttentionProblem<T>& problem) {
 /// Bytes of 64-byte aligned scratch that `attention_forward` needs with up to omp_get_max_threads() threads.
 template <class T>
 std::size_t attention_forward_scratch(const AttentionProblem<T>& problem) {
-  const attention::ForwardTiles<T> tiles(nullptr, problem.head_dims);
-  return tiles.bytes * static_cast<std::size_t>(omp_get_max_threads());
+  attention::Carver shared;
+  const attention::Tables tables(problem, shared);
+  return shared.used() + attention::tile_bytes<attention::ForwardTiles<T>>(problem, tables) *
+                             static_cast<std::size_t>(omp_get_max_threads());
 }
 
 /// out [B, T, N, H] and log_sum_exp [B, N, T] of q [B, T, N, H], k and v [B, S, K, H]. A query that sees no key gets
@@ -35,77 +97,48 @@ std::size_t attention_forward_scratch(const AttentionProblem<T>& problem) {
 template <class T>
 void attention_forward(const AttentionProblem<T>& problem, const T* q, const T* k, const T* v, T* out, T* log_sum_exp,
                        void* scratch) {
-  const Index query_tiles = attention::tiles(problem.query_length);
-  const Index tasks = problem.batch * problem.heads * query_tiles;
-  const std::size_t bytes = attention::ForwardTiles<T>(nullptr, problem.head_dims).bytes;
-#pragma omp parallel for schedule(dynamic) num_threads(attention::team(tasks))
-  for (Index task = 0; task < tasks; ++task) {
-    void* own = static_cast<std::byte*>(scratch) + bytes * static_cast<std::size_t>(omp_get_thread_num());
-    // Causal tiles grow with t: the long ones come first, so that the last task to finish is a short one.
-    const Index head = task / query_tiles, tile = query_tiles - 1 - task % query_tiles;
-    attention::forward_tile(problem, head / problem.heads, head % problem.heads, tile * attention::tile_rows, q, k, v,
-                            out, log_sum_exp, own);
-  }
+  attention::Carver shared(scratch);
+  const attention::Tables tables(problem, shared);
+  tables.fill(problem);
+  const std::size_t bytes = attention::tile_bytes<attention::ForwardTiles<T>>(problem, tables);
+  const attention::Tiling strips = attention::strip_tiling(problem);
+  const attention::ForwardArguments<T> arguments{q, k, v, out, log_sum_exp};
+  attention::with_kind(problem, [&](auto changed) {
+    attention::each_task(problem.batch * problem.heads * strips.count(),
+                         static_cast<std::byte*>(scratch) + shared.used(), bytes, [&](Index task, void* own) {
+                           attention::ForwardTask<T, changed.value> pass(problem, arguments, tables, own);
+                           // The long strips of causal attention come first, as in backward.
+                           const Index head = task / strips.count(), i = strips.count() - 1 - task % strips.count();
+                           pass.strip(head / problem.heads, head % problem.heads, strips.start(i), strips.size(i));
+                         });
+  });
 }
 
 /// Bytes of 64-byte aligned scratch that `attention_backward` needs with up to omp_get_max_threads() threads.
 template <class T>
 std::size_t attention_backward_scratch(const AttentionProblem<T>& problem) {
-  const attention::BackwardTiles<T> tiles(nullptr, problem.head_dims);
-  return attention::delta_bytes(problem) + tiles.bytes * static_cast<std::size_t>(omp_get_max_threads());
+  attention::Carver carver;
+  const attention::BackwardShared<T> shared(problem, carver);
+  return carver.used() + attention::tile_bytes<attention::BackwardTiles<T>>(problem, shared.tables) *
+                             static_cast<std::size_t>(omp_get_max_threads());
 }
 
-/// Overwrites dq, dk, dv (strides of q, k, v; null: not wanted) with the gradients of `attention_forward` at dout
-/// (strides of out), given its inputs and outputs.
+/// The gradients of `attention_forward` at dout (strides of out), given its inputs and outputs.
 template <class T>
 void attention_backward(const AttentionProblem<T>& problem, const T* q, const T* k, const T* v, const T* out,
-                        const T* log_sum_exp, const T* dout, T* dq, T* dk, T* dv, void* scratch) {
-  using attention::tile_rows;
-  const Index query_tiles = attention::tiles(problem.query_length), key_tiles = attention::tiles(problem.key_length);
-  const Index pairs = problem.batch * problem.kv_heads, heads = attention::group_heads(problem);
-  const std::size_t bytes = attention::BackwardTiles<T>(nullptr, problem.head_dims).bytes;
-  T* delta = static_cast<T*>(scratch);
-  std::byte* tiles = static_cast<std::byte*>(scratch) + attention::delta_bytes(problem);
-  const attention::BackwardArguments<T> arguments{q, k, v, out, log_sum_exp, dout, dq, dk, dv, delta};
-  const bool wants_keys = dk != nullptr || dv != nullptr;
-
-  const auto for_each = [&](Index tasks_per_pair, const auto& body) {
-    const Index tasks = pairs * tasks_per_pair;
-#pragma omp parallel for schedule(dynamic) num_threads(attention::team(tasks))
-    for (Index task = 0; task < tasks; ++task) {
-      const Index pair = task / tasks_per_pair, b = pair / problem.kv_heads, kv = pair % problem.kv_heads;
-      attention::BackwardTask<T> own(problem, arguments, b, kv,
-                                     tiles + bytes * static_cast<std::size_t>(omp_get_thread_num()));
-      body(own, kv * heads, task % tasks_per_pair);
-    }
-  };
-
-  // A single tile each way has no more tasks to offer.
-  if (pairs >= attention::enough_tasks || (query_tiles <= 1 && key_tiles <= 1)) {
-    for_each(1, [&](attention::BackwardTask<T>& task, Index first_head, Index) {
-      for (Index n = first_head; n < first_head + heads; ++n) {
-        task.find_delta(n, 0, problem.query_length);
-        if (dq != nullptr) task.zero_dq(n, 0, problem.query_length);
-      }
-      if (wants_keys) {
-        for (Index s = 0; s < problem.key_length; s += tile_rows) task.keys(s, dq != nullptr);
-      } else if (dq != nullptr) {
-        for (Index n = first_head; n < first_head + heads; ++n)
-          for (Index t = 0; t < problem.query_length; t += tile_rows) task.queries(n, t);
-      }
-    });
-    return;
-  }
-  for_each(heads * query_tiles, [&](attention::BackwardTask<T>& task, Index first_head, Index i) {
-    const Index n = first_head + i / query_tiles, t0 = (query_tiles - 1 - i % query_tiles) * tile_rows;
-    const Index rows = std::min(tile_rows, problem.query_length - t0);
-    task.find_delta(n, t0, rows);
-    if (dq == nullptr) return;
-    task.zero_dq(n, t0, rows);
-    task.queries(n, t0);
+                        const T* log_sum_exp, const T* dout, const AttentionGradients<T>& to, void* scratch) {
+  attention::Carver carver(scratch);
+  const attention::BackwardShared<T> shared(problem, carver);
+  shared.tables.fill(problem);
+  std::byte* tiles = static_cast<std::byte*>(scratch) + carver.used();
+  const std::size_t bytes = attention::tile_bytes<attention::BackwardTiles<T>>(problem, shared.tables);
+  const attention::BackwardArguments<T> arguments{q, k, v, out, log_sum_exp, dout, to, shared.delta};
+  attention::with_kind(problem, [&](auto changed) {
+    attention::product_gradients<changed.value>(problem, arguments, shared.tables, tiles, bytes);
   });
-  if (wants_keys)
-    for_each(key_tiles, [&](attention::BackwardTask<T>& task, Index, Index i) { task.keys(i * tile_rows, false); });
+  if (to.bias != nullptr) attention::bias_gradient(problem, arguments, shared.tables, tiles, bytes);
+  if (to.relative_bias != nullptr)
+    attention::relative_bias_gradient(problem, arguments, shared.tables, shared.partial, tiles, bytes);
 }
 
 }  // namespace remat::inline REMAT_ABI::kernels

@@ -7,38 +7,41 @@ namespace remat::inline REMAT_ABI {
 namespace ops {
 
 template <class T>
-struct Attention : AttentionOp<T> {
-  using Base = AttentionOp<T>;
+struct Attention : AttentionOp<T, 3> {
+  using Base = AttentionOp<T, 3>;
   using Base::context, Base::log_sum_exp;
   static constexpr In<T> q{0}, k{1}, v{2};
   using Base::Base;
 
   Specs infer(const Operands& in) const override {
-    check_rate(this->mask);
     const Shape &qs = in[q].shape, &ks = in[k].shape, &vs = in[v].shape;
     require(qs.rank() == 4, "q has shape ", qs, ", [B, T, N, H] is needed");
     require(ks.rank() == 4 && ks[0] == qs[0] && ks[3] == qs[3], "k has shape ", ks, ", q of shape ", qs, " needs [",
             qs[0], ", S, K, ", qs[3], "]");
     require(vs == ks, "v has shape ", vs, ", k has ", ks);
     require(ks[2] > 0 && qs[2] % ks[2] == 0, "q has ", qs[2], " heads, not a multiple of the ", ks[2], " of k");
+    this->check(in, qs[0], qs[1], ks[1], qs[2], qs[3]);
     return {context(qs), log_sum_exp(Shape{qs[0], qs[2], qs[1]})};
   }
   Cost cost(const Operands& in, const Specs&) const override {
     const Wanted wanted(in);
-    return this->cost_of(problem_of(in[q].shape, in[k].shape), wanted[q], wanted[k], wanted[v]);
+    return this->cost_of(problem_of(in[q].shape, in[k].shape), in, wanted[q], wanted[k], wanted[v]);
   }
-  Residuals residuals(const Wanted&) const override { return {q, k, v, context, log_sum_exp}; }
+  Residuals residuals(const Wanted&) const override { return Base::with_masks({q, k, v, context, log_sum_exp}); }
   void forward(Frame& f) const override {
     this->check_threads();
-    kernels::attention_forward(problem_of(f[q].shape(), f[k].shape()), f[q].data(), f[k].data(), f[v].data(),
-                               f[context].data(), f[log_sum_exp].data(), f.template scratch<std::byte>());
+    kernels::attention_forward(this->with_masks(problem_of(f[q].shape(), f[k].shape()), f), f[q].data(), f[k].data(),
+                               f[v].data(), f[context].data(), f[log_sum_exp].data(), f.template scratch<std::byte>());
   }
   void backward(Frame& f) const override {
     this->check_threads();
-    const auto gradient = [&](In<T> x) { return f.wants(x) ? f.grad(x).data() : nullptr; };
-    kernels::attention_backward(problem_of(f[q].shape(), f[k].shape()), f[q].data(), f[k].data(), f[v].data(),
-                                static_cast<const T*>(f[context].data()), static_cast<const T*>(f[log_sum_exp].data()),
-                                f.grad(context).data(), gradient(q), gradient(k), gradient(v),
+    auto to = this->mask_gradients(f);
+    if (f.wants(q)) to.q = f.grad(q).data(), to.add_q = f.accumulate(q);
+    if (f.wants(k)) to.k = f.grad(k).data(), to.add_k = f.accumulate(k);
+    if (f.wants(v)) to.v = f.grad(v).data(), to.add_v = f.accumulate(v);
+    kernels::attention_backward(this->with_masks(problem_of(f[q].shape(), f[k].shape()), f), f[q].data(), f[k].data(),
+                                f[v].data(), static_cast<const T*>(f[context].data()),
+                                static_cast<const T*>(f[log_sum_exp].data()), f.grad(context).data(), to,
                                 f.template scratch<std::byte>());
   }
 
@@ -52,8 +55,8 @@ struct Attention : AttentionOp<T> {
 };
 
 template <class T>
-struct AttentionQkv : AttentionOp<T> {
-  using Base = AttentionOp<T>;
+struct AttentionQkv : AttentionOp<T, 1> {
+  using Base = AttentionOp<T, 1>;
   using Base::context, Base::log_sum_exp;
   static constexpr In<T> qkv{0};
   Index heads, kv_heads;
@@ -61,34 +64,38 @@ struct AttentionQkv : AttentionOp<T> {
   AttentionQkv(Index n, Index k, const AttentionOptions& o, const DropoutMask& m) : Base(o, m), heads(n), kv_heads(k) {}
 
   Specs infer(const Operands& in) const override {
-    check_rate(this->mask);
     const Shape& xs = in[qkv].shape;
     require(heads > 0 && kv_heads > 0 && heads % kv_heads == 0, heads, " query heads are not a positive multiple of ",
             kv_heads, " key/value heads");
     require(xs.rank() == 3 && xs[2] % (heads + 2 * kv_heads) == 0, "qkv has shape ", xs, ", ", heads, " query and 2 x ",
             kv_heads, " key and value heads need [B, T, a multiple of ", heads + 2 * kv_heads, "]");
+    this->check(in, xs[0], xs[1], xs[1], heads, head_dims(xs));
     return {context(Shape{xs[0], xs[1], heads * head_dims(xs)}), log_sum_exp(Shape{xs[0], heads, xs[1]})};
   }
   Cost cost(const Operands& in, const Specs&) const override {
     const bool wants = Wanted(in)[qkv];
-    return this->cost_of(problem_of(in[qkv].shape), wants, wants, wants);
+    return this->cost_of(problem_of(in[qkv].shape), in, wants, wants, wants);
   }
-  Residuals residuals(const Wanted&) const override { return {qkv, context, log_sum_exp}; }
+  Residuals residuals(const Wanted&) const override { return Base::with_masks({qkv, context, log_sum_exp}); }
   void forward(Frame& f) const override {
     this->check_threads();
-    const auto p = problem_of(f[qkv].shape());
+    const auto p = this->with_masks(problem_of(f[qkv].shape()), f);
     const T* q = f[qkv].data();
     kernels::attention_forward(p, q, q + key_at(p), q + value_at(p), f[context].data(), f[log_sum_exp].data(),
                                f.template scratch<std::byte>());
   }
   void backward(Frame& f) const override {
     this->check_threads();
-    const auto p = problem_of(f[qkv].shape());
+    const auto p = this->with_masks(problem_of(f[qkv].shape()), f);
     const T* q = f[qkv].data();
-    T* dq = f.grad(qkv).data();
+    auto to = this->mask_gradients(f);
+    if (f.wants(qkv)) {
+      to.q = f.grad(qkv).data(), to.k = to.q + key_at(p), to.v = to.q + value_at(p);
+      to.add_q = to.add_k = to.add_v = f.accumulate(qkv);
+    }
     kernels::attention_backward(p, q, q + key_at(p), q + value_at(p), static_cast<const T*>(f[context].data()),
-                                static_cast<const T*>(f[log_sum_exp].data()), f.grad(context).data(), dq,
-                                dq + key_at(p), dq + value_at(p), f.template scratch<std::byte>());
+                                static_cast<const T*>(f[log_sum_exp].data()), f.grad(context).data(), to,
+                                f.template scratch<std::byte>());
   }
 
  private:
@@ -104,22 +111,41 @@ struct AttentionQkv : AttentionOp<T> {
   Index value_at(const typename Base::Problem& p) const { return (heads + kv_heads) * p.head_dims; }
 };
 
+/// The op with the tape's next mask. Inside `blockwise` over queries it is that of the whole sequence.
+template <class O>
+O with_dropout(O op, Tape& tape, const Shape& queries) {
+  op.mask = next_mask(tape, op.options.dropout);
+  if (!op.mask.active() || !tape.chunk()) return op;
+  const ChunkPlace& place = *tape.chunk();
+  require(!place.is_cut_elsewhere && place.axis == 1 && queries.rank() > 1 && queries[1] == place.length,
+          "attention: dropout inside blockwise over axis ", place.axis, " in chunks of ", place.length,
+          ", but queries have shape ", queries, "; cut their axis 1");
+  op.first_query = place.offset, op.full_queries = place.whole;
+  return op;
+}
+
 }  // namespace ops
 
-/// softmax(scale q k^T) v: q [B, T, N, H]; k and v [B, S, K, H]; query head n reads key/value head n / (N / K)
-/// -> context [B, T, N, H]. A query that sees no key gets zeros.
+/// softmax(scale q k^T) v, masked and modified as options and masks say: q [B, T, N, H]; k and v [B, S, K, H]; query
+/// head n reads key/value head n / (N / K) -> context [B, T, N, H]. A query that sees no key gets zeros.
 template <class T>
-Var<T> attention(const Var<T>& q, const Var<T>& k, const Var<T>& v, const AttentionOptions& options = {}) {
+Var<T> attention(const Var<T>& q, const Var<T>& k, const Var<T>& v, const AttentionOptions& options = {},
+                 const std::type_identity_t<AttentionMasks<T>>& masks = {}) {
   using O = ops::Attention<T>;
-  return record(O(options, ops::next_mask(q.tape(), options.dropout)), q, k, v)[O::context];
+  const O op = ops::with_dropout(O(options, {}), q.tape(), q.shape());
+  return record(op, q, k, v, masks.bias, masks.relative_bias, masks.key_lengths, masks.query_segments,
+                masks.key_segments, masks.prefix_lengths)[O::context];
 }
 
 /// The same on one projection qkv [B, T, (N + 2 K) H], all query heads, then key heads, then value heads, read where it
 /// lies -> context [B, T, N H].
 template <class T>
-Var<T> attention_qkv(const Var<T>& qkv, Index num_heads, Index num_kv_heads, const AttentionOptions& options = {}) {
+Var<T> attention_qkv(const Var<T>& qkv, Index num_heads, Index num_kv_heads, const AttentionOptions& options = {},
+                     const std::type_identity_t<AttentionMasks<T>>& masks = {}) {
   using O = ops::AttentionQkv<T>;
-  return record(O(num_heads, num_kv_heads, options, ops::next_mask(qkv.tape(), options.dropout)), qkv)[O::context];
+  const O op = ops::with_dropout(O(num_heads, num_kv_heads, options, {}), qkv.tape(), qkv.shape());
+  return record(op, qkv, masks.bias, masks.relative_bias, masks.key_lengths, masks.query_segments, masks.key_segments,
+                masks.prefix_lengths)[O::context];
 }
 
 }  // namespace remat::inline REMAT_ABI

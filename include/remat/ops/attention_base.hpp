@@ -1,33 +1,30 @@
-// What attention's two ops share: options, the kernel's problem, cost.
+// What attention's two ops share: masks as operands, the kernel's problem, cost.
 #pragma once
 
-#include <cmath>
-#include <optional>
-#include <remat/kernels/attention.hpp>
+#include <remat/ops/attention_options.hpp>
 #include <remat/ops/dropout.hpp>
 
-namespace remat::inline REMAT_ABI {
+namespace remat::inline REMAT_ABI::ops {
 
-struct AttentionOptions {
-  bool causal = false;            // query t sees key s iff s <= t + offset
-  std::optional<Index> offset{};  // position of query 0 less that of key 0; S - T when empty
-  std::optional<double> scale{};  // of q k^T; 1 / sqrt(H) when empty
-  double dropout = 0;             // on probabilities
-};
-
-namespace ops {
-
-/// What both forms share: how q, k and v lie is a matter of the problem's strides.
-template <class T>
+/// What both forms share: how q, k and v lie is a matter of the problem's strides. They are the first `Products`
+/// operands; masks follow.
+template <class T, int Products>
 struct AttentionOp : Op {
+  static constexpr In<T> bias{Products}, relative_bias{Products + 1};
+  static constexpr In<std::int32_t> key_lengths{Products + 2}, query_segments{Products + 3}, key_segments{Products + 4},
+      prefix_lengths{Products + 5};
   static constexpr Out<T> context{0};
   static constexpr Out<Accum<T>> log_sum_exp{1};  // [B, N, T]
   using Problem = kernels::AttentionProblem<T>;
   AttentionOptions options;
   DropoutMask mask;
+  /// Dropout draws as for queries [first_query, first_query + T) of full_queries (0: of T).
+  Index first_query = 0, full_queries = 0;
   int threads = omp_get_max_threads();  // each has its own part of the scratch
 
   AttentionOp(const AttentionOptions& o, const DropoutMask& m) : Op("attention"), options(o), mask(m) {}
+
+  bool accumulates(int) const override { return true; }
 
  protected:
   /// The scratch was measured when the op was recorded.
@@ -35,32 +32,96 @@ struct AttentionOp : Op {
     require(omp_get_max_threads() <= threads, "recorded with ", threads, " threads, now run with ",
             omp_get_max_threads(), "; set their number before recording");
   }
+
+  void check(const Operands& in, Index batch, Index t, Index s, Index heads, Index head_dims) const {
+    const AttentionOptions& o = options;
+    check_rate(mask);
+    require(o.window >= 0 && o.query_chunk >= 0 && o.key_chunk >= 0, "window ", o.window, ", query_chunk ",
+            o.query_chunk, " or key_chunk ", o.key_chunk, " is negative");
+    require(o.soft_cap >= 0, "soft_cap ", o.soft_cap, " is negative");
+    require(o.rotary_base >= 0, "rotary_base ", o.rotary_base, " is negative");
+    const Index turned = o.rotary_dims == 0 ? head_dims : o.rotary_dims;
+    require(o.rotary_base == 0 || (0 <= turned && turned <= head_dims && turned % 2 == 0), "rotary_dims ", turned,
+            " is not an even part of ", head_dims, " head dims");
+    const auto shaped = [&](In<std::int32_t> x, const char* name, const Shape& shape) {
+      require(!in.has(x) || in[x].shape == shape, name, " has shape ", in[x].shape, ", ", shape, " is needed");
+    };
+    shaped(key_lengths, "key_lengths", {batch});
+    shaped(prefix_lengths, "prefix_lengths", {batch});
+    shaped(query_segments, "query_segments", {batch, t});
+    shaped(key_segments, "key_segments", {batch, s});
+    require(!in.has(key_segments) || in.has(query_segments), "key_segments without query_segments");
+    require(!in.has(query_segments) || in.has(key_segments) || t == s, "query_segments without key_segments, but ", t,
+            " queries and ", s, " keys");
+    if (in.has(bias)) {
+      const Shape &given = in[bias].shape, full{batch, heads, t, s};
+      bool fits = given.rank() == 4;
+      for (int i = 0; i < 4 && fits; ++i) fits = given[i] == 1 || given[i] == full[i];
+      require(fits, in.name(bias, "bias"), " has shape ", given, ", ", full, " with any axis 1 is needed");
+    }
+    if (in.has(relative_bias)) {
+      const Shape& table = in[relative_bias].shape;
+      const auto name = in.name(relative_bias, "relative_bias");
+      const Index sides = o.causal ? 1 : 2;
+      require(table.rank() == 2 && table[1] == heads, name, " has shape ", table, ", [buckets, ", heads, "] is needed");
+      require(table[0] >= 2 * sides && table[0] % sides == 0, name, " has ", table[0], " buckets, ",
+              o.causal ? "2 or more are needed" : "an even number from 4 on is needed");
+      require(o.relative_max_distance > table[0] / (2 * sides), "relative_max_distance ", o.relative_max_distance,
+              " lies within the ", table[0] / (2 * sides), " exact buckets");
+    }
+  }
+
   Problem problem(Index batch, Index t, Index s, Index heads, Index kv_heads, Index head_dims) const {
-    Problem p;
-    p.batch = batch, p.query_length = t, p.key_length = s;
-    p.heads = heads, p.kv_heads = kv_heads, p.head_dims = head_dims;
+    auto p = attention_problem<T>(t, s, options);
+    p.batch = batch, p.heads = heads, p.kv_heads = kv_heads, p.head_dims = head_dims;
     p.scale = options.scale.value_or(1 / std::sqrt(static_cast<double>(std::max<Index>(1, head_dims))));
-    p.causal = options.causal;
-    p.offset = options.offset.value_or(s - t);
     p.dropout = mask;
+    p.dropout_first_query = first_query, p.dropout_query_length = full_queries;
     p.out_token = heads * head_dims, p.out_batch = t * p.out_token;
     return p;
   }
-  /// Two products over visible pairs forward; scores, dq, dk, dv, and for dq or dk those of probabilities, backward.
-  Cost cost_of(const Problem& p, bool wants_q, bool wants_k, bool wants_v) const {
+  Problem with_masks(Problem p, const Frame& f) const {
+    const auto data = [&](auto x) { return f.has(x) ? f[x].data() : nullptr; };
+    p.key_lengths = data(key_lengths), p.prefix_lengths = data(prefix_lengths);
+    p.query_segments = data(query_segments);
+    p.key_segments = f.has(key_segments) ? f[key_segments].data() : p.query_segments;
+    p.bias = data(bias), p.relative_bias = data(relative_bias);
+    if (f.has(bias)) std::copy_n(f[bias].shape().begin(), 4, p.bias_sizes);
+    if (f.has(relative_bias)) p.buckets = f[relative_bias].shape()[0];
+    return p;
+  }
+  static Residuals with_masks(Residuals read) {
+    for (const auto x : {bias, relative_bias}) read.add(x);
+    for (const auto x : {key_lengths, query_segments, key_segments, prefix_lengths}) read.add(x);
+    return read;
+  }
+  /// Where the gradients of the masks go.
+  kernels::AttentionGradients<T> mask_gradients(const Frame& f) const {
+    kernels::AttentionGradients<T> to;
+    if (f.wants(bias)) to.bias = f.grad(bias).data(), to.add_bias = f.accumulate(bias);
+    if (f.wants(relative_bias))
+      to.relative_bias = f.grad(relative_bias).data(), to.add_relative_bias = f.accumulate(relative_bias);
+    return to;
+  }
+
+  /// Two products over the pairs that the options let see forward; scores, dq, dk, dv, and for dq or dk those of
+  /// probabilities, backward; scores and probabilities once more for each bias.
+  Cost cost_of(Problem p, const Operands& in, bool wants_q, bool wants_k, bool wants_v) const {
+    if (in.has(relative_bias)) p.buckets = in[relative_bias].shape[0];
+    const kernels::attention::Visibility seen(p, 0);
     double pairs = 0;
-    for (Index t = 0; t < p.query_length; ++t) pairs += static_cast<double>(kernels::attention::key_end(p, t + 1));
+    for (Index t = 0; t < p.query_length; ++t) pairs += static_cast<double>(seen.end(t) - seen.begin(t));
     const double product = 2 * pairs * static_cast<double>(p.head_dims) * static_cast<double>(p.batch * p.heads);
+    const Wanted wanted(in);
     Cost cost{.dot = true, .batched = true, .coupled = true};
     cost.flops = 2 * product;
     if (wants_q || wants_k || wants_v)
       cost.backward_flops = (1 + (wants_q || wants_k) + wants_q + wants_k + wants_v) * product;
+    cost.backward_flops += 2 * (wanted[bias] + wanted[relative_bias]) * product;
     cost.forward_scratch = kernels::attention_forward_scratch(p);
     cost.backward_scratch = kernels::attention_backward_scratch(p);
     return cost;
   }
 };
 
-}  // namespace ops
-
-}  // namespace remat::inline REMAT_ABI
+}  // namespace remat::inline REMAT_ABI::ops

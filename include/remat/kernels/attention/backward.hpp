@@ -1,182 +1,121 @@
 // The backward pass: probabilities are computed again from the log-sum-exp, tile by tile (FlashAttention-2, Dao 2023).
 #pragma once
 
-#include <cmath>
-#include <remat/kernels/attention/dropout.hpp>
-#include <remat/kernels/attention/problem.hpp>
-#include <remat/kernels/vector_math.hpp>
+#include <remat/kernels/attention/backward_pair.hpp>
 
 namespace remat::inline REMAT_ABI::kernels::attention {
 
-template <class T>
-struct BackwardArguments {
-  const T *q, *k, *v, *out, *log_sum_exp, *dout;
-  T *dq, *dk, *dv;
-  T* delta;  // [B, N, T]: dout . out of each row
-};
-
-/// One thread's tiles. Scores have a key a lane; `group` keys at a time.
-template <class T>
-struct BackwardTiles {
-  T* query;       // [tile][pitch]
-  T* dout;        // [tile][pitch]
-  T* key;         // [tile][pitch]
-  T* key_panels;  // [tile / group][pitch][group], scaled
-  T* value_panels;
-  T* dquery;  // [tile][pitch]
-  T* dkey;
-  T* dvalue;
-  T* weights;  // [tile][group]: probabilities, with dropout
-  T* dscores;  // [tile][group]
-  std::size_t bytes;
-
-  BackwardTiles(void* scratch, Index head_dims) {
-    const Index area = tile_rows * padded<T>(head_dims);
-    Carver<T> carver(scratch);
-    for (T** piece : {&query, &dout, &key, &key_panels, &value_panels, &dquery, &dkey, &dvalue})
-      *piece = carver.take(area);
-    weights = carver.take(tile_rows * Vector<T>::group);
-    dscores = carver.take(tile_rows * Vector<T>::group);
-    bytes = carver.used();
-  }
-};
-
 /// to[rows, dims] = (or +=) scale * tile.
-template <bool Accumulate, class T>
-void write_rows(const T* tile, Index pitch, Index rows, Index dims, T scale, T* to, Index stride) {
+template <class T>
+void write_rows(const T* tile, Index pitch, Index rows, Index dims, T scale, T* to, Index stride, bool add) {
   for (Index i = 0; i < rows; ++i) {
-    for (Index j = 0; j < dims; ++j)
-      to[i * stride + j] = scale * tile[i * pitch + j] + (Accumulate ? to[i * stride + j] : T{0});
+    if (add)
+      for (Index j = 0; j < dims; ++j) to[i * stride + j] += scale * tile[i * pitch + j];
+    else
+      for (Index j = 0; j < dims; ++j) to[i * stride + j] = scale * tile[i * pitch + j];
   }
 }
 
 /// Pass over (query tiles) x (key tiles) of one (b, kv head): a task covers a rectangle of them.
-template <class T>
+template <class T, bool Changed>
 class BackwardTask {
  public:
-  BackwardTask(const AttentionProblem<T>& problem, const BackwardArguments<T>& arguments, Index batch_entry,
-               Index kv_head, void* scratch)
-      : p(problem), x(arguments), tile(scratch, problem.head_dims), b(batch_entry), kv(kv_head) {}
+  BackwardTask(const AttentionProblem<T>& problem, const BackwardArguments<T>& arguments, const Tables& tables, Index b,
+               Index kv, void* scratch)
+      : pair(problem, arguments, tables, b, kv, scratch) {}
 
-  /// delta for queries [t0, t0 + rows) of head n.
-  void find_delta(Index n, Index t0, Index rows) const {
-    const Index at = b * p.out_batch + n * p.head_dims;
-    for (Index t = t0; t < t0 + rows; ++t)
-      x.delta[row(n, t)] = dot(x.dout + at + t * p.out_token, x.out + at + t * p.out_token, p.head_dims);
+  /// delta for queries [t0, t0 + rows) of head n, and zeros for dq to be added to, unless it is added to what is there.
+  void prepare(Index n, Index t0, Index rows) const {
+    const Index at = pair.b * p.out_batch + n * h;
+    for (Index t = t0; t < t0 + rows; ++t) {
+      x.delta[pair.row(n, t)] = dot(x.dout + at + t * p.out_token, x.out + at + t * p.out_token, h);
+      if (x.to.q != nullptr && !x.to.add_q) std::fill_n(query_gradient(n, t), h, T{0});
+    }
   }
 
-  /// All of dk and dv for the keys of tile s0; adds to dq too if `with_dq`.
-  void keys(Index s0, bool with_dq) {
-    load_keys(s0);
+  /// All of dk and dv for the keys of tile s0; adds to dq too if it is wanted and `with_dq`.
+  void keys(Index s0, Index count, bool with_dq) {
+    with_dq = with_dq && x.to.q != nullptr;
     std::fill_n(tile.dkey, tile_rows * pitch, T{0});
     std::fill_n(tile.dvalue, tile_rows * pitch, T{0});
-    for (Index n = kv * heads; n < (kv + 1) * heads; ++n) {
-      for (Index t0 = query_begin(p, s0) / tile_rows * tile_rows; t0 < p.query_length; t0 += tile_rows) {
-        load_queries(n, t0);
-        pair(n, t0, s0, with_dq, x.dk != nullptr, x.dv != nullptr);
-        if (with_dq) add_dq(n, t0);
+    bool any = false;
+    if (pair.load_keys(s0, count))
+      for (Index n = pair.kv * heads; n < (pair.kv + 1) * heads; ++n)
+        each_query_tile(s0, [&](Index t0, Index rows) {
+          any = true;
+          pair.load_queries(n, t0, rows);
+          pair.multiply_gradients(with_dq, x.to.k != nullptr, x.to.v != nullptr);
+          if (with_dq) add_dq();
+        });
+    if (any) tile.key_rotary.template rotate<true>(tile.dkey, pitch, pair.key_rows);
+    const auto write = [&](const T* from, T scale, T* to, Index batch, Index token, bool add) {
+      if (to != nullptr && (any || !add))
+        write_rows(from, pitch, count, h, scale, to + pair.b * batch + s0 * token + pair.kv * h, token, add);
+    };
+    write(tile.dkey, pair.scale, x.to.k, p.k_batch, p.k_token, x.to.add_k);
+    write(tile.dvalue, T{1}, x.to.v, p.v_batch, p.v_token, x.to.add_v);
+  }
+
+  /// All of dq for the queries of tile t0 of head n.
+  void queries(Index n, Index t0, Index rows) {
+    each_key_tile(n, t0, rows, 0, p.key_length, [&] {
+      pair.multiply_gradients(true, false, false);
+      add_dq();
+    });
+  }
+
+  /// Calls `body(t, rows, s, lanes, dscores)`, dscores [rows][group] the gradients of changed scores, for what the
+  /// queries of tile t0 of head n see of the key tiles in [first_key, end_key).
+  template <class F>
+  void scores(Index n, Index t0, Index rows, Index first_key, Index end_key, F&& body) {
+    constexpr Index group = Vector<T>::group;
+    each_key_tile(n, t0, rows, first_key, end_key, [&] {
+      for (Index g = 0; g < pair.key_rows; g += group) {
+        const auto [first, seen] = pair.differentiate(g, false);
+        if (seen > 0)
+          body(t0 + first, seen, pair.first_key + g, std::min(group, pair.key_rows - g),
+               static_cast<const T*>(tile.dscores + first * group));
       }
-    }
-    if (x.dk != nullptr)
-      write_rows<false>(tile.dkey, pitch, key_rows, h, scale, x.dk + b * p.k_batch + s0 * p.k_token + kv * h,
-                        p.k_token);
-    if (x.dv != nullptr)
-      write_rows<false>(tile.dvalue, pitch, key_rows, h, T{1}, x.dv + b * p.v_batch + s0 * p.v_token + kv * h,
-                        p.v_token);
-  }
-
-  /// All of dq for the queries of tile t0 of head n; dq must be zero before.
-  void queries(Index n, Index t0) {
-    load_queries(n, t0);
-    const Index last_key = key_end(p, t0 + query_rows);
-    for (Index s0 = 0; s0 < last_key; s0 += tile_rows) {
-      load_keys(s0);
-      pair(n, t0, s0, true, false, false);
-      add_dq(n, t0);
-    }
-  }
-
-  void zero_dq(Index n, Index t0, Index rows) const {
-    for (Index t = t0; t < t0 + rows; ++t) std::fill_n(x.dq + b * p.q_batch + t * p.q_token + n * h, h, T{0});
+    });
   }
 
  private:
-  static constexpr Index group = Vector<T>::group;
+  T* query_gradient(Index n, Index t) const { return x.to.q + pair.b * p.q_batch + t * p.q_token + n * h; }
 
-  Index row(Index n, Index t) const { return (b * p.heads + n) * p.query_length + t; }
-
-  void load_keys(Index s0) {
-    key_rows = std::min(tile_rows, p.key_length - s0);
-    // The query tile's gradient is idle now: it holds the values until they are transposed.
-    copy_rows(x.v + b * p.v_batch + s0 * p.v_token + kv * h, p.v_token, key_rows, h, tile.dquery, tile_rows);
-    transpose_panels(tile.dquery, tile_rows, pitch, T{1}, tile.value_panels);
-    keys_finite = copy_rows(x.k + b * p.k_batch + s0 * p.k_token + kv * h, p.k_token, key_rows, h, tile.key, tile_rows);
-    transpose_panels(tile.key, tile_rows, pitch, scale, tile.key_panels);
+  void add_dq() const {
+    tile.query_rotary.template rotate<true>(tile.dquery, pitch, pair.query_rows);
+    write_rows(tile.dquery, pitch, pair.query_rows, h, pair.scale, query_gradient(pair.query_head, pair.first_query),
+               p.q_token, true);
   }
 
-  void load_queries(Index n, Index t0) {
-    query_rows = std::min(tile_rows, p.query_length - t0);
-    queries_finite =
-        copy_rows(x.q + b * p.q_batch + t0 * p.q_token + n * h, p.q_token, query_rows, h, tile.query, query_rows);
-    douts_finite = copy_rows(x.dout + b * p.out_batch + t0 * p.out_token + n * h, p.out_token, query_rows, h, tile.dout,
-                             query_rows);
+  /// Calls `body(t0, rows)` for the query tiles that see any loaded key.
+  template <class F>
+  void each_query_tile(Index s0, F&& body) const {
+    const Visibility& seen = pair.seen;
+    query_tiling(p).each(seen.first_query(s0), seen.last_query(s0 + pair.key_rows - 1), [&](Index t0, Index rows) {
+      if constexpr (Changed)
+        if (!segments_meet(p, pair.b, t0, rows, s0, pair.key_rows)) return;
+      body(t0, rows);
+    });
+  }
+  /// Loads the query tile and calls `body()` with each key tile loaded of [first_key, end_key) that it sees.
+  template <class F>
+  void each_key_tile(Index n, Index t0, Index rows, Index first_key, Index end_key, F&& body) {
+    const Visibility& seen = pair.seen;
+    pair.load_queries(n, t0, rows);
+    const Index first = std::max(first_key, seen.begin(t0)), end = std::min(end_key, seen.end(t0 + rows - 1));
+    key_tiling(p).each(first, end, [&](Index s0, Index count) {
+      if constexpr (Changed)
+        if (!segments_meet(p, pair.b, t0, rows, s0, std::min(count, seen.keys() - s0))) return;
+      if (pair.load_keys(s0, count)) body();
+    });
   }
 
-  void add_dq(Index n, Index t0) const {
-    write_rows<true>(tile.dquery, pitch, query_rows, h, scale, x.dq + b * p.q_batch + t0 * p.q_token + n * h,
-                     p.q_token);
-  }
-
-  /// The loaded query and key tile: dq into tile.dquery (overwritten), dk and dv added to theirs.
-  void pair(Index n, Index t0, Index s0, bool with_dq, bool with_dk, bool with_dv) {
-    if (with_dq) std::fill_n(tile.dquery, query_rows * pitch, T{0});
-    const auto product = [this](bool finite) { return p.causal && !finite ? multiply_hiding<T> : multiply<true, T>; };
-    for (Index g = 0; g < key_rows; g += group) {
-      const Index lanes = std::min(group, key_rows - g);
-      const Index first = std::max<Index>(0, query_begin(p, s0 + g) - t0), rows = query_rows - first;
-      if (rows <= 0) continue;
-      T *weights = tile.weights + first * group, *dscores = tile.dscores + first * group;
-      const T *query = tile.query + first * pitch, *dout = tile.dout + first * pitch;
-      multiply<false>(rows, group, h, query, pitch, Index{1}, tile.key_panels + g * pitch, group, weights, group);
-      multiply<false>(rows, group, h, dout, pitch, Index{1}, tile.value_panels + g * pitch, group, dscores, group);
-      for (Index i = 0; i < rows; ++i)
-        differentiate_row(n, t0 + first + i, s0 + g, weights + i * group, dscores + i * group);
-      if (with_dv)
-        product(douts_finite)(lanes, pitch, rows, weights, 1, group, dout, pitch, tile.dvalue + g * pitch, pitch);
-      if (with_dk)
-        product(queries_finite)(lanes, pitch, rows, dscores, 1, group, query, pitch, tile.dkey + g * pitch, pitch);
-      if (with_dq)
-        product(keys_finite)(rows, pitch, lanes, dscores, group, 1, tile.key + g * pitch, pitch,
-                             tile.dquery + first * pitch, pitch);
-    }
-  }
-
-  /// Query t against the keys of one group: scores become probabilities, their gradients those of the scores.
-  void differentiate_row(Index n, Index t, Index s, T* weights, T* dscores) const {
-    const T shift = x.log_sum_exp[row(n, t)], delta = x.delta[row(n, t)];
-    const auto visible = static_cast<int>(p.causal ? std::clamp<Index>(t + p.offset - s + 1, 0, group) : group);
-    T factors[group];
-    if (p.dropout.active()) {
-      dropout_factors(p.dropout, coordinate(p, b, n, t, s), group, factors);
-    } else {
-      std::fill_n(factors, group, T{1});
-    }
-    // A loop of its own: with the masks in it, GCC would not vectorize the exponential.
-    for (int j = 0; j < group; ++j) weights[j] = fast_exp(weights[j] - shift);
-    for (int j = 0; j < group; ++j) {
-      const T slope = weights[j] * (factors[j] * dscores[j] - delta), weight = weights[j] * factors[j];
-      weights[j] = j < visible ? weight : T{0};
-      dscores[j] = j < visible ? slope : T{0};
-    }
-  }
-
-  const AttentionProblem<T>& p;
-  const BackwardArguments<T>& x;
-  BackwardTiles<T> tile;
-  Index b, kv, key_rows = 0, query_rows = 0;
-  Index h = p.head_dims, pitch = padded<T>(h), heads = group_heads(p);
-  T scale = static_cast<T>(p.scale);
-  bool keys_finite = true, queries_finite = true, douts_finite = true;
+  TilePair<T, Changed> pair;
+  const AttentionProblem<T>& p = pair.p;
+  const BackwardArguments<T>& x = pair.x;
+  BackwardTiles<T>& tile = pair.tile;
+  Index h = pair.h, pitch = pair.pitch, heads = group_heads(p);
 };
 
 }  // namespace remat::inline REMAT_ABI::kernels::attention

@@ -1,4 +1,4 @@
-// What one attention call computes, and what its tiles share: visibility, scratch, dropout.
+// What one attention call computes, and what its tiles share: scratch, threads, dropout coordinates.
 #pragma once
 
 #include <omp.h>
@@ -11,8 +11,9 @@
 
 namespace remat::inline REMAT_ABI::kernels {
 
-/// softmax(scale q k^T, masked) v for `heads` query heads over `kv_heads` key/value heads (heads % kv_heads == 0; query
-/// head n reads key/value head n / (heads / kv_heads)). T is float or double; any size may be 0.
+/// softmax(scale q k^T, modified and masked) v for `heads` query heads over `kv_heads` key/value heads (heads %
+/// kv_heads == 0; query head n reads key/value head n / (heads / kv_heads)). T is float or double; any size may be 0.
+/// Query t lies at position t + offset where key s lies at s. All masks must agree that a key is visible.
 template <class T>
 struct AttentionProblem {
   Index batch = 0, query_length = 0, key_length = 0, heads = 1, kv_heads = 1, head_dims = 0;
@@ -20,11 +21,46 @@ struct AttentionProblem {
   Index q_token = 0, k_token = 0, v_token = 0, out_token = 0;
   Index q_batch = 0, k_batch = 0, v_batch = 0, out_batch = 0;
   double scale = 1;
-  /// Query t sees key s iff s <= t + offset; offset is the position of query 0 minus the position of key 0.
+  /// Query t sees key s iff s <= t + offset.
   bool causal = false;
   Index offset = 0;
-  /// On probabilities; the element (b, n, t, s) has coordinate ((b * heads + n) * query_length + t) * key_length + s.
+  /// On probabilities; the element (b, n, t, s) has coordinate
+  /// ((b * heads + n) * dropout_query_length + dropout_first_query + t) * key_length + s, so that a caller who runs
+  /// queries in pieces draws the masks of one who runs them at once. Length 0: query_length.
   DropoutMask dropout{};
+  Index dropout_first_query = 0, dropout_query_length = 0;
+
+  /// Masks by position. Keys are seen at distances below `window` (0: any), and in batch entry b before key_lengths[b];
+  /// those before prefix_lengths[b] are seen in spite of `causal`. Null: no such mask.
+  Index window = 0;
+  const std::int32_t *key_lengths = nullptr, *prefix_lengths = nullptr;
+  /// [batch, query_length] and [batch, key_length]: seen iff equal.
+  const std::int32_t *query_segments = nullptr, *key_segments = nullptr;
+
+  /// Scaled scores become soft_cap * tanh(score / soft_cap) before anything is added; 0: as they are.
+  double soft_cap = 0;
+  /// Adds -slope(n) * distance (Press et al. 2022).
+  bool alibi = false;
+  /// Adds bias[b, n, t, s]; a size of 1 stands for every index. -infinity hides.
+  const T* bias = nullptr;
+  Index bias_sizes[4] = {1, 1, 1, 1};
+  /// Adds relative_bias[bucket of s - t - offset][n], [buckets, heads] (Raffel et al. 2020).
+  const T* relative_bias = nullptr;
+  Index buckets = 0, max_distance = 128;
+
+  /// Rotates the first rotary_dims (0: all) of each query and key by its position, key 0 at key_position; base 0: none.
+  double rotary_base = 0;
+  Index rotary_dims = 0, key_position = 0;
+
+  /// Queries and keys to a block (0: a tile), and null or [query blocks, key blocks] where any call that computes
+  /// scores of a block leaves a 1.
+  Index query_chunk = 0, key_chunk = 0;
+  std::uint8_t* computed = nullptr;
+
+  /// Does anything but a mask by position touch the scores?
+  bool changes_scores() const {
+    return soft_cap > 0 || alibi || bias != nullptr || buckets > 0 || query_segments != nullptr;
+  }
 };
 
 namespace attention {
@@ -35,34 +71,20 @@ Index group_heads(const AttentionProblem<T>& problem) {
   return problem.kv_heads == 0 ? 0 : problem.heads / problem.kv_heads;
 }
 
-inline Index tiles(Index length) { return (length + tile_rows - 1) / tile_rows; }
-
-/// One past the last key that any of the queries before `query_end` sees.
-template <class T>
-Index key_end(const AttentionProblem<T>& problem, Index query_end) {
-  return problem.causal ? std::clamp<Index>(query_end + problem.offset, 0, problem.key_length) : problem.key_length;
-}
-
-/// The first query that sees any key from `key` on.
-template <class T>
-Index query_begin(const AttentionProblem<T>& problem, Index key) {
-  return problem.causal ? std::clamp<Index>(key - problem.offset, 0, problem.query_length) : 0;
-}
-
 /// Threads that `tasks` independent tasks can use here; nested calls stay serial.
 inline int team(Index tasks) {
   return omp_in_parallel() != 0 ? 1 : static_cast<int>(std::clamp<Index>(tasks, 1, omp_get_max_threads()));
 }
 
 /// Hands out pieces of scratch that keep 64-byte alignment; over a null pointer it only counts.
-template <class T>
 class Carver {
  public:
   explicit Carver(void* base = nullptr) : base_(static_cast<std::byte*>(base)) {}
-  T* take(Index elements) {
+  template <class U>
+  U* take(Index elements) {
     std::byte* piece = base_ == nullptr ? nullptr : base_ + used_;
-    used_ += (static_cast<std::size_t>(elements) * sizeof(T) + 63) / 64 * 64;
-    return reinterpret_cast<T*>(piece);
+    used_ += (static_cast<std::size_t>(elements) * sizeof(U) + 63) / 64 * 64;
+    return reinterpret_cast<U*>(piece);
   }
   std::size_t used() const { return used_; }
 
@@ -74,7 +96,8 @@ class Carver {
 /// The dropout coordinate of (b, n, t, s).
 template <class T>
 std::uint64_t coordinate(const AttentionProblem<T>& problem, Index b, Index n, Index t, Index s) {
-  const auto row = static_cast<std::uint64_t>((b * problem.heads + n) * problem.query_length + t);
+  const Index length = problem.dropout_query_length > 0 ? problem.dropout_query_length : problem.query_length;
+  const auto row = static_cast<std::uint64_t>((b * problem.heads + n) * length + problem.dropout_first_query + t);
   return row * static_cast<std::uint64_t>(problem.key_length) + static_cast<std::uint64_t>(s);
 }
 

@@ -43,13 +43,7 @@ inline void multiply_block(Index depth, const T* a, Index a_row, Index a_step, c
 #pragma GCC unroll 16
   for (int i = 0; i < Rows; ++i) {
 #pragma GCC unroll 2
-    for (int j = 0; j < Columns; ++j) {
-      if constexpr (Accumulate) {
-        std::memcpy(&sum[i][j], c + i * c_row + j * width, sizeof(V));
-      } else {
-        sum[i][j] = V{};
-      }
-    }
+    for (int j = 0; j < Columns; ++j) sum[i][j] = V{};
   }
   for (Index p = 0; p < depth; ++p) {
     V right[Columns];
@@ -65,7 +59,14 @@ inline void multiply_block(Index depth, const T* a, Index a_row, Index a_step, c
 #pragma GCC unroll 16
   for (int i = 0; i < Rows; ++i) {
 #pragma GCC unroll 2
-    for (int j = 0; j < Columns; ++j) std::memcpy(c + i * c_row + j * width, &sum[i][j], sizeof(V));
+    for (int j = 0; j < Columns; ++j) {
+      if constexpr (Accumulate) {  // at the end: sums of sums of a tile each lose fewer digits than one long sum
+        V before;
+        std::memcpy(&before, c + i * c_row + j * width, sizeof(V));
+        sum[i][j] += before;
+      }
+      std::memcpy(c + i * c_row + j * width, &sum[i][j], sizeof(V));
+    }
   }
 }
 
@@ -84,9 +85,10 @@ inline void multiply_panel(Index rows, Index depth, const T* a, Index a_row, Ind
 }
 
 /// c[rows, columns] = (or +=) a b, where a(i, p) = a[i * a_row + p * a_step]; `columns` is a whole number of registers.
+/// Not inlined, like all of a tile's work here: one copy of the register blocks is enough to compile.
 template <bool Accumulate, class T>
-void multiply(Index rows, Index columns, Index depth, const T* a, Index a_row, Index a_step, const T* b, Index b_row,
-              T* c, Index c_row) {
+[[gnu::noinline]] void multiply(Index rows, Index columns, Index depth, const T* a, Index a_row, Index a_step,
+                                const T* b, Index b_row, T* c, Index c_row) {
   constexpr int width = Vector<T>::width;
   Index j = 0;
   for (; j + 2 * width <= columns; j += 2 * width)
@@ -96,8 +98,8 @@ void multiply(Index rows, Index columns, Index depth, const T* a, Index a_row, I
 
 /// c += a b in which a zero weight of a hides whatever is in b, NaN too: masked rows must not leak.
 template <class T>
-void multiply_hiding(Index rows, Index columns, Index depth, const T* a, Index a_row, Index a_step, const T* b,
-                     Index b_row, T* c, Index c_row) {
+[[gnu::noinline]] void multiply_hiding(Index rows, Index columns, Index depth, const T* a, Index a_row, Index a_step,
+                                       const T* b, Index b_row, T* c, Index c_row) {
   for (Index i = 0; i < rows; ++i)
     for (Index p = 0; p < depth; ++p)
       if (const T left = a[i * a_row + p * a_step]; left != 0)
@@ -107,7 +109,7 @@ void multiply_hiding(Index rows, Index columns, Index depth, const T* a, Index a
 /// Copies [rows, dims] from a strided source into a tile of `filled` rows, zeros around it. False if anything copied
 /// is infinite or NaN.
 template <class T>
-bool copy_rows(const T* from, Index stride, Index rows, Index dims, T* tile, Index filled) {
+[[gnu::noinline]] bool copy_rows(const T* from, Index stride, Index rows, Index dims, T* tile, Index filled) {
   using V = typename Vector<T>::type;
   constexpr Index width = Vector<T>::width;
   const Index pitch = padded<T>(dims), whole = dims / width * width;
@@ -162,7 +164,7 @@ inline void transpose_square(const T* from, Index from_row, T* to, Index to_row,
 
 /// Turns a tile [rows, pitch] into panels [rows / group][pitch][group] of its transpose, times `scale`.
 template <class T>
-void transpose_panels(const T* tile, Index rows, Index pitch, T scale, T* panels) {
+[[gnu::noinline]] void transpose_panels(const T* tile, Index rows, Index pitch, T scale, T* panels) {
   constexpr Index width = Vector<T>::width, group = Vector<T>::group;
   for (Index i = 0; i < rows; i += width)
     for (Index j = 0; j < pitch; j += width)

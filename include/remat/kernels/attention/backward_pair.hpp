@@ -1,0 +1,145 @@
+// The heart of backward: one query tile and one key tile, loaded, and what they give each other.
+#pragma once
+
+#include <cmath>
+#include <limits>
+#include <remat/kernels/attention/backward_tiles.hpp>
+#include <remat/kernels/attention/dropout.hpp>
+#include <remat/kernels/vector_math.hpp>
+
+namespace remat::inline REMAT_ABI::kernels::attention {
+
+/// Tiles of one (b, kv head). `Changed`: does anything but masks by position touch the scores?
+template <class T, bool Changed>
+class TilePair {
+ public:
+  static constexpr Index group = Vector<T>::group;
+
+  TilePair(const AttentionProblem<T>& problem, const BackwardArguments<T>& arguments, const Tables& all,
+           Index batch_entry, Index kv_head, void* scratch)
+      : p(problem),
+        x(arguments),
+        tables(all),
+        carver(scratch),
+        tile(problem, all, carver),
+        seen(problem, batch_entry),
+        b(batch_entry),
+        kv(kv_head) {}
+
+  /// False if padding leaves none of the keys.
+  [[gnu::noinline]] bool load_keys(Index s0, Index count) {
+    key_rows = std::min(count, seen.keys() - s0);
+    first_key = s0;
+    if (key_rows <= 0) return false;
+    // The query tile's gradient is idle now: it holds the values until they are transposed.
+    copy_rows(x.v + b * p.v_batch + s0 * p.v_token + kv * h, p.v_token, key_rows, h, tile.dquery, tile_rows);
+    transpose_panels(tile.dquery, tile_rows, pitch, T{1}, tile.value_panels);
+    keys_finite = copy_rows(x.k + b * p.k_batch + s0 * p.k_token + kv * h, p.k_token, key_rows, h, tile.key, tile_rows);
+    tile.key_rotary.load(p.key_position + s0, key_rows);
+    tile.key_rotary.rotate(tile.key, pitch, key_rows);
+    transpose_panels(tile.key, tile_rows, pitch, scale, tile.key_panels);
+    return true;
+  }
+
+  [[gnu::noinline]] void load_queries(Index n, Index t0, Index rows) {
+    query_head = n, first_query = t0, query_rows = rows;
+    queries_finite = copy_rows(x.q + b * p.q_batch + t0 * p.q_token + n * h, p.q_token, rows, h, tile.query, rows);
+    tile.query_rotary.load(p.key_position + p.offset + t0, rows);
+    tile.query_rotary.rotate(tile.query, pitch, rows);
+    douts_finite =
+        copy_rows(x.dout + b * p.out_batch + t0 * p.out_token + n * h, p.out_token, rows, h, tile.dout, rows);
+  }
+
+  /// Some of the loaded queries: those that see any of a group of keys.
+  struct Rows {
+    Index first, count;
+  };
+  /// Weights and dscores of the loaded queries and the group of loaded keys from g on: gradients of scores as q k^T
+  /// gave them, or as changed.
+  Rows differentiate(Index g, bool of_products) {
+    const Index t0 = first_query, s = first_key + g, lanes = std::min(group, key_rows - g);
+    const Index first = std::max<Index>(0, seen.first_query(s) - t0);
+    const Index rows = std::min(query_rows, seen.last_query(s + lanes - 1) - t0) - first;
+    if (rows <= 0) return {first, 0};
+    note_block(p, t0, first_key);
+    T *weights = tile.weights + first * group, *dscores = tile.dscores + first * group;
+    multiply<false>(rows, group, h, tile.query + first * pitch, pitch, Index{1}, tile.key_panels + g * pitch, group,
+                    weights, group);
+    multiply<false>(rows, group, h, tile.dout + first * pitch, pitch, Index{1}, tile.value_panels + g * pitch, group,
+                    dscores, group);
+    T* derivative = of_products ? tile.derivative : nullptr;
+    if constexpr (Changed)
+      ScoreChange<T, true>(p, tables.buckets, b, query_head)(weights, derivative, t0 + first, rows, s, lanes);
+    for (Index i = 0; i < rows; ++i)
+      differentiate_row(t0 + first + i, s, weights + i * group, dscores + i * group,
+                        derivative == nullptr ? nullptr : derivative + i * group);
+    return {first, rows};
+  }
+
+  /// dq into tile.dquery (overwritten), dk and dv added to theirs.
+  void multiply_gradients(bool with_dq, bool with_dk, bool with_dv) {
+    if (with_dq) std::fill_n(tile.dquery, query_rows * pitch, T{0});
+    const auto product = [](bool finite) { return finite ? multiply<true, T> : multiply_hiding<T>; };
+    for (Index g = 0; g < key_rows; g += group) {
+      const auto [first, rows] = differentiate(g, true);
+      const Index lanes = std::min(group, key_rows - g);
+      const T *weights = tile.weights + first * group, *dscores = tile.dscores + first * group;
+      const T *query = tile.query + first * pitch, *dout = tile.dout + first * pitch;
+      if (rows == 0) continue;
+      if (with_dv)
+        product(douts_finite)(lanes, pitch, rows, weights, 1, group, dout, pitch, tile.dvalue + g * pitch, pitch);
+      if (with_dk)
+        product(queries_finite)(lanes, pitch, rows, dscores, 1, group, query, pitch, tile.dkey + g * pitch, pitch);
+      if (with_dq)
+        product(keys_finite)(rows, pitch, lanes, dscores, group, 1, tile.key + g * pitch, pitch,
+                             tile.dquery + first * pitch, pitch);
+    }
+  }
+
+  Index row(Index n, Index t) const { return (b * p.heads + n) * p.query_length + t; }
+
+  const AttentionProblem<T>& p;
+  const BackwardArguments<T>& x;
+  const Tables& tables;
+  Carver carver;
+  BackwardTiles<T> tile;
+  Visibility seen;
+  Index b, kv, query_head = 0, first_query = 0, query_rows = 0, first_key = 0, key_rows = 0;
+  Index h = p.head_dims, pitch = padded<T>(h);
+  T scale = static_cast<T>(p.scale);
+
+ private:
+  /// Query t against the keys of one group: scores become probabilities, their gradients those of the scores.
+  void differentiate_row(Index t, Index s, T* weights, T* dscores, const T* derivative) const {
+    constexpr T infinity = std::numeric_limits<T>::infinity();
+    const T log_sum_exp = x.log_sum_exp[row(query_head, t)], delta = x.delta[row(query_head, t)];
+    const T shift = log_sum_exp == -infinity ? T{0} : log_sum_exp;  // of a query that sees nothing
+    const auto begin = static_cast<int>(std::clamp<Index>(seen.begin(t) - s, 0, group));
+    const auto end = static_cast<int>(std::clamp<Index>(seen.end(t) - s, 0, group));
+    if (begin > 0) std::fill_n(weights, begin, -infinity);
+    if (end < group) std::fill_n(weights + end, group - end, -infinity);
+    T factors[group];
+    if (p.dropout.active()) {
+      dropout_factors(p.dropout, coordinate(p, b, query_head, t, s), group, factors);
+    } else {
+      std::fill_n(factors, group, T{1});
+    }
+    // A loop of its own: with the rest in it, GCC would not vectorize the exponential.
+    if (shift == shift) {
+      for (int j = 0; j < group; ++j) weights[j] = fast_exp(weights[j] - shift);
+    } else {  // NaN is for those who see it only
+      for (int j = 0; j < group; ++j) weights[j] = weights[j] == -infinity ? T{0} : shift;
+    }
+    for (int j = 0; j < group; ++j) {
+      const T weight = weights[j], slope = weight * (factors[j] * dscores[j] - delta);
+      weights[j] = weight * factors[j];
+      dscores[j] = weight == 0 ? T{0} : slope;  // hides NaN of what nobody sees
+    }
+    if (derivative != nullptr)
+      for (int j = 0; j < group; ++j) dscores[j] = dscores[j] == 0 ? T{0} : dscores[j] * derivative[j];
+  }
+
+  bool keys_finite = true, queries_finite = true, douts_finite = true;
+};
+
+}  // namespace remat::inline REMAT_ABI::kernels::attention

@@ -1,0 +1,50 @@
+// What a backward pass reads and writes, and one thread's tiles of it.
+#pragma once
+
+#include <remat/kernels/attention/tables.hpp>
+
+namespace remat::inline REMAT_ABI::kernels {
+
+/// Where gradients go, with the strides of what they belong to; null: not wanted. What is not added to is overwritten.
+template <class T>
+struct AttentionGradients {
+  T *q = nullptr, *k = nullptr, *v = nullptr, *bias = nullptr, *relative_bias = nullptr;
+  bool add_q = false, add_k = false, add_v = false, add_bias = false, add_relative_bias = false;
+};
+
+namespace attention {
+
+template <class T>
+struct BackwardArguments {
+  const T *q, *k, *v, *out, *log_sum_exp, *dout;
+  AttentionGradients<T> to;
+  T* delta;  // [B, N, T]: dout . out of each row
+};
+
+/// One thread's tiles. Scores have a key a lane; `group` keys at a time.
+template <class T>
+struct BackwardTiles {
+  T* query;       // [tile][pitch]
+  T* dout;        // [tile][pitch]
+  T* key;         // [tile][pitch]
+  T* key_panels;  // [tile / group][pitch][group], scaled
+  T* value_panels;
+  T* dquery;  // [tile][pitch]
+  T* dkey;
+  T* dvalue;
+  T* weights;     // [tile][group]: probabilities, with dropout
+  T* dscores;     // [tile][group]
+  T* derivative;  // [tile][group], of the soft cap
+  Rotary<T> query_rotary, key_rotary;
+
+  BackwardTiles(const AttentionProblem<T>& p, const Tables& tables, Carver& carver)
+      : query_rotary(tables.rotary, carver), key_rotary(tables.rotary, carver) {
+    for (T** piece : {&query, &dout, &key, &key_panels, &value_panels, &dquery, &dkey, &dvalue})
+      *piece = carver.take<T>(tile_rows * padded<T>(p.head_dims));
+    for (T** piece : {&weights, &dscores}) *piece = carver.take<T>(tile_rows * Vector<T>::group);
+    derivative = p.soft_cap > 0 ? carver.take<T>(tile_rows * Vector<T>::group) : nullptr;
+  }
+};
+
+}  // namespace attention
+}  // namespace remat::inline REMAT_ABI::kernels

@@ -1,0 +1,118 @@
+// Rotary position embedding (Su et al. 2021) of a tile that was just loaded: no table of all positions anywhere.
+#pragma once
+
+#include <cmath>
+#include <remat/kernels/attention/problem.hpp>
+
+namespace remat::inline REMAT_ABI::kernels::attention {
+
+/// exp(i f p) in double for every frequency f: of p = 0 .. 63, then of p = 64, 128, .. 15 * 64. All threads read it.
+struct RotaryTable {
+  static constexpr Index steps = 64, strides = 16, anchor_distance = steps * strides;
+  Index half;  // pairs of dimensions that turn; 0: none
+  double *frequencies, *cosines, *sines;
+
+  template <class T>
+  RotaryTable(const AttentionProblem<T>& p, Carver& carver)
+      : half(p.rotary_base > 0 ? (p.rotary_dims > 0 ? p.rotary_dims : p.head_dims) / 2 : 0),
+        frequencies(carver.take<double>(half)),
+        cosines(carver.take<double>((steps + strides) * half)),
+        sines(carver.take<double>((steps + strides) * half)) {}
+
+  void fill(double base) const {
+    for (Index j = 0; j < half; ++j)
+      frequencies[j] = std::pow(base, -static_cast<double>(j) / static_cast<double>(half));
+    for (Index i = 0; i < steps; ++i) fill_row(i, 0, 1);
+    for (Index i = 0; i < strides; ++i) fill_row(i, steps, steps);
+  }
+
+ private:
+  /// The row of position i * stride: powers of two by the library, the others as products of two rows before them.
+  void fill_row(Index i, Index first, Index stride) const {
+    const Index low = i & (i - 1), high = i - low;
+    for (Index j = 0; j < half; ++j) {
+      double& c = cosines[(first + i) * half + j];
+      double& s = sines[(first + i) * half + j];
+      if (low == 0) {
+        c = std::cos(static_cast<double>(i * stride) * frequencies[j]);
+        s = std::sin(static_cast<double>(i * stride) * frequencies[j]);
+      } else {
+        const Index a = (first + low) * half + j, b = (first + high) * half + j;
+        c = cosines[a] * cosines[b] - sines[a] * sines[b];
+        s = sines[a] * cosines[b] + cosines[a] * sines[b];
+      }
+    }
+  }
+};
+
+/// One thread's angles of the tile at hand, in the half-split layout (GPT-NeoX, Falcon): dimension j turns with
+/// j + half.
+template <class T>
+class Rotary {
+ public:
+  Rotary(const RotaryTable& table, Carver& carver)
+      : table_(table),
+        anchor_cosines_(carver.take<double>(table.half)),
+        anchor_sines_(carver.take<double>(table.half)),
+        base_cosines_(carver.take<double>(table.half)),
+        base_sines_(carver.take<double>(table.half)),
+        cosines_(carver.take<T>(tile_rows * table.half)),
+        sines_(carver.take<T>(tile_rows * table.half)) {}
+
+  /// Makes the angles of positions [position, position + rows). They depend on the position alone, not on what was
+  /// loaded before.
+  [[gnu::noinline]] void load(Index position, Index rows) {
+    const Index half = table_.half;
+    if (half == 0) return;
+    // The library is asked only once in 1024 positions; from there it is products of table rows.
+    const Index rest = position & (RotaryTable::anchor_distance - 1), anchor = position - rest;
+    if (!has_anchor_ || anchor != anchor_) {
+      for (Index j = 0; j < half; ++j) {
+        const double angle = static_cast<double>(anchor) * table_.frequencies[j];
+        anchor_cosines_[j] = std::cos(angle);
+        anchor_sines_[j] = std::sin(angle);
+      }
+      anchor_ = anchor, has_anchor_ = true;
+    }
+    turn(anchor_cosines_, anchor_sines_, RotaryTable::steps + rest / RotaryTable::steps, base_cosines_, base_sines_);
+    turn(base_cosines_, base_sines_, rest % RotaryTable::steps, base_cosines_, base_sines_);
+    for (Index i = 0; i < rows; ++i) turn(base_cosines_, base_sines_, i, cosines_ + i * half, sines_ + i * half);
+  }
+
+  /// Turns rows of a tile forward, or back: the gradient of a turn is the turn back.
+  template <bool Back = false>
+  [[gnu::noinline]] void rotate(T* tile, Index pitch, Index rows) const {
+    const Index half = table_.half;
+    for (Index i = 0; i < rows; ++i) {
+      T *first = tile + i * pitch, *second = first + half;
+      const T *cosines = cosines_ + i * half, *sines = sines_ + i * half;
+#pragma omp simd
+      for (Index j = 0; j < half; ++j) {
+        const T c = cosines[j], s = Back ? -sines[j] : sines[j], x = first[j], y = second[j];
+        first[j] = x * c - y * s;
+        second[j] = y * c + x * s;
+      }
+    }
+  }
+
+ private:
+  /// to = from * (row of the table), as complex numbers.
+  template <class U>
+  void turn(const double* from_cosines, const double* from_sines, Index row, U* to_cosines, U* to_sines) const {
+    const double *cosines = table_.cosines + row * table_.half, *sines = table_.sines + row * table_.half;
+#pragma omp simd
+    for (Index j = 0; j < table_.half; ++j) {
+      const double c = from_cosines[j], s = from_sines[j];
+      to_cosines[j] = static_cast<U>(c * cosines[j] - s * sines[j]);
+      to_sines[j] = static_cast<U>(s * cosines[j] + c * sines[j]);
+    }
+  }
+
+  const RotaryTable& table_;
+  double *anchor_cosines_, *anchor_sines_, *base_cosines_, *base_sines_;
+  T *cosines_, *sines_;  // [tile][half]
+  Index anchor_ = 0;
+  bool has_anchor_ = false;
+};
+
+}  // namespace remat::inline REMAT_ABI::kernels::attention

@@ -1,0 +1,23 @@
+// What is looked up instead of computed for every pair: angles and buckets of distances.
+#pragma once
+
+#include <remat/kernels/attention/rotary.hpp>
+#include <remat/kernels/attention/score_change.hpp>
+
+namespace remat::inline REMAT_ABI::kernels::attention {
+
+/// What all threads of one call share: tables in its scratch.
+struct Tables {
+  RotaryTable rotary;
+  RelativeBuckets buckets;
+
+  template <class T>
+  Tables(const AttentionProblem<T>& p, Carver& carver) : rotary(p, carver), buckets(p, carver) {}
+  template <class T>
+  void fill(const AttentionProblem<T>& p) const {
+    rotary.fill(p.rotary_base);
+    buckets.fill();
+  }
+};
+
+}  // namespace remat::inline REMAT_ABI::kernels::attention

@@ -1,0 +1,81 @@
+// What a caller of attention chooses: masks by position, what happens to scores, blocks.
+#pragma once
+
+#include <cmath>
+#include <optional>
+#include <remat/autodiff/var.hpp>
+#include <remat/kernels/attention.hpp>
+
+namespace remat::inline REMAT_ABI {
+
+/// Query t lies at position t + offset where key s lies at s.
+struct AttentionOptions {
+  bool causal = false;            // query t sees key s iff s <= t + offset
+  std::optional<Index> offset{};  // position of query 0 less that of key 0; S - T when empty
+  std::optional<double> scale{};  // of q k^T; 1 / sqrt(H) when empty
+  double dropout = 0;             // on probabilities
+  Index window = 0;               // keys are seen at distances below it; 0: at any
+  double soft_cap = 0;            // scores become cap * tanh(score / cap), before biases (Gemma 2); 0: as they are
+  Index query_chunk = 0;          // queries and keys to a block that is computed or skipped; 0: a cache tile. Larger
+  Index key_chunk = 0;            // ones are walked in tiles, so that no size costs memory
+  double rotary_base = 0;         // turns q and k by position (Su et al. 2021); 10000 is usual, 0: not
+  Index rotary_dims = 0;          // of each head, from its first; even; 0: all. Dimension j turns with j + dims / 2
+  Index key_position = 0;         // of key 0, for rotary
+  bool alibi = false;             // adds -2^(-8 n / N) * distance in head n = 1 .. N (Press et al. 2022)
+  Index relative_max_distance = 128;  // from here on, distances share T5's last bucket
+};
+
+/// Masks and biases, each of which may be left out; a key is seen where all agree. It refers to the caller's Vars, so
+/// write it in the call: `attention(q, k, v, {.causal = true}, {.key_lengths = lengths})`.
+template <class T>
+struct AttentionMasks {
+  Like<std::int32_t> key_lengths{};     // [B]: keys from there on are padding
+  Like<std::int32_t> query_segments{};  // [B, T]: keys of the same id are seen
+  Like<std::int32_t> key_segments{};    // [B, S]; query_segments when left out
+  Like<std::int32_t> prefix_lengths{};  // [B]: keys before are seen in spite of causal
+  Like<T> bias{};                       // [B or 1, N or 1, T or 1, S or 1], added to scores; -infinity hides
+  Like<T> relative_bias{};              // [buckets, N], added by T5's bucket of distance (Raffel et al. 2020)
+};
+
+struct AttentionBlocks {
+  Index visible = 0;  // with a pair that the options let see: those that attention computes
+  Index total = 0;
+};
+
+namespace ops {
+
+/// The part of the kernel's problem that lengths and options say.
+template <class T>
+kernels::AttentionProblem<T> attention_problem(Index query_length, Index key_length, const AttentionOptions& options) {
+  kernels::AttentionProblem<T> p;
+  p.query_length = query_length, p.key_length = key_length;
+  p.causal = options.causal;
+  p.offset = options.offset.value_or(key_length - query_length);
+  p.window = options.window;
+  p.soft_cap = options.soft_cap;
+  p.query_chunk = options.query_chunk, p.key_chunk = options.key_chunk;
+  p.rotary_base = options.rotary_base, p.rotary_dims = options.rotary_dims, p.key_position = options.key_position;
+  p.alibi = options.alibi;
+  p.max_distance = options.relative_max_distance;
+  return p;
+}
+
+}  // namespace ops
+
+/// Of the blocks of [T, S] that the chunks of `options` make, how many attention computes for each batch entry and
+/// head: those with a visible pair. Masks given as operands rule out more.
+inline AttentionBlocks attention_blocks(Index query_length, Index key_length, const AttentionOptions& options = {}) {
+  const auto p = ops::attention_problem<float>(query_length, key_length, options);
+  const kernels::attention::Visibility seen(p, 0);
+  const Index query_chunk = kernels::attention::query_tiling(p).chunk;
+  const Index key_chunk = kernels::attention::key_tiling(p).chunk;
+  AttentionBlocks blocks;
+  for (Index t = 0; t < query_length; t += query_chunk) {
+    const Index begin = seen.begin(t), end = seen.end(std::min(t + query_chunk, query_length) - 1);
+    if (begin < end) blocks.visible += (end - 1) / key_chunk - begin / key_chunk + 1;
+    blocks.total += (key_length + key_chunk - 1) / key_chunk;
+  }
+  return blocks;
+}
+
+}  // namespace remat::inline REMAT_ABI
