@@ -133,7 +133,8 @@ TEST(Language, RoundTripsTheDeepestExpressions) {
 }
 
 const char* const words =
-    " Words: everything, nothing, dots, batched, any_name, names, ops, offload, everything_saveable, nothing_saveable, "
+    " Words: everything, nothing, dots, batched, any_name, names, ops, offload, lossy::bfloat16, lossy::int8, "
+    "everything_saveable, nothing_saveable, "
     "dots_saveable, dots_with_no_batch_dims_saveable, offload_dot_with_no_batch_dims, save_nothing, save_everything, "
     "save_dot_only, save_dot_with_no_batch_dim, save_qkv_out_proj, save_qkv_out_proj_separate, save_out_proj, "
     "save_context, save_context_and_out_proj, save_dot_for_mlperf_200b, save_dot_except_logits, "
