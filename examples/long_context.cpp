@@ -1,13 +1,12 @@
 // Trains a GPT on the bytes of a text at a context that plain attention could not hold: shows what plain, fused,
 // blockwise and offloaded training would take, then trains the first of them that fits into the memory given.
 //
-//   long_context --data FILE [--context 8192] [--memory 128] [--variant blockwise] ...      (--help lists every flag)
+//   ./run long [--context 8192] [--memory 128] [--variant blockwise] ...      (--help lists every flag)
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
-#include <filesystem>
 #include <iostream>
 #include <remat/data.hpp>
 #include <remat/io.hpp>
@@ -53,35 +52,38 @@ double mib(std::size_t bytes) { return static_cast<double>(bytes) / (1 << 20); }
 // Prints what each variant would take; returns the one to train.
 long_context::Variant chosen(const Settings& s) {
   const auto variants = long_context::variants();
-  const long_context::Variant* fits = nullptr;
-  std::printf("%-11s %12s %12s %10s  %s\n", "variant", "peak MiB", "saved MiB", "s a step", "");
+  const long_context::Variant* choice = nullptr;
+  std::printf("%-10s %12s %12s %10s\n", "variant", "peak MiB", "held MiB", "s a step");
   for (const auto& variant : variants) {
-    const remat::PlannedPolicy plan = long_context::planned(s.shape, variant);
-    const bool is_within = mib(plan.stats.peak_bytes) <= s.memory;
-    if (is_within && fits == nullptr) fits = &variant;
-    std::printf("%-11s %12.1f %12.1f %10.2f  %s%s\n", variant.name.c_str(), mib(plan.stats.peak_bytes),
-                mib(plan.stats.saved_bytes), plan.seconds, variant.what.c_str(), is_within ? "" : " (too large)");
+    const remat::PlannedPolicy plan = long_context::Planner(s.shape, variant).at(s.shape.context);
+    const double peak = mib(plan.stats.peak_bytes);
+    const bool fits = peak <= s.memory;
+    std::printf("%-10s %12.1f %12.1f %10.2f  %s%s\n", variant.name.c_str(), peak, mib(plan.stats.saved_bytes),
+                plan.seconds, variant.what.c_str(), fits ? "" : " (too large)");
+    remat::require(fits || s.variant != variant.name, "--variant ", variant.name, " takes ", std::lround(peak),
+                   " MiB, --memory is ", s.memory);
+    if (choice == nullptr && (s.variant == "auto" ? fits : s.variant == variant.name)) choice = &variant;
   }
-  if (s.variant != "auto")
-    return *std::find_if(variants.begin(), variants.end(), [&](const auto& v) { return v.name == s.variant; });
-  remat::require(fits != nullptr, "--memory: none of the variants keeps a step within ", s.memory,
+  remat::require(choice != nullptr, "--memory: none of the variants keeps a step within ", s.memory,
                  " MiB; give more, or a smaller --context");
-  return *fits;
+  return *choice;
 }
 
 int train(const Settings& s) {
   if (s.threads > 0) omp_set_num_threads(s.threads);
   const auto corpus = remat::data::TextCorpus::read_bytes(s.data);
   const auto batches = corpus.train_batches(1, s.shape.context, s.seed);
-  std::printf("GPT over bytes, %d layers of %d dims, %d heads, context %d, on %d threads (%s), GEMM %s\n\n",
-              s.shape.layers, s.shape.dims, s.shape.heads, s.shape.context, remat::machine::threads(),
-              remat::machine::isa().c_str(), remat::kernels::gemm_backend());
+  std::printf("GPT over bytes: %d layers of %d dims, %d heads, context %d; %d threads, %s, GEMM %s\n\n", s.shape.layers,
+              s.shape.dims, s.shape.heads, s.shape.context, remat::machine::threads(), remat::machine::isa().c_str(),
+              remat::kernels::gemm_backend());
   const long_context::Variant variant = chosen(s);
-  std::printf("\ntraining: %s, within %d MiB\n", variant.name.c_str(), s.memory);
 
   remat::ParameterRegistry parameters(s.seed);
   const remat::models::Gpt<float> gpt(parameters / "gpt", long_context::config_of(s.shape, variant));
   remat::optim::AdamW adamw(parameters);
+  std::printf("\ntraining: %s; beside its peak, %.1f million parameters with gradients and AdamW take %.0f MiB\n",
+              variant.name.c_str(), 1e-6 * static_cast<double>(parameters.count()),
+              4 * sizeof(float) * static_cast<double>(parameters.count()) / (1 << 20));
   for (int step = 0; step < s.steps; ++step) {
     const auto start = std::chrono::steady_clock::now();
     remat::TapeStats stats;

@@ -1,9 +1,14 @@
-// Four ways to train one GPT on long sequences, from the fastest to the leanest.
+// Four ways to train one GPT on long sequences, from the fastest to the leanest, and what each would take.
 #pragma once
 
+#include <bit>
+#include <cstdint>
+#include <map>
+#include <memory>
 #include <remat/models.hpp>
 #include <remat/remat.hpp>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace long_context {
@@ -44,12 +49,48 @@ inline remat::models::GptConfig config_of(const Shape& s, const Variant& v) {
   return config;
 }
 
-/// What one step would take, without computing or allocating anything.
-inline remat::PlannedPolicy planned(const Shape& s, const Variant& v) {
-  remat::ParameterRegistry parameters;
-  const remat::models::Gpt<float> gpt(parameters / "gpt", config_of(s, v));
-  const remat::Tensor<std::int32_t> ids({1, s.context}, 0);
-  return remat::planned_step([&](remat::Tape& tape) { return gpt.loss(tape, remat::data::Batch{ids, ids}); });
-}
+/// What a step of one variant would take at any context, without computing it or allocating what it would hold.
+class Planner {
+ public:
+  Planner(const Shape& shape, Variant variant) : shape_(shape), variant_(std::move(variant)) { build(); }
+
+  const remat::PlannedPolicy& at(int context) {
+    const auto known = plans_.find(context);
+    if (known != plans_.end()) return known->second;
+    if (context > shape_.context) {  // the first values of a table of positions take longer than a plan
+      shape_.context = static_cast<int>(std::bit_ceil(static_cast<unsigned>(context)));
+      build();
+    }
+    const remat::Tensor<std::int32_t> ids({1, context}, 0);
+    const auto step = [&](remat::Tape& tape) { return model_->gpt.loss(tape, remat::data::Batch{ids, ids}); };
+    return plans_.emplace(context, remat::planned_step(step)).first->second;
+  }
+
+  /// The longest context whose step keeps to `bytes`: a multiple of 1024, or of 64 where 1024 is too long; 0 if none.
+  int longest(std::size_t bytes) {
+    const auto fits = [&](int context) { return at(context).stats.peak_bytes <= bytes; };
+    const int unit = fits(1024) ? 1024 : 64;
+    int low = 0, high = unit;  // the first fits, the second does not
+    while (high <= (1 << 28) && fits(high)) low = high, high *= 2;
+    while (high - low > unit) {
+      const int middle = (low + (high - low) / 2) / unit * unit;
+      (fits(middle) ? low : high) = middle;
+    }
+    return low;
+  }
+
+ private:
+  struct Model {
+    remat::ParameterRegistry parameters;
+    remat::models::Gpt<float> gpt;
+    Model(const Shape& s, const Variant& v) : gpt(parameters / "gpt", config_of(s, v)) {}
+  };
+  void build() { model_ = std::make_unique<Model>(shape_, variant_); }
+
+  Shape shape_;
+  Variant variant_;
+  std::unique_ptr<Model> model_;
+  std::map<int, remat::PlannedPolicy> plans_;
+};
 
 }  // namespace long_context

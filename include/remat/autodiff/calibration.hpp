@@ -61,14 +61,20 @@ inline void write_rates(const std::filesystem::path& file, const std::string& ma
   std::filesystem::rename(part, file, error);
 }
 
+/// Rates measured while others compute are better than none, but not to be kept.
+inline bool is_machine_quiet() {
+  double load = 0;
+  return getloadavg(&load, 1) != 1 || load <= omp_get_num_procs();
+}
+
 /// From the cache in `folder`, or measured and put there; an empty folder: always measured.
-inline CostModel calibrated(const std::filesystem::path& folder) {
+inline CostModel calibrated(const std::filesystem::path& folder, bool may_write = true) {
   const std::string machine = machine_line();
   const std::filesystem::path file = folder / ("rates-" + std::to_string(std::hash<std::string>{}(machine)));
   CostModel model;
   if (!folder.empty() && read_rates(file, machine, model)) return model;
   model = CostModel::measured();
-  if (!folder.empty()) write_rates(file, machine, model);
+  if (!folder.empty() && may_write) write_rates(file, machine, model);
   return model;
 }
 
@@ -77,7 +83,7 @@ inline CostModel calibrated(const std::filesystem::path& folder) {
 namespace remat::inline REMAT_ABI {
 
 inline const CostModel& CostModel::of_this_machine() {
-  static const CostModel model = detail::calibrated(detail::cache_folder());
+  static const CostModel model = detail::calibrated(detail::cache_folder(), detail::is_machine_quiet());
   return model;
 }
 
