@@ -10,15 +10,19 @@
 #include <cstdlib>
 #include <filesystem>
 #include <iostream>
+#include <memory>
 #include <remat/data.hpp>
 #include <remat/io.hpp>
 #include <remat/models.hpp>
 #include <remat/remat.hpp>
 
+#include "train_gpt/model.hpp"
+
 namespace {
 
 struct Settings {
-  std::string data, corpus = "characters", out = "out", preset, trace, remat = "save_dot_except_logits", prompt;
+  std::string data, corpus = "characters", dtype = "float32", out = "out", preset, trace,
+                    remat = "save_dot_except_logits", prompt;
   int steps = 1200, layers = 4, dims = 192, heads = 6, kv_heads = 0, context = 128, batch = 16;
   int warmup = 100, eval_every = 200, eval_batches = 20, remat_every = 1, threads = 0, sample_length = 600, memory = 0;
   double lr = 2e-3, min_lr = 2e-4, beta1 = 0.9, beta2 = 0.99, weight_decay = 0.1, clip = 1, dropout = 0;
@@ -61,6 +65,8 @@ void add_options(CLI::App& app, Settings& s) {
   app.add_option("--corpus", s.corpus, "tokens of the text")->check(CLI::IsMember({"characters", "bytes"}));
   app.add_option("--preset", s.preset, "settings as a start; other flags override them")
       ->check(CLI::IsMember({"nanogpt-cpu"}));
+  app.add_option("--dtype", s.dtype, "of activations; bf16 keeps float parameters, sums and statistics")
+      ->check(CLI::IsMember({"float32", "bf16"}));
   app.add_option("--steps", s.steps, "optimizer steps")->check(positive);
   app.add_option("--layers", s.layers, "transformer layers")->check(positive);
   app.add_option("--dims", s.dims, "model width")->check(positive);
@@ -95,8 +101,7 @@ void add_options(CLI::App& app, Settings& s) {
 }
 
 // Mean loss over the first `most` batches, each weighted by its number of predicted tokens.
-double validation_loss(const remat::models::Gpt<float>& gpt, const remat::data::SequentialBatches& batches,
-                       remat::Index most) {
+double validation_loss(const train_gpt::Model& gpt, const remat::data::SequentialBatches& batches, remat::Index most) {
   double total = 0, tokens = 0;
   for (remat::Index i = 0; i < std::min(most, batches.size()); ++i) {
     const remat::data::Batch batch = batches.at(i);
@@ -144,23 +149,26 @@ int train(const Settings& s, const CLI::App& app) {
   const auto validation = corpus.validation_batches(s.batch, s.context);
 
   remat::ParameterRegistry parameters(s.seed);
-  remat::models::Gpt<float> gpt(parameters / "gpt", {.vocabulary = static_cast<int>(corpus.vocabulary_size()),
-                                                     .context = s.context,
-                                                     .num_layers = s.layers,
-                                                     .model_dims = s.dims,
-                                                     .num_heads = s.heads,
-                                                     .num_kv_heads = s.kv_heads,
-                                                     .dropout = s.dropout,
-                                                     .bias = s.bias,
-                                                     .remat = policy,
-                                                     .remat_every = s.remat_every});
+  const remat::models::GptConfig config{.vocabulary = static_cast<int>(corpus.vocabulary_size()),
+                                        .context = s.context,
+                                        .num_layers = s.layers,
+                                        .model_dims = s.dims,
+                                        .num_heads = s.heads,
+                                        .num_kv_heads = s.kv_heads,
+                                        .dropout = s.dropout,
+                                        .bias = s.bias,
+                                        .remat = policy,
+                                        .remat_every = s.remat_every};
+  const std::unique_ptr<train_gpt::Model> gpt =
+      s.dtype == "bf16" ? train_gpt::bfloat16_model(parameters / "gpt", config)
+                        : std::make_unique<train_gpt::ModelOf<float>>(parameters / "gpt", config);
   if (s.plan || s.memory > 0) {
-    const auto plan = remat::plan([&](remat::Tape& tape) { return gpt.loss(tape, batches.at(0)); });
+    const auto plan = remat::plan([&](remat::Tape& tape) { return gpt->loss(tape, batches.at(0)); });
     if (s.plan) {
       std::cout << plan;
       return 0;
     }
-    gpt.decoder.remat = plan.within(static_cast<std::size_t>(s.memory) << 20);
+    gpt->set_remat(plan.within(static_cast<std::size_t>(s.memory) << 20));
   }
   remat::optim::AdamW adamw(parameters, {.beta1 = s.beta1, .beta2 = s.beta2, .weight_decay = s.weight_decay});
   const remat::optim::WarmupCosine schedule{
@@ -183,7 +191,7 @@ int train(const Settings& s, const CLI::App& app) {
     double loss = 0;
     {
       remat::Tape tape({.seed = s.seed, .step = step, .trace = !s.trace.empty() && step + 1 == s.steps});
-      const auto mean = gpt.loss(tape, batches.at(step));
+      const auto mean = gpt->loss(tape, batches.at(step));
       tape.backward(mean);
       loss = static_cast<double>(mean.item());
       stats = tape.stats();
@@ -211,7 +219,7 @@ int train(const Settings& s, const CLI::App& app) {
                                 remat::io::readable_bytes(static_cast<double>(stats.peak_bytes)).c_str()));
     const bool is_last = step + 1 == s.steps;
     if (is_last || (step + 1) % s.eval_every == 0) {
-      const double value = validation_loss(gpt, validation, is_last ? validation.size() : s.eval_batches);
+      const double value = validation_loss(*gpt, validation, is_last ? validation.size() : s.eval_batches);
       line["val_loss"] = value;
       progress.note(text_of("step %d  validation loss %.4f%s", step + 1, value,
                             is_last ? " over the whole validation split" : ""));
@@ -224,8 +232,7 @@ int train(const Settings& s, const CLI::App& app) {
   const std::string weights = (fs::path(s.out) / "model.safetensors").string();
   remat::io::save_safetensors(parameters, weights);
   if (!s.trace.empty()) remat::io::save_trace(trace, s.trace);  // after the weights: a bad path must not cost them
-  const auto sample =
-      corpus.decode(gpt.generate(prompt, {.length = s.sample_length, .temperature = s.temperature, .seed = s.seed}));
+  const auto sample = corpus.decode(gpt->generate(prompt, s.sample_length, s.temperature, s.seed));
   remat::io::ReplacedFile sample_file((fs::path(s.out) / "sample.txt").string());
   sample_file.file().write(sample + "\n");
   sample_file.commit();

@@ -17,6 +17,7 @@ import time
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 
 class Attention(nn.Module):
@@ -59,24 +60,26 @@ class TransformerLayer(nn.Module):
 class Gpt(nn.Module):
     """Modules carry the names of remat::models::Gpt, so that parameters can be matched by path."""
 
-    def __init__(self, vocabulary, context, layers, dims, heads, bias):
+    def __init__(self, vocabulary, context, layers, dims, heads, bias, tied=True, remat=False):
         super().__init__()
+        self.remat = remat
         self.embedding = nn.Embedding(vocabulary, dims)
         self.positions = nn.Embedding(context, dims)
         self.decoder = nn.ModuleDict({f"layer_{i}": TransformerLayer(dims, heads, bias) for i in range(layers)})
         self.final_norm = nn.LayerNorm(dims, bias=bias)
+        self.head = None if tied else nn.Linear(dims, vocabulary, bias=False)
         for name, module in self.named_modules():
             if isinstance(module, (nn.Linear, nn.Embedding)):
                 residual = name.endswith((".out", ".ffn2"))
                 nn.init.normal_(module.weight, std=0.02 / math.sqrt(2 * layers) if residual else 0.02)
-            if isinstance(module, nn.Linear) and bias:
+            if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
 
     def logits(self, tokens):
         x = self.embedding(tokens) + self.positions.weight[: tokens.shape[1]]
         for layer in self.decoder.values():
-            x = layer(x)
-        return F.linear(self.final_norm(x), self.embedding.weight)
+            x = checkpoint(layer, x, use_reentrant=False) if self.remat else layer(x)
+        return F.linear(self.final_norm(x), (self.head or self.embedding).weight)
 
     def forward(self, tokens, targets):
         """The mean loss in nats."""

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <remat/core/eigen.hpp>
 #include <remat/core/random.hpp>
 #include <remat/kernels/gemm.hpp>
 #include <string>
@@ -12,6 +13,7 @@
 
 namespace {
 
+using remat::bfloat16;
 using remat::Index;
 using remat::kernels::Batch;
 using remat::kernels::Gemm;
@@ -49,6 +51,11 @@ struct Case {
   T a_at(Index i, Index p) const { return at(a, shape.a == Trans::no ? i * shape.lda + p : p * shape.lda + i); }
   T b_at(Index p, Index j) const { return at(b, shape.b == Trans::no ? p * shape.ldb + j : j * shape.ldb + p); }
 
+  double expected(Index i, Index j, bool with_bias) const {
+    double sum = (shape.accumulate ? at(c, i * shape.ldc + j) : T{0}) + (with_bias ? double{at(bias, j)} : 0.0);
+    for (Index p = 0; p < shape.k; ++p) sum += double{a_at(i, p)} * double{b_at(p, j)};
+    return sum;
+  }
   // Runs the product and compares it with a plain loop in double; elements between the rows must not change.
   void check(bool with_bias) {
     std::vector<T> result = c;
@@ -61,9 +68,7 @@ struct Case {
           ASSERT_EQ(at(result, element), at(c, element));
           continue;
         }
-        double expected = (shape.accumulate ? at(c, element) : T{0}) + (with_bias ? double{at(bias, j)} : 0.0);
-        for (Index p = 0; p < shape.k; ++p) expected += double{a_at(i, p)} * double{b_at(p, j)};
-        ASSERT_NEAR(at(result, element), expected, tolerance) << "at " << i << ", " << j;
+        ASSERT_NEAR(at(result, element), expected(i, j, with_bias), tolerance) << "at " << i << ", " << j;
       }
     }
   }
@@ -218,6 +223,103 @@ TEST(Gemm, NamesItsBackend) {
 #else
   EXPECT_EQ(name.substr(0, 6), "Eigen ");
 #endif
+}
+
+// A and B of bfloat16; C of float, or of bfloat16, which is rounded once.
+template <class C>
+void check_bfloat16(Trans ta, Trans tb, Index m, Index n, Index k, Index gap, bool accumulate, bool with_bias) {
+  const Case<float> exact(ta, tb, m, n, k, gap, accumulate);
+  const auto rounded = [](const std::vector<float>& values) {
+    std::vector<bfloat16> all;
+    for (const float value : values) all.push_back(static_cast<bfloat16>(value));
+    return all;
+  };
+  Case<float> reference = exact;
+  const auto a = rounded(exact.a), b = rounded(exact.b);
+  for (std::size_t i = 0; i < a.size(); ++i) reference.a[i] = static_cast<float>(a[i]);
+  for (std::size_t i = 0; i < b.size(); ++i) reference.b[i] = static_cast<float>(b[i]);
+  std::vector<C> result, before;
+  for (const float value : exact.c) before.push_back(static_cast<C>(value));
+  for (std::size_t i = 0; i < before.size(); ++i) reference.c[i] = static_cast<float>(before[i]);
+  result = before;
+  remat::kernels::gemm(exact.shape, a.data(), b.data(), result.data(), with_bias ? exact.bias.data() : nullptr);
+  const double sum_error = 4 * std::sqrt(static_cast<double>(k) + 1) * double{std::numeric_limits<float>::epsilon()};
+  const double rounding = std::is_same_v<C, float> ? 0 : 0x1p-8;
+  for (Index i = 0; i < m; ++i) {
+    for (Index j = 0; j < exact.shape.ldc; ++j) {
+      const Index element = i * exact.shape.ldc + j;
+      const double got = static_cast<double>(at(result, element));
+      if (j >= n) {
+        ASSERT_EQ(got, static_cast<double>(at(before, element)));
+        continue;
+      }
+      const double expected = reference.expected(i, j, with_bias);
+      ASSERT_NEAR(got, expected, sum_error + rounding * (std::abs(expected) + sum_error)) << "at " << i << ", " << j;
+    }
+  }
+}
+
+struct Extents {
+  Index m, n, k, gap;
+};
+
+class Bfloat16GemmShapes : public testing::TestWithParam<Extents> {};
+
+TEST_P(Bfloat16GemmShapes, EqualsPlainLoopsOnTheRoundedOperands) {
+  const auto [m, n, k, gap] = GetParam();
+  for (int variant = 0; variant < 16; ++variant) {
+    SCOPED_TRACE("transposes, accumulate, bias: " + std::to_string(variant));
+    const Trans ta = Trans(variant & 1), tb = Trans(variant >> 1 & 1);
+    const bool accumulate = variant & 4, bias = variant & 8;
+    check_bfloat16<float>(ta, tb, m, n, k, gap, accumulate, bias);
+    check_bfloat16<bfloat16>(ta, tb, m, n, k, gap, accumulate, bias);
+    if (HasFatalFailure()) return;
+  }
+}
+INSTANTIATE_TEST_SUITE_P(Shapes, Bfloat16GemmShapes,
+                         testing::Values(Extents{0, 7, 3, 0}, Extents{7, 0, 3, 0}, Extents{7, 5, 0, 2},
+                                         Extents{1, 1, 1, 0}, Extents{1, 64, 33, 1}, Extents{64, 1, 33, 0},
+                                         Extents{33, 7, 1, 3}, Extents{7, 33, 64, 5}, Extents{100, 64, 33, 0},
+                                         Extents{40, 56, 700, 0}, Extents{301, 203, 150, 1}),
+                         [](const auto& info) {
+                           const Extents& e = info.param;
+                           return std::to_string(e.m) + "x" + std::to_string(e.n) + "x" + std::to_string(e.k);
+                         });
+
+// What runs where the processor or the backend has no bfloat16: panels of floats, more than one for long sums.
+TEST(Bfloat16GemmOnFloats, EqualsPlainLoopsOnTheRoundedOperands) {
+  for (const Index k : {1, 255, 256, 257, 600}) {
+    for (int variant = 0; variant < 8; ++variant) {
+      const bool accumulate = variant & 4;
+      Case<float> product(Trans(variant & 1), Trans(variant >> 1 & 1), 20, 35, k, 3, accumulate);
+      std::vector<bfloat16> a, b;
+      for (float& value : product.a) value = static_cast<float>(a.emplace_back(static_cast<bfloat16>(value)));
+      for (float& value : product.b) value = static_cast<float>(b.emplace_back(static_cast<bfloat16>(value)));
+      std::vector<float> result = product.c;
+      remat::kernels::detail::widened_product(product.shape, a.data(), b.data(), result.data(),
+                                              remat::kernels::detail::serial_product<float>);
+      for (Index i = 0; i < 20; ++i)
+        for (Index j = 0; j < 35; ++j)
+          ASSERT_NEAR(at(result, i * product.shape.ldc + j), product.expected(i, j, false), 1e-4) << "k " << k;
+    }
+  }
+}
+
+TEST(Bfloat16Gemm, SameBitsForAnyThreads) {
+  const int before = omp_get_max_threads();
+  const Case<float> values(Trans::no, Trans::yes, 301, 203, 700, 0, false);
+  std::vector<bfloat16> a, b;
+  for (const float value : values.a) a.push_back(static_cast<bfloat16>(value));
+  for (const float value : values.b) b.push_back(static_cast<bfloat16>(value));
+  const auto run = [&](int threads) {
+    omp_set_num_threads(threads);
+    std::vector<float> c(values.c.size());
+    remat::kernels::gemm(values.shape, a.data(), b.data(), c.data());
+    return c;
+  };
+  const std::vector<float> expected = run(1);
+  for (const int threads : {2, 3, 4}) EXPECT_EQ(run(threads), expected) << threads << " threads";
+  omp_set_num_threads(before);
 }
 
 }  // namespace

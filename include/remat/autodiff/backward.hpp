@@ -80,20 +80,22 @@ class Backward {
   /// tape.
   void find_first_readers() {
     if (!when_complete_ || !p_.computes()) return;
-    std::vector<std::uint8_t> is_seen(p_.slots.size());
+    std::vector<std::uint8_t> is_seen(p_.parameters.size());
     for (std::int32_t i = 0; i < p_.node_count(); ++i)
       for (const Operand& operand : p_.operands_of(p_.node(i))) {
         if (operand.slot < 0 || p_.slot(operand.slot).parameter < 0) continue;
-        auto& seen = is_seen[static_cast<std::size_t>(operand.slot)];
-        if (!seen) first_readers_.emplace_back(i, operand.slot);
+        const std::int32_t parameter = p_.slot(operand.slot).parameter;
+        auto& seen = is_seen[static_cast<std::size_t>(parameter)];
+        if (!seen) first_readers_.emplace_back(i, parameter);
         seen = 1;
       }
   }
   void complete(std::int32_t node) {
     for (; !first_readers_.empty() && first_readers_.back().first == node; first_readers_.pop_back()) {
-      Slot& s = p_.slot(first_readers_.back().second);
-      ParameterEntry& entry = *p_.parameters[static_cast<std::size_t>(s.parameter)];
-      s.value = {};  // or an update would copy it first
+      ParameterEntry& entry = *p_.parameters[static_cast<std::size_t>(first_readers_.back().second)];
+      const auto& slots = p_.parameter_slots[&entry];
+      for (const SlotId id : {slots.value, slots.cast})
+        if (id >= 0) p_.slot(id).value = {};  // or an update would copy it first
       if (entry.has_grad) when_complete_(entry);
     }
   }
@@ -186,6 +188,7 @@ class Backward {
   struct Target {
     enum class Kind { none, passed, direct, fresh } kind = Kind::none;
     Storage buffer{};
+    DType dtype = DType::float32;
   };
 
   void step(Node& n) {
@@ -208,14 +211,14 @@ class Backward {
                [&] { n.op->backward(frame_); });
       for (std::size_t i = 0; i < operands.size(); ++i)
         if (const Frame::Value& value = frame_.inputs[i]; value.grad != nullptr)
-          diagnose_gradient(p_, *n.op, n.path, p_.slot(operands[i].slot).spec.dtype, value.grad, value.shape.size());
+          diagnose_gradient(p_, *n.op, n.path, targets_[i].dtype, value.grad, value.shape.size());
       p_.stats.backward_flops += n.cost.backward_flops;
       if (n.cost.batched) p_.stats.batched_flops += n.cost.backward_flops;
       p_.stats.moved_bytes += 2 * n.moved_bytes;
       for (int k = 0; k < n.output_count; ++k) p_.slot(n.first_output + k).grad = {};
       for (std::size_t i = 0; i < operands.size(); ++i)
         if (targets_[i].kind == Target::Kind::passed || targets_[i].kind == Target::Kind::fresh)
-          contribute(operands[i], std::move(targets_[i].buffer));
+          contribute(operands[i], std::move(targets_[i]));
     }
     for_each_residual(p_, n, [&](SlotId slot) { release(slot); });
   }
@@ -227,28 +230,33 @@ class Backward {
     Slot& s = p_.slot(operand.slot);
     Slot& y = p_.slot(n.first_output);
     const bool same_spec = y.spec.dtype == s.spec.dtype && y.spec.shape == operand.shape;
-    if (n.op->passes_gradient(input) && same_spec) return {Target::Kind::passed, y.grad};
+    if (n.op->passes_gradient(input) && same_spec) return {Target::Kind::passed, y.grad, s.spec.dtype};
 
     Frame::Value& value = frame_.inputs[i];
     // Straight into the gradient that is summed up, unless another operand of this op writes there too.
+    const auto meets = [&](SlotId other) {  // a master and its cast meet, too
+      return other == operand.slot || (other >= 0 && s.parameter >= 0 && p_.slot(other).parameter == s.parameter);
+    };
     bool alone = true;
-    for (std::size_t k = 0; k < operands.size(); ++k) alone = alone && (k == i || operands[k].slot != operand.slot);
-    const bool whole = operand.shape.size() == s.spec.shape.size();
+    for (std::size_t k = 0; k < operands.size(); ++k) alone = alone && (k == i || !meets(operands[k].slot));
+    const bool is_wide = s.spec.dtype == DType::bfloat16 && n.op->wide_gradient(input);
+    const DType dtype = is_wide ? DType::float32 : s.spec.dtype;
+    const bool whole = operand.shape.size() == s.spec.shape.size() && dtype == p_.gradient_type(s);
     if (s.parameter >= 0 && alone && whole && n.op->accumulates(input)) {
       value.accumulate = has_gradient(s);
       value.grad = parameter_gradient(s);
-      return {Target::Kind::direct, {}};
+      return {Target::Kind::direct, {}, dtype};
     }
     if (s.parameter < 0 && alone && whole && s.grad && s.grad.use_count() == 1 && n.op->accumulates(input)) {
       value.grad = s.grad->data();
       value.accumulate = true;
-      return {Target::Kind::direct, {}};
+      return {Target::Kind::direct, {}, dtype};
     }
-    Target fresh{Target::Kind::fresh, {}};
-    if (n.op->in_place_gradient(input) && same_spec && y.grad.use_count() == 1)
+    Target fresh{Target::Kind::fresh, {}, dtype};
+    if (n.op->in_place_gradient(input) && same_spec && !is_wide && y.grad.use_count() == 1)
       fresh.buffer = y.grad;
     else
-      fresh.buffer = p_.allocate(static_cast<std::size_t>(operand.shape.size()) * size_of(s.spec.dtype),
+      fresh.buffer = p_.allocate(static_cast<std::size_t>(operand.shape.size()) * size_of(dtype),
                                  {MemoryUse::gradient, operand.slot});
     value.grad = fresh.buffer->data();
     return fresh;
@@ -269,22 +277,23 @@ class Backward {
     return entry.grad_buffer().mutable_data();
   }
 
-  /// Adds `gradient` of one operand to the gradient of its slot.
-  void contribute(const Operand& operand, Storage gradient) {
+  /// Adds the gradient of one operand to that of its slot.
+  void contribute(const Operand& operand, Target gradient) {
     Slot& s = p_.slot(operand.slot);
     const Index count = operand.shape.size();
-    const std::size_t bytes = s.spec.bytes();
+    const DType dtype = p_.gradient_type(s);
+    const std::size_t bytes = Spec{dtype, s.spec.shape}.bytes();
     if (s.parameter >= 0) {
       const bool had = has_gradient(s);
       std::byte* sum = parameter_gradient(s);
       if (!p_.computes()) return;
       if (!had) std::memset(sum, 0, bytes);
-      sum += static_cast<std::size_t>(operand.offset) * size_of(s.spec.dtype);
-      add_arrays(s.spec.dtype, sum, sum, gradient->data(), count);
+      sum += static_cast<std::size_t>(operand.offset) * size_of(dtype);
+      add_arrays(dtype, sum, sum, gradient.dtype, gradient.buffer->data(), count);
       return;
     }
-    if (!s.grad && count == s.spec.shape.size()) {
-      s.grad = std::move(gradient);
+    if (!s.grad && count == s.spec.shape.size() && gradient.dtype == dtype) {
+      s.grad = std::move(gradient.buffer);
       return;
     }
     const Storage before = std::exchange(s.grad, {});
@@ -292,18 +301,18 @@ class Backward {
     const bool reuse = before && before.use_count() == 1;
     s.grad = reuse ? before : p_.allocate(bytes, {MemoryUse::gradient, operand.slot});
     if (!p_.computes()) return;
-    const std::size_t at = static_cast<std::size_t>(operand.offset) * size_of(s.spec.dtype);
+    const std::size_t at = static_cast<std::size_t>(operand.offset) * size_of(dtype);
     std::byte* sum = s.grad->data();
     if (!before) std::memset(sum, 0, bytes);
     if (before && !reuse && count != s.spec.shape.size()) std::memcpy(sum, before->data(), bytes);
     const std::byte* old = before && count == s.spec.shape.size() ? before->data() : sum;
-    add_arrays(s.spec.dtype, sum + at, old + at, gradient->data(), count);
+    add_arrays(dtype, sum + at, old + at, gradient.dtype, gradient.buffer->data(), count);
   }
 
   Program& p_;
   SlotId loss_;
   const GradientHook& when_complete_;
-  std::vector<std::pair<std::int32_t, SlotId>> first_readers_;  // of parameters: node and slot, in tape order
+  std::vector<std::pair<std::int32_t, std::int32_t>> first_readers_;  // node and parameter, in tape order
   Frame frame_;
   std::vector<Target> targets_;
   std::vector<Storage> spare_;

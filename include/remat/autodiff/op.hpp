@@ -26,6 +26,12 @@ template <class T>
 struct In {
   int index;
 };
+/// The i-th operand, whose gradient `backward` writes as `Accum<T>`: what many terms are summed in. An op with such an
+/// operand says so with `wide_gradient`.
+template <class T>
+struct Weight : In<T> {
+  constexpr explicit Weight(int i) : In<T>{i} {}
+};
 /// The i-th result of an op.
 template <class T>
 struct Out {
@@ -178,6 +184,10 @@ class Frame {
     return {static_cast<T*>(in(x).grad), in(x).shape};
   }
   template <class T>
+  View<Accum<T>> grad(Weight<T> x) const {
+    return {static_cast<Accum<T>*>(in(x).grad), in(x).shape};
+  }
+  template <class T>
   View<const T> grad(Out<T> y) const {
     return {static_cast<const T*>(out(y).grad), out(y).shape};
   }
@@ -221,6 +231,8 @@ class Op {
   virtual bool replayable() const { return true; }
   /// May `backward` be asked to add to the gradient of operand i instead of overwriting it?
   virtual bool accumulates(int /*input*/) const { return false; }
+  /// Does `backward` write the gradient of operand i in the type in which it is summed, float for a bfloat16 operand?
+  virtual bool wide_gradient(int /*input*/) const { return false; }
   /// Is the gradient of operand i that of the only result, element by element? Then `backward` is not asked for it.
   virtual bool passes_gradient(int /*input*/) const { return false; }
   /// May the gradient of operand i be written over that of the first result (of equal shape and type)?

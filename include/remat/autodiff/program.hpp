@@ -7,6 +7,7 @@
 #include <exception>
 #include <memory>
 #include <remat/autodiff/graph.hpp>
+#include <remat/autodiff/master.hpp>
 #include <remat/core/offload_file.hpp>
 #include <remat/core/trace.hpp>
 #include <remat/params/parameter.hpp>
@@ -41,7 +42,11 @@ class Program {
   std::int32_t path = 0;
   std::vector<std::vector<std::string>> labels;
   std::vector<std::shared_ptr<ParameterEntry>> parameters;
-  std::unordered_map<const ParameterEntry*, SlotId> parameter_slots;
+  struct ParameterSlots {
+    std::int32_t parameter = -1;   // index into `parameters`
+    SlotId value = -1, cast = -1;  // of the master itself, and of its cast to bfloat16
+  };
+  std::unordered_map<const ParameterEntry*, ParameterSlots> parameter_slots;
   std::vector<SlotId> free_slots;  // evaluate mode uses slots again
   std::vector<Need> saved;         // when backward began
   std::vector<Event> events;       // plan mode only
@@ -89,15 +94,26 @@ class Program {
     s.wants_gradient = wants_gradient && is_floating(s.spec.dtype);
     return id;
   }
-  /// The one slot of a parameter, whatever region asks first.
-  SlotId parameter_slot(const std::shared_ptr<ParameterEntry>& entry) {
-    const auto [found, is_new] = parameter_slots.try_emplace(entry.get(), -1);
-    if (is_new) {
-      found->second = add_leaf(entry->value, mode != Mode::evaluate);
-      slot(found->second).parameter = static_cast<std::int32_t>(parameters.size());
+  /// The one slot of a parameter, whatever region asks first; in bfloat16, where its master is float32, that of a cast.
+  SlotId parameter_slot(const std::shared_ptr<ParameterEntry>& entry, DType as) {
+    ParameterSlots& slots_of = parameter_slots[entry.get()];
+    if (slots_of.parameter < 0) {
+      slots_of.parameter = static_cast<std::int32_t>(parameters.size());
       parameters.push_back(entry);
     }
-    return found->second;
+    const bool is_cast = as != entry->value.dtype;
+    SlotId& found = is_cast ? slots_of.cast : slots_of.value;
+    if (found < 0) {
+      require(!is_cast || (as == DType::bfloat16 && entry->value.dtype == DType::float32), entry->path, ": holds ",
+              name_of(entry->value.dtype), ", asked for ", name_of(as));
+      found = add_leaf(is_cast ? cast_of(entry->value) : entry->value, mode != Mode::evaluate);
+      slot(found).parameter = slots_of.parameter;
+    }
+    return found;
+  }
+  /// The type in which the gradient of a slot is summed: for a parameter that of its master.
+  DType gradient_type(const Slot& s) const {
+    return s.parameter < 0 ? s.spec.dtype : parameters[static_cast<std::size_t>(s.parameter)]->value.dtype;
   }
   SlotId add_slot(bool may_reuse = true) {
     if (may_reuse && !free_slots.empty()) {
@@ -263,6 +279,10 @@ class Program {
  private:
   static constexpr std::uint8_t unasked = 255;
 
+  AnyTensor cast_of(const AnyTensor& master) const {
+    if (computes()) return detail::rounded(master);
+    return {DType::bfloat16, master.shape, pool().imagine(0, {}), 0};
+  }
   void write_away(Slot& s) {
     const std::size_t bytes = s.spec.bytes();
     s.place = 0;

@@ -91,7 +91,7 @@ class Tape {
   /// A parameter as a Var, for ops that take only Vars.
   template <class T>
   Var<T> parameter(const Parameter<T>& parameter) {
-    return Var<T>(program_, {program_->parameter_slot(parameter.entry()), 0, parameter.shape()});
+    return Var<T>(program_, {program_->parameter_slot(parameter.entry(), dtype_of<T>()), 0, parameter.shape()});
   }
 
   /// Runs `fn()` once, as a region: of what it makes, `policy` chooses what stays for backward, the rest is recomputed

@@ -103,7 +103,10 @@ class Argument {
  public:
   Argument() = default;
   Argument(const Var<T>& var) : var_(&var) {}
-  Argument(const Parameter<T>& parameter) : parameter_(&parameter) {}
+  /// Where `T` is bfloat16, a float parameter is its master: the op reads its cast.
+  template <class Master>
+  requires std::is_same_v<Master, T> || std::is_same_v<Master, Accum<T>> Argument(const Parameter<Master>& parameter)
+      : parameter_(&parameter.entry()) {}
   Argument(const Tensor<T>& tensor) : tensor_(tensor), is_constant_(true) {}
   template <class Number>
   requires std::is_arithmetic_v<Number> Argument(Number value)
@@ -112,7 +115,7 @@ class Argument {
   const AnyVar* var() const { return var_; }
   const Shape& shape() const {
     if (var_ != nullptr) return var_->shape();
-    return parameter_ != nullptr ? parameter_->shape() : tensor_.shape();
+    return parameter_ != nullptr && *parameter_ ? (*parameter_)->value.shape : tensor_.shape();
   }
   /// A parameter that was never made counts as nothing: an optional bias.
   bool has_value() const { return var_ != nullptr || is_constant_ || (parameter_ != nullptr && *parameter_); }
@@ -122,14 +125,13 @@ class Argument {
       return var_->where();
     }
     if (is_constant_) return {program.add_leaf(tensor_.any(), false), 0, tensor_.shape()};
-    if (parameter_ != nullptr && *parameter_)
-      return {program.parameter_slot(parameter_->entry()), 0, parameter_->shape()};
+    if (parameter_ != nullptr && *parameter_) return {program.parameter_slot(*parameter_, dtype_of<T>()), 0, shape()};
     return {};
   }
 
  private:
   const Var<T>* var_ = nullptr;
-  const Parameter<T>* parameter_ = nullptr;
+  const std::shared_ptr<ParameterEntry>* parameter_ = nullptr;
   Tensor<T> tensor_{};
   bool is_constant_ = false;
 };

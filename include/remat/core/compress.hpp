@@ -2,13 +2,12 @@
 #pragma once
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <limits>
-#include <remat/core/dtype.hpp>
+#include <remat/core/numbers.hpp>
 #include <remat/core/parallel.hpp>
 #include <remat/core/shape.hpp>
 
@@ -23,14 +22,6 @@ namespace remat::inline REMAT_ABI {
 enum class Compression { bfloat16, int8 };
 
 namespace detail {
-
-// bfloat16 by its bits, so that no library is needed: the upper half of a float, rounded to nearest even.
-inline float widen(std::uint16_t half) { return std::bit_cast<float>(std::uint32_t{half} << 16); }
-inline std::uint16_t narrow(float value) {
-  const auto bits = std::bit_cast<std::uint32_t>(value);
-  if ((bits & 0x7fffffffU) > 0x7f800000U) return static_cast<std::uint16_t>((bits >> 16) | 0x40U);  // NaN stays NaN
-  return static_cast<std::uint16_t>((bits + 0x7fffU + ((bits >> 16) & 1U)) >> 16);
-}
 
 inline constexpr Index run_length = 64;  // elements that share one scale
 

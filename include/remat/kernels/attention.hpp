@@ -30,12 +30,12 @@ std::size_t tile_bytes(const AttentionProblem<T>& p, const Tables& tables) {
 template <class T>
 struct BackwardShared {
   Tables tables;
-  T* delta;
+  Accum<T>* delta;
   double* partial;  // of the relative bias
 
   BackwardShared(const AttentionProblem<T>& p, Carver& carver)
       : tables(p, carver),
-        delta(carver.take<T>(checked_mul(checked_mul(p.batch, p.heads), p.query_length, "attention"))),
+        delta(carver.take<Accum<T>>(checked_mul(checked_mul(p.batch, p.heads), p.query_length, "attention"))),
         partial(carver.take<double>(partial_size(p))) {}
 };
 
@@ -66,6 +66,7 @@ void product_gradients(const AttentionProblem<T>& p, const BackwardArguments<T>&
         for (Index n = first_head; n < first_head + heads; ++n)
           query_tiles.each(0, p.query_length, [&](Index t0, Index rows) { pass.queries(n, t0, rows); });
       }
+      for (Index n = first_head; n < first_head + heads; ++n) pass.finish(n, 0, p.query_length);
     });
     return;
   }
@@ -75,6 +76,7 @@ void product_gradients(const AttentionProblem<T>& p, const BackwardArguments<T>&
     const Index t0 = query_tiles.start(at), rows = query_tiles.size(at);
     pass.prepare(n, t0, rows);
     if (wants_q) pass.queries(n, t0, rows);
+    pass.finish(n, t0, rows);
   });
   if (wants_keys)
     for_each(key_tiles.count(),
@@ -95,8 +97,8 @@ std::size_t attention_forward_scratch(const AttentionProblem<T>& problem) {
 /// out [B, T, N, H] and log_sum_exp [B, N, T] of q [B, T, N, H], k and v [B, S, K, H]. A query that sees no key gets
 /// zeros and -infinity. `scratch` is 64-byte aligned and as large as `attention_forward_scratch` says.
 template <class T>
-void attention_forward(const AttentionProblem<T>& problem, const T* q, const T* k, const T* v, T* out, T* log_sum_exp,
-                       void* scratch) {
+void attention_forward(const AttentionProblem<T>& problem, const T* q, const T* k, const T* v, T* out,
+                       Accum<T>* log_sum_exp, void* scratch) {
   attention::Carver shared(scratch);
   const attention::Tables tables(problem, shared);
   tables.fill(problem);
@@ -126,7 +128,7 @@ std::size_t attention_backward_scratch(const AttentionProblem<T>& problem) {
 /// The gradients of `attention_forward` at dout (strides of out), given its inputs and outputs.
 template <class T>
 void attention_backward(const AttentionProblem<T>& problem, const T* q, const T* k, const T* v, const T* out,
-                        const T* log_sum_exp, const T* dout, const AttentionGradients<T>& to, void* scratch) {
+                        const Accum<T>* log_sum_exp, const T* dout, const AttentionGradients<T>& to, void* scratch) {
   attention::Carver carver(scratch);
   const attention::BackwardShared<T> shared(problem, carver);
   shared.tables.fill(problem);

@@ -96,21 +96,23 @@ class Broadcast {
 
 /// y = scale * the sum of x over the axes along which `target`, the shape of y, is stretched to `full`, that of x. The
 /// order of each sum is fixed by the shapes.
-template <class T>
-void sum_to(const Shape& full, const T* x, const Shape& target, T* y, T scale = T{1}) {
+template <class X, class Y>
+void sum_to(const Shape& full, const X* x, const Shape& target, Y* result, Accum<Y> scale = 1) {
+  using T = Accum<Y>;
+  const auto y = numbers(result);
   if (target.size() == 0) return;
   const Broadcast walk(full, full, target);
   const auto inner = walk.inner();
   if (inner.b == 0 && walk.rank() == 1) {  // all of x
-    *y = scale *
-         parallel_sum<T>(inner.length, 16384, [&](Index begin, Index end) { return sum(x + begin, end - begin); });
+    y[0] = scale *
+           parallel_sum<T>(inner.length, 16384, [&](Index begin, Index end) { return sum(x + begin, end - begin); });
     return;
   }
   const Index rows = walk.count(true), kept = walk.count(false);
   if (inner.b == 0) {  // sums of runs
     parallel_for(kept, row_grain(checked_mul(rows, inner.length)), [&](Index begin, Index end) {
       for (Index k = begin; k < end; ++k) {
-        const T* from = x + walk.offset(false, k);
+        const X* from = x + walk.offset(false, k);
         T total{};
         for (Index r = 0; r < rows; ++r) total += sum(from + walk.offset(true, r), inner.length);
         y[k] = scale * total;
@@ -124,18 +126,18 @@ void sum_to(const Shape& full, const T* x, const Shape& target, T* y, T scale = 
   parallel_for(kept * strips, row_grain(rows * width), [&](Index begin, Index end) {
     for (Index item = begin; item < end; ++item) {
       const Index column = item % strips * width, n = std::min(width, inner.length - column);
-      const T* from = x + walk.offset(false, item / strips) + column;
+      const X* from = x + walk.offset(false, item / strips) + column;
       T total[width] = {};
       for (Index first = 0; first < rows; first += block) {
         T part[width] = {};
         for (Index r = first; r < std::min(rows, first + block); ++r) {
-          const T* row = from + walk.offset(true, r);
+          const auto row = numbers(from + walk.offset(true, r));
 #pragma omp simd
           for (Index j = 0; j < n; ++j) part[j] += row[j];
         }
         for (Index j = 0; j < n; ++j) total[j] += part[j];
       }
-      T* to = y + item / strips * inner.length + column;
+      const auto to = y + (item / strips * inner.length + column);
       for (Index j = 0; j < n; ++j) to[j] = scale * total[j];
     }
   });

@@ -7,13 +7,14 @@
 #include <algorithm>
 #include <limits>
 #include <remat/core/parallel.hpp>
-#include <remat/kernels/gemm/shape.hpp>
+#include <remat/kernels/gemm/bfloat16.hpp>
 #include <string>
 #include <type_traits>
 
 #if defined(REMAT_GEMM_ONEDNN)
 #include <remat/kernels/gemm/eigen.hpp>  // for double, which oneDNN does not multiply
 #include <remat/kernels/gemm/onednn.hpp>
+#include <remat/kernels/gemm/onednn_bfloat16.hpp>
 #elif defined(REMAT_GEMM_BLAS)
 #include <remat/kernels/gemm/blas.hpp>
 #else
@@ -62,6 +63,13 @@ void serial_product(const Gemm& shape, const T* a, const T* b, T* c) {
   eigen::product(shape, a, b, c);
 #endif
 }
+inline void serial_product(const Gemm& shape, const bfloat16* a, const bfloat16* b, float* c) {
+  const OneThread guard;
+#if defined(REMAT_GEMM_ONEDNN)
+  if (onednn::multiplies_bfloat16()) return onednn::product(shape, a, b, c);
+#endif
+  widened_product(shape, a, b, c, serial_product<float>);
+}
 
 /// A grid of equal tiles over C.
 struct Tiling {
@@ -103,11 +111,14 @@ struct Batch {
 };
 
 /// `batch.count` products of one shape, the i-th on `a + i * stride_a` and so on; `bias` [n], if any, is added to every
-/// row of each. The results must overlap nothing. Runs on all threads, or serially inside a parallel region; same bits
+/// row of each. Products of bfloat16 are summed in float, to a C of float or, rounded once, of bfloat16. The results
+/// must overlap nothing. Runs on all threads, or serially inside a parallel region; same bits
 /// either way. Errors: a negative extent, one of 2^31 or more, a leading dimension below the width of its matrix.
-template <class T>
-void gemm_batched(Gemm shape, const Batch& batch, const T* a, const T* b, T* c, const T* bias = nullptr) {
-  static_assert(std::is_same_v<T, float> || std::is_same_v<T, double>);
+template <class T, class C>
+void gemm_batched(Gemm shape, const Batch& batch, const T* a, const T* b, C* c,
+                  const std::type_identity_t<Accum<T>>* bias = nullptr) {
+  static_assert(std::is_same_v<Accum<T>, float> || std::is_same_v<T, double>);
+  static_assert(std::is_same_v<C, T> || std::is_same_v<C, Accum<T>>);
   const auto settle = [](Index& leading, Index width, const char* name) {
     require(leading == 0 || leading >= width, "gemm: rows of ", name, " have ", width, " elements but are ", leading,
             " apart");
@@ -130,9 +141,17 @@ void gemm_batched(Gemm shape, const Batch& batch, const T* a, const T* b, T* c, 
     part.n = std::min(tiling.columns, shape.n - column);
     const T* part_a = a + product * batch.stride_a + (shape.a == Trans::no ? row * shape.lda : row);
     const T* part_b = b + product * batch.stride_b + (shape.b == Trans::no ? column : column * shape.ldb);
-    T* part_c = c + product * batch.stride_c + row * shape.ldc + column;
-    part.accumulate = detail::write_start(part, bias == nullptr ? nullptr : bias + column, part_c);
-    if (part.k > 0) detail::serial_product(part, part_a, part_b, part_c);
+    C* part_c = c + product * batch.stride_c + row * shape.ldc + column;
+    const Accum<T>* part_bias = bias == nullptr ? nullptr : bias + column;
+    const auto run = [&](const Gemm& whole, auto* to) {
+      Gemm rest = whole;
+      rest.accumulate = detail::write_start(whole, part_bias, to);
+      if (whole.k > 0) detail::serial_product(rest, part_a, part_b, to);
+    };
+    if constexpr (std::is_same_v<C, Accum<T>>)
+      run(part, part_c);
+    else
+      detail::with_float_tile(part, part_c, run);
   };
   // Small products share a block, or waking the threads would cost more than they save.
   const Index block = row_grain(checked_mul(tiling.rows, checked_mul(tiling.columns, shape.k / 16 + 1)));
@@ -142,8 +161,8 @@ void gemm_batched(Gemm shape, const Batch& batch, const T* a, const T* b, T* c, 
 }
 
 /// One product; see `gemm_batched`.
-template <class T>
-void gemm(const Gemm& shape, const T* a, const T* b, T* c, const T* bias = nullptr) {
+template <class T, class C>
+void gemm(const Gemm& shape, const T* a, const T* b, C* c, const std::type_identity_t<Accum<T>>* bias = nullptr) {
   gemm_batched(shape, Batch{}, a, b, c, bias);
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <limits>
+#include <remat/core/numbers.hpp>
 #include <remat/core/shape.hpp>
 #include <type_traits>
 
@@ -47,22 +48,24 @@ T max_of(Index n, F&& f) {
       [](T a, T b) { return b > a ? b : a; });
 }
 
+// Of bfloat16 they are floats.
+
 template <class T>
-T sum(const T* x, Index n) {
-  return sum_of<T>(n, [x](Index i) { return x[i]; });
+Accum<T> sum(const T* data, Index n) {
+  return sum_of<Accum<T>>(n, [x = numbers(data)](Index i) { return x[i]; });
 }
 template <class T>
-T sum_squares(const T* x, Index n) {
-  return sum_of<T>(n, [x](Index i) { return x[i] * x[i]; });
+Accum<T> sum_squares(const T* data, Index n) {
+  return sum_of<Accum<T>>(n, [x = numbers(data)](Index i) { return x[i] * x[i]; });
 }
 template <class T>
-T dot(const T* x, const T* y, Index n) {
-  return sum_of<T>(n, [x, y](Index i) { return x[i] * y[i]; });
+Accum<T> dot(const T* a, const T* b, Index n) {
+  return sum_of<Accum<T>>(n, [x = numbers(a), y = numbers(b)](Index i) { return x[i] * y[i]; });
 }
 /// NaNs are passed over; -infinity for n = 0.
 template <class T>
-T max(const T* x, Index n) {
-  return max_of<T>(n, [x](Index i) { return x[i]; });
+Accum<T> max(const T* data, Index n) {
+  return max_of<Accum<T>>(n, [x = numbers(data)](Index i) { return x[i]; });
 }
 
 }  // namespace remat::inline REMAT_ABI::kernels

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <remat/core/numbers.hpp>
 #include <remat/core/parallel.hpp>
 
 namespace remat::inline REMAT_ABI::kernels {
@@ -34,13 +35,13 @@ void add_partials(const RowBlocks& blocks, const T* partials, Index stride, Inde
   });
 }
 
-/// sums[j] = (or +=, if `accumulate`) the sum of column j of x [rows, width]. `scratch` is of RowBlocks(rows).bytes.
+/// sums[j] = (or +=, if `accumulate`) the sum of column j of data [rows, width]. `scratch` is of RowBlocks(rows).bytes.
 template <class T>
-void column_sums(const T* x, Index rows, Index width, bool accumulate, T* sums, T* scratch) {
+void column_sums(const T* data, Index rows, Index width, bool accumulate, Accum<T>* sums, Accum<T>* scratch) {
   const RowBlocks blocks(rows);
-  parallel_for(rows, blocks.grain, [=](Index begin, Index end) {
-    T* partial = scratch + begin / blocks.grain * width;
-    std::fill_n(partial, width, T{0});
+  parallel_for(rows, blocks.grain, [=, x = numbers(data)](Index begin, Index end) {
+    Accum<T>* partial = scratch + begin / blocks.grain * width;
+    std::fill_n(partial, width, Accum<T>{0});
     for (Index i = begin; i < end; ++i) {
 #pragma omp simd
       for (Index j = 0; j < width; ++j) partial[j] += x[i * width + j];

@@ -7,6 +7,7 @@
 #include <remat/core/parallel.hpp>
 #include <remat/kernels/reduce.hpp>
 #include <remat/kernels/vector_math.hpp>
+#include <type_traits>
 
 namespace remat::inline REMAT_ABI::kernels {
 
@@ -35,7 +36,10 @@ template <class T>
 struct NoCap {
   T operator()(T x) const { return x; }
   T slope(T) const { return 1; }
-  const T* of(const T* x, Index, T*) const { return x; }
+  template <class Row>
+  Row of(Row x, Index, T*) const {
+    return x;
+  }
 };
 template <class T>
 struct TanhCap {
@@ -45,7 +49,8 @@ struct TanhCap {
   /// The derivative, from the result.
   T slope(T y) const { return (1 - y * inverse) * (1 + y * inverse); }
   /// Many at a time, in the buffer: a sum over calls of tanh would not vectorize for double, and clang would warn.
-  const T* of(const T* x, Index count, T* buffer) const {
+  template <class Row>
+  const T* of(Row x, Index count, T* buffer) const {
     for (Index j = 0; j < count; ++j) buffer[j] = (*this)(x[j]);
     return buffer;
   }
@@ -55,20 +60,21 @@ struct TanhCap {
 
 /// What one row x [V] costs: -sum_j q_j log softmax(u)_j + z_loss logsumexp(u)^2, where u = soft_cap tanh(x /
 /// soft_cap), or x for soft_cap 0, and q is 1 - label_smoothing at the target with label_smoothing / V added
-/// everywhere.
+/// everywhere. A row is an array of `T`, or of bfloat16 as such.
 template <class T>
 struct SoftmaxLoss {
   T label_smoothing = 0, z_loss = 0, soft_cap = 0;
 
-  T value(const T* row, Index classes, Index target, T& log_sum_exp) const {
+  template <class Row>
+  T value(Row row, Index classes, Index target, T& log_sum_exp) const {
     return with_cap([&](const auto cap) {
-      const T top = cap(max(row, classes));  // a cap keeps the order
+      const T top = cap(max_of<T>(classes, [=](Index j) { return row[j]; }));  // a cap keeps the order
       T exponentials = 0, distances = 0;
       constexpr Index most = 2048;
       T buffer[most];
       for (Index begin = 0; begin < classes; begin += most) {
         const Index count = std::min(most, classes - begin);
-        const T* u = cap.of(row + begin, count, buffer);
+        const auto u = cap.of(row + begin, count, buffer);
         exponentials += sum_of<T>(count, [=](Index j) { return fast_exp(u[j] - top); });
         if (label_smoothing > 0) distances += sum_of<T>(count, [=](Index j) { return u[j] - top; });
       }
@@ -80,7 +86,8 @@ struct SoftmaxLoss {
     });
   }
   /// to[j] = scale times the derivative of `value` by row[j]; `to` may be `row`.
-  void gradient(const T* row, Index classes, Index target, T log_sum_exp, T scale, T* to) const {
+  template <class Row, class Gradient>
+  void gradient(Row row, Index classes, Index target, T log_sum_exp, T scale, Gradient to) const {
     with_cap([&](const auto cap) {
       const T of_softmax = scale * (1 + 2 * z_loss * log_sum_exp);
       const T everywhere = scale * label_smoothing / static_cast<T>(classes);
@@ -89,10 +96,17 @@ struct SoftmaxLoss {
         return (fast_exp(u - log_sum_exp) * of_softmax - wanted) * cap.slope(u);
       };
       const T at_target = at(row[target], scale * (1 - label_smoothing) + everywhere);
-      if (to == row)  // two loops: each vectorizes without a simd pragma, which clang would warn of for double
-        for (Index j = 0; j < classes; ++j) to[j] = at(to[j], everywhere);
-      else
-        for (Index j = 0; j < classes; ++j) to[j] = at(row[j], everywhere);
+      const auto fill = [&](const auto from) {
+        for (Index j = 0; j < classes; ++j) to[j] = at(from[j], everywhere);
+      };
+      if constexpr (std::is_same_v<Row, const T*> && std::is_same_v<Gradient, T*>) {
+        if (to == row)  // two loops: each vectorizes without a simd pragma, which clang would warn of for double
+          fill(to);
+        else
+          fill(row);
+      } else {
+        fill(row);
+      }
       to[target] = at_target;
     });
   }
@@ -106,31 +120,31 @@ struct SoftmaxLoss {
 
 /// The sum over rows of weight times loss, in an order that depends on the shape alone. Writes `log_sum_exp` [rows]: 0
 /// for a row that does not count, which is not even looked at.
-template <class T>
-T softmax_losses(const SoftmaxLoss<T>& loss, const LossTokens<T>& tokens, Index rows, Index classes, const T* logits,
-                 T* log_sum_exp) {
+template <class T, class Logit>
+T softmax_losses(const SoftmaxLoss<T>& loss, const LossTokens<T>& tokens, Index rows, Index classes,
+                 const Logit* logits, T* log_sum_exp) {
   return parallel_sum<T>(rows, row_grain(8 * classes), [=](Index begin, Index end) {
     T sum = 0;
     for (Index i = begin; i < end; ++i) {
       log_sum_exp[i] = 0;
       if (const T weight = tokens.weight(i); weight != 0)
-        sum += weight * loss.value(logits + i * classes, classes, tokens.targets[i], log_sum_exp[i]);
+        sum += weight * loss.value(numbers(logits + i * classes), classes, tokens.targets[i], log_sum_exp[i]);
     }
     return sum;
   });
 }
 
 /// gradients [rows, classes] = `share` times the derivative of that sum by the logits; may be the logits' own memory.
-template <class T>
+template <class T, class Logit, class Gradient>
 void softmax_loss_gradients(const SoftmaxLoss<T>& loss, const LossTokens<T>& tokens, Index rows, Index classes,
-                            const T* logits, const T* log_sum_exp, T share, T* gradients) {
+                            const Logit* logits, const T* log_sum_exp, T share, Gradient* gradients) {
   parallel_for(rows, row_grain(8 * classes), [=](Index begin, Index end) {
     for (Index i = begin; i < end; ++i) {
-      T* to = gradients + i * classes;
+      Gradient* to = gradients + i * classes;
       if (const T scale = share * tokens.weight(i); scale != 0)
-        loss.gradient(logits + i * classes, classes, tokens.targets[i], log_sum_exp[i], scale, to);
+        loss.gradient(numbers(logits + i * classes), classes, tokens.targets[i], log_sum_exp[i], scale, numbers(to));
       else
-        std::fill_n(to, classes, T{0});
+        std::fill_n(to, classes, static_cast<Gradient>(0));
     }
   });
 }

@@ -12,6 +12,7 @@ namespace ops {
 
 template <class T>
 struct Activate : Op {
+  using A = Accum<T>;
   static constexpr In<T> x{0};
   static constexpr Out<T> y{0};
   Activation kind;
@@ -29,28 +30,28 @@ struct Activate : Op {
     return {x};
   }
   void forward(Frame& f) const override {
-    const T* xs = f[x].data();
-    T* ys = f[y].data();
+    const auto xs = numbers(f[x].data());
+    const auto ys = numbers(f[y].data());
     with_kernel(kind, [&](auto act) {
-      with_factors<T>(mask, f[x].size(), [=](Index at, Index count, T* factors) {
+      with_factors<A>(mask, f[x].size(), [=](Index at, Index count, A* factors) {
         for (Index i = 0; i < count; ++i) ys[at + i] = act.value(xs[at + i]) * factors[i];
       });
     });
   }
   void backward(Frame& f) const override {
-    const T* dy = f.grad(y).data();
-    T* dx = f.grad(x).data();
+    const auto dy = numbers(f.grad(y).data());
+    const auto dx = numbers(f.grad(x).data());
     if (kind == Activation::relu) {
-      const T* ys = f[y].data();
-      const T scale = static_cast<T>(mask.scale());
+      const auto ys = numbers(f[y].data());
+      const A scale = static_cast<A>(mask.scale());
       parallel_for(f[x].size(), 16384, [=](Index begin, Index end) {
-        for (Index i = begin; i < end; ++i) dx[i] = dy[i] * (static_cast<T>(ys[i] > T{0}) * scale);
+        for (Index i = begin; i < end; ++i) dx[i] = dy[i] * (static_cast<A>(ys[i] > A{0}) * scale);
       });
       return;
     }
-    const T* xs = f[x].data();
+    const auto xs = numbers(f[x].data());
     with_kernel(kind, [&](auto act) {
-      with_factors<T>(mask, f[x].size(), [=](Index at, Index count, T* factors) {
+      with_factors<A>(mask, f[x].size(), [=](Index at, Index count, A* factors) {
         for (Index i = 0; i < count; ++i) factors[i] *= act.derivative(xs[at + i]);
         for (Index i = 0; i < count; ++i) dx[at + i] = dy[at + i] * factors[i];
       });
@@ -61,6 +62,7 @@ struct Activate : Op {
 
 template <class T>
 struct GatedActivate : Op {
+  using A = Accum<T>;
   static constexpr In<T> gate{0}, x{1};
   static constexpr Out<T> y{0};
   Activation kind;
@@ -75,25 +77,26 @@ struct GatedActivate : Op {
   }
   Residuals residuals(const Wanted& wanted) const override { return Residuals{gate}.add(x, wanted[gate]); }
   void forward(Frame& f) const override {
-    const T *gates = f[gate].data(), *xs = f[x].data();
-    T* ys = f[y].data();
+    const auto gates = numbers(f[gate].data()), xs = numbers(f[x].data());
+    const auto ys = numbers(f[y].data());
     with_kernel(kind, [&](auto act) {
-      with_factors<T>(mask, f[x].size(), [=](Index at, Index count, T* factors) {
+      with_factors<A>(mask, f[x].size(), [=](Index at, Index count, A* factors) {
         for (Index i = 0; i < count; ++i) ys[at + i] = act.value(gates[at + i]) * xs[at + i] * factors[i];
       });
     });
   }
   // dx first: dgate may lie where dy does.
   void backward(Frame& f) const override {
-    const T *dy = f.grad(y).data(), *gates = f[gate].data();
-    const T* xs = f.wants(gate) ? f[x].data() : nullptr;
-    T* dgate = f.wants(gate) ? f.grad(gate).data() : nullptr;
-    T* dx = f.wants(x) ? f.grad(x).data() : nullptr;
+    const bool wants_x = f.wants(x), wants_gate = f.wants(gate);
+    const auto dy = numbers(f.grad(y).data()), gates = numbers(f[gate].data());
+    const auto xs = numbers(wants_gate ? f[x].data() : nullptr);
+    const auto dgate = numbers(wants_gate ? f.grad(gate).data() : nullptr);
+    const auto dx = numbers(wants_x ? f.grad(x).data() : nullptr);
     with_kernel(kind, [&](auto act) {
-      with_factors<T>(mask, f[x].size(), [=](Index at, Index count, T* factors) {
-        if (dx != nullptr)
+      with_factors<A>(mask, f[x].size(), [=](Index at, Index count, A* factors) {
+        if (wants_x)
           for (Index i = 0; i < count; ++i) dx[at + i] = dy[at + i] * factors[i] * act.value(gates[at + i]);
-        if (dgate == nullptr) return;
+        if (!wants_gate) return;
         for (Index i = 0; i < count; ++i) factors[i] *= xs[at + i] * act.derivative(gates[at + i]);
         for (Index i = 0; i < count; ++i) dgate[at + i] = dy[at + i] * factors[i];
       });

@@ -40,9 +40,8 @@ struct Attention : AttentionOp<T, 3> {
     if (f.wants(k)) to.k = f.grad(k).data(), to.add_k = f.accumulate(k);
     if (f.wants(v)) to.v = f.grad(v).data(), to.add_v = f.accumulate(v);
     kernels::attention_backward(this->with_masks(problem_of(f[q].shape(), f[k].shape()), f), f[q].data(), f[k].data(),
-                                f[v].data(), static_cast<const T*>(f[context].data()),
-                                static_cast<const T*>(f[log_sum_exp].data()), f.grad(context).data(), to,
-                                f.template scratch<std::byte>());
+                                f[v].data(), static_cast<const T*>(f[context].data()), f[log_sum_exp].data(),
+                                f.grad(context).data(), to, f.template scratch<std::byte>());
   }
 
  private:
@@ -94,8 +93,7 @@ struct AttentionQkv : AttentionOp<T, 1> {
       to.add_q = to.add_k = to.add_v = f.accumulate(qkv);
     }
     kernels::attention_backward(p, q, q + key_at(p), q + value_at(p), static_cast<const T*>(f[context].data()),
-                                static_cast<const T*>(f[log_sum_exp].data()), f.grad(context).data(), to,
-                                f.template scratch<std::byte>());
+                                f[log_sum_exp].data(), f.grad(context).data(), to, f.template scratch<std::byte>());
   }
 
  private:

@@ -10,7 +10,7 @@ namespace remat::inline REMAT_ABI::ops {
 /// operands; masks follow.
 template <class T, int Products>
 struct AttentionOp : Op {
-  static constexpr In<T> bias{Products}, relative_bias{Products + 1};
+  static constexpr In<Accum<T>> bias{Products}, relative_bias{Products + 1};
   static constexpr In<std::int32_t> key_lengths{Products + 2}, query_segments{Products + 3}, key_segments{Products + 4},
       prefix_lengths{Products + 5};
   static constexpr Out<T> context{0};

@@ -33,8 +33,8 @@ struct AttentionMasks {
   Like<std::int32_t> query_segments{};  // [B, T]: keys of the same id are seen
   Like<std::int32_t> key_segments{};    // [B, S]; query_segments when left out
   Like<std::int32_t> prefix_lengths{};  // [B]: keys before are seen in spite of causal
-  Like<T> bias{};                       // [B or 1, N or 1, T or 1, S or 1], added to scores; -infinity hides
-  Like<T> relative_bias{};              // [buckets, N], added by T5's bucket of distance (Raffel et al. 2020)
+  Like<Accum<T>> bias{};                // [B or 1, N or 1, T or 1, S or 1], added to scores; -infinity hides
+  Like<Accum<T>> relative_bias{};       // [buckets, N], added by T5's bucket of distance (Raffel et al. 2020)
 };
 
 struct AttentionBlocks {

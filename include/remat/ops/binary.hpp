@@ -21,6 +21,7 @@ struct Reading {
 /// that they do not read is given to them as 0.
 template <class T, class F>
 struct Binary : Op {
+  using A = Accum<T>;
   static constexpr In<T> a{0}, b{1};
   static constexpr Out<T> y{0};
 
@@ -36,19 +37,20 @@ struct Binary : Op {
     const auto stretched = [&](In<T> x, bool passes) {
       return in[x.index].wants_gradient && !passes && in[x].shape.size() != out[0].shape.size();
     };
-    return {.backward_scratch = stretched(a, F::passes_a) || stretched(b, F::passes_b) ? out[0].bytes() : 0};
+    const auto bytes = static_cast<std::size_t>(out[0].shape.size()) * sizeof(A);
+    return {.backward_scratch = stretched(a, F::passes_a) || stretched(b, F::passes_b) ? bytes : 0};
   }
   void forward(Frame& f) const override {
-    const T *pa = f[a].data(), *pb = f[b].data();
-    T* to = f[y].data();
+    const auto pa = numbers(f[a].data()), pb = numbers(f[b].data());
+    const auto to = numbers(f[y].data());
     kernels::Broadcast(f[y].shape(), f[a].shape(), f[b].shape()).for_each([=](Index i, Index ia, Index ib) {
       to[i] = F::value(pa[ia], pb[ib]);
     });
   }
   void backward(Frame& f) const override {
-    if (f.wants(b)) gradient<F::db_reads, F::passes_b>(f, b, [](T dy, T u, T v) { return F::db(dy, u, v); });
+    if (f.wants(b)) gradient<F::db_reads, F::passes_b>(f, b, [](A dy, A u, A v) { return F::db(dy, u, v); });
     // Last, because it may overwrite dy.
-    if (f.wants(a)) gradient<F::da_reads, F::passes_a>(f, a, [](T dy, T u, T v) { return F::da(dy, u, v); });
+    if (f.wants(a)) gradient<F::da_reads, F::passes_a>(f, a, [](A dy, A u, A v) { return F::da(dy, u, v); });
   }
   bool passes_gradient(int input) const override { return input == 0 ? F::passes_a : F::passes_b; }
   bool in_place_gradient(int input) const override { return input == 0; }
@@ -60,14 +62,19 @@ struct Binary : Op {
     const T* dy = f.grad(y).data();
     const bool is_stretched = target.size() != full.size();
     if (passes && is_stretched) return kernels::sum_to(full, dy, target, f.grad(x).data());
-    const T *pa = nullptr, *pb = nullptr;
-    if constexpr (reads.a) pa = f[a].data();
-    if constexpr (reads.b) pb = f[b].data();
-    T* to = is_stretched ? f.template scratch<T>() : f.grad(x).data();
-    kernels::Broadcast(full, f[a].shape(), f[b].shape()).for_each([=](Index i, Index ia, Index ib) {
-      to[i] = derivative(dy[i], reads.a ? pa[ia] : T{}, reads.b ? pb[ib] : T{});
-    });
-    if (is_stretched) kernels::sum_to(full, to, target, f.grad(x).data());
+    auto pa = numbers(dy), pb = numbers(dy);  // any array, where it is not read
+    if constexpr (reads.a) pa = numbers(f[a].data());
+    if constexpr (reads.b) pb = numbers(f[b].data());
+    const auto write = [&](const auto to) {
+      kernels::Broadcast(full, f[a].shape(), f[b].shape())
+          .for_each([=, dys = numbers(dy)](Index i, Index ia, Index ib) {
+            to[i] = derivative(dys[i], reads.a ? pa[ia] : A{}, reads.b ? pb[ib] : A{});
+          });
+    };
+    if (!is_stretched) return write(numbers(f.grad(x).data()));
+    A* const whole = f.template scratch<A>();
+    write(whole);
+    kernels::sum_to(full, whole, target, f.grad(x).data());
   }
 };
 

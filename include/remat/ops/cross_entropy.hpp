@@ -81,8 +81,8 @@ struct CrossEntropy : Op {
   void forward(Frame& f) const override {
     const Index tokens = f[targets].size(), classes = f[logits].cols();
     token_loss.check_targets(f, classes);
-    const T sum = kernels::softmax_losses(token_loss.rows(), token_loss.tokens(f), tokens, classes, f[logits].data(),
-                                          f[log_sum_exp].data());
+    const Accum<T> sum = kernels::softmax_losses(token_loss.rows(), token_loss.tokens(f), tokens, classes,
+                                                 f[logits].data(), f[log_sum_exp].data());
     *f[loss].data() = token_loss.mean(sum, f);
   }
   void backward(Frame& f) const override {

@@ -83,9 +83,10 @@ struct Dropout : Op {
 
  private:
   void apply(const T* from, T* to, Index size) const {
-    with_factors<T>(mask, size, [=](Index at, Index count, const T* factors) {
-      for (Index i = 0; i < count; ++i) to[at + i] = from[at + i] * factors[i];
-    });
+    with_factors<Accum<T>>(mask, size,
+                           [xs = numbers(from), ys = numbers(to)](Index at, Index count, const Accum<T>* factors) {
+                             for (Index i = 0; i < count; ++i) ys[at + i] = xs[at + i] * factors[i];
+                           });
   }
 };
 

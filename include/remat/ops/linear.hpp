@@ -15,7 +15,9 @@ namespace ops {
 
 template <class T>
 struct Linear : Op {
-  static constexpr In<T> x{0}, w{1}, b{2};
+  static constexpr In<T> x{0};
+  static constexpr Weight<T> w{1};
+  static constexpr In<Accum<T>> b{2};
   static constexpr Out<T> y{0};
   LinearOptions options;
 
@@ -37,7 +39,7 @@ struct Linear : Op {
     cost.dot = true;
     cost.flops = 2.0 * static_cast<double>(in[x].shape.size()) * static_cast<double>(features);
     cost.backward_flops = cost.flops * (wanted[x] + wanted[w]);
-    if (wanted[b]) cost.backward_scratch = kernels::RowBlocks(rows).bytes<T>(features);
+    if (wanted[b]) cost.backward_scratch = kernels::RowBlocks(rows).bytes<Accum<T>>(features);
     return cost;
   }
   Residuals residuals(const Wanted& wanted) const override { return Residuals().add(x, wanted[w]).add(w, wanted[x]); }
@@ -61,9 +63,10 @@ struct Linear : Op {
       kernels::gemm(product, left, right, f.grad(w).data());
     }
     if (f.wants(b))
-      kernels::column_sums(dy, rows, features, f.accumulate(b), f.grad(b).data(), f.template scratch<T>());
+      kernels::column_sums(dy, rows, features, f.accumulate(b), f.grad(b).data(), f.template scratch<Accum<T>>());
   }
   bool accumulates(int input) const override { return input != x.index; }
+  bool wide_gradient(int input) const override { return input == w.index; }
 
  private:
   static kernels::Trans trans(bool is) { return is ? kernels::Trans::yes : kernels::Trans::no; }
@@ -73,9 +76,10 @@ struct Linear : Op {
 
 }  // namespace ops
 
-/// x w + b: x [..., D], w [D, F] ([F, D] when `transposed`), b [F] or nothing -> [..., F].
+/// x w + b: x [..., D], w [D, F] ([F, D] when `transposed`), b [F] or nothing -> [..., F]. Of bfloat16, w is one or a
+/// float parameter that is cast, b is of float, and gradients of both are.
 template <class T>
-Var<T> linear(const Var<T>& x, const Like<T>& w, const Like<T>& b = {}, const LinearOptions& options = {}) {
+Var<T> linear(const Var<T>& x, const Like<T>& w, const Like<Accum<T>>& b = {}, const LinearOptions& options = {}) {
   using O = ops::Linear<T>;
   return record(O(options), x, w, b)[O::y];
 }

@@ -20,7 +20,9 @@ namespace ops {
 
 template <class T>
 struct LinearCrossEntropy : Op {
-  static constexpr In<T> x{0}, w{1}, b{2};  // as those of Linear
+  static constexpr In<T> x{0};  // these three as those of Linear
+  static constexpr Weight<T> w{1};
+  static constexpr In<Accum<T>> b{2};
   static constexpr In<std::int32_t> targets{3};
   static constexpr In<Accum<T>> weights{4};
   static constexpr Out<Accum<T>> loss{0}, log_sum_exp{1};  // [], [...]
@@ -47,7 +49,7 @@ struct LinearCrossEntropy : Op {
     cost.forward_scratch = sizes.logits_bytes();
     if (!wanted[x] && !wanted[w] && !wanted[b]) return cost;
     cost.backward_flops = cost.flops * (1 + wanted[x] + wanted[w]);
-    cost.backward_scratch = sizes.logits_bytes() + (wanted[b] ? sizes.sums_bytes() : 0);
+    cost.backward_scratch = sizes.logits_bytes() + sizes.narrow_bytes() + (wanted[b] ? sizes.sums_bytes() : 0);
     return cost;
   }
   Residuals residuals(const Wanted& wanted) const override {
@@ -56,8 +58,8 @@ struct LinearCrossEntropy : Op {
   void forward(Frame& f) const override {
     const Sizes sizes(*this, f[x].shape(), f[w].shape());
     token_loss.check_targets(f, sizes.classes);
-    T* logits = f.template scratch<T>();
-    T sum = 0;
+    Accum<T>* logits = f.template scratch<Accum<T>>();
+    Accum<T> sum = 0;
     sizes.for_each_chunk([&](Index first, Index rows) {
       make_logits(f, sizes, first, rows, logits);
       sum += kernels::softmax_losses(token_loss.rows(), token_loss.tokens(f).from(first), rows, sizes.classes, logits,
@@ -70,29 +72,35 @@ struct LinearCrossEntropy : Op {
     if (!f.wants(x) && !f.wants(w) && !f.wants(b)) return;
     const Sizes sizes(*this, f[x].shape(), f[w].shape());
     const Index d = sizes.features, v = sizes.classes;
-    const T share = token_loss.mean(*f.grad(loss).data(), f);
-    T *logits = f.template scratch<T>(), *sums = logits + sizes.chunk * v;
+    const Accum<T> share = token_loss.mean(*f.grad(loss).data(), f);
+    auto* const logits = f.template scratch<Accum<T>>();
+    // Of bfloat16, the products of the gradients read them rounded.
+    T* const gradients = reinterpret_cast<T*>(is_rounded ? logits + sizes.chunk * v : logits);
+    auto* const sums =
+        reinterpret_cast<Accum<T>*>(f.template scratch<std::byte>() + sizes.logits_bytes() + sizes.narrow_bytes());
     sizes.for_each_chunk([&](Index first, Index rows) {
       make_logits(f, sizes, first, rows, logits);
       kernels::softmax_loss_gradients(token_loss.rows(), token_loss.tokens(f).from(first), rows, v, logits,
-                                      f[log_sum_exp].data() + first, share, logits);
+                                      f[log_sum_exp].data() + first, share, gradients);
       if (f.wants(x)) {
         const kernels::Gemm product{.b = trans(!head.options.transposed), .m = rows, .n = d, .k = v};
-        kernels::gemm(product, logits, f[w].data(), f.grad(x).data() + first * d);
+        kernels::gemm(product, gradients, f[w].data(), f.grad(x).data() + first * d);
       }
       if (f.wants(w)) {
         kernels::Gemm product{.a = kernels::Trans::yes, .m = d, .n = v, .k = rows};
         product.accumulate = f.accumulate(w) || first > 0;
-        const T *left = f[x].data() + first * d, *right = logits;
+        const T *left = f[x].data() + first * d, *right = gradients;
         if (head.options.transposed) std::swap(left, right), std::swap(product.m, product.n);
         kernels::gemm(product, left, right, f.grad(w).data());
       }
-      if (f.wants(b)) kernels::column_sums(logits, rows, v, f.accumulate(b) || first > 0, f.grad(b).data(), sums);
+      if (f.wants(b)) kernels::column_sums(gradients, rows, v, f.accumulate(b) || first > 0, f.grad(b).data(), sums);
     });
   }
   bool accumulates(int input) const override { return input == w.index || input == b.index; }
+  bool wide_gradient(int input) const override { return input == w.index; }
 
  private:
+  static constexpr bool is_rounded = !std::is_same_v<T, Accum<T>>;
   static kernels::Trans trans(bool is) { return is ? kernels::Trans::yes : kernels::Trans::no; }
 
   struct Sizes {
@@ -104,7 +112,7 @@ struct LinearCrossEntropy : Op {
           classes(w_shape[op.head.options.transposed ? 0 : 1]),
           chunk(op.chunk) {
       if (chunk == 0) {
-        constexpr Index elements = (Index{4} << 20) / static_cast<Index>(sizeof(T));
+        constexpr Index elements = (Index{4} << 20) / static_cast<Index>(sizeof(Accum<T>));
         // Each chunk reads w and its gradient once: for fewer tokens that costs more than the products.
         const Index most = std::max<Index>(128, elements / std::max<Index>(1, classes));
         const Index chunks = std::max<Index>(1, (tokens + most - 1) / most);
@@ -118,16 +126,18 @@ struct LinearCrossEntropy : Op {
       for (Index first = 0; first == 0 || first < tokens; first += chunk) body(first, std::min(chunk, tokens - first));
     }
     std::size_t logits_bytes() const {
-      return static_cast<std::size_t>(checked_mul(checked_mul(chunk, classes, "scratch"), sizeof(T), "scratch"));
+      return static_cast<std::size_t>(checked_mul(checked_mul(chunk, classes, "scratch"), sizeof(Accum<T>), "scratch"));
     }
+    /// Of the rounded gradients, if there are any, with what aligns the floats behind them.
+    std::size_t narrow_bytes() const { return is_rounded ? round_up(logits_bytes() / 2) : 0; }
     /// The last chunk may be cut into more blocks than a longer one.
     std::size_t sums_bytes() const {
-      return std::max(kernels::RowBlocks(chunk).bytes<T>(classes),
-                      kernels::RowBlocks(tokens % chunk).bytes<T>(classes));
+      return std::max(kernels::RowBlocks(chunk).bytes<Accum<T>>(classes),
+                      kernels::RowBlocks(tokens % chunk).bytes<Accum<T>>(classes));
     }
   };
 
-  void make_logits(const Frame& f, const Sizes& sizes, Index first, Index rows, T* logits) const {
+  void make_logits(const Frame& f, const Sizes& sizes, Index first, Index rows, Accum<T>* logits) const {
     kernels::Gemm product{.b = trans(head.options.transposed)};
     product.m = rows, product.n = sizes.classes, product.k = sizes.features;
     kernels::gemm(product, f[x].data() + first * sizes.features, f[w].data(), logits, f.has(b) ? f[b].data() : nullptr);
@@ -140,7 +150,7 @@ struct LinearCrossEntropy : Op {
 /// nothing, targets [...] in [0, V) or `ignore`, weights [...] or nothing. Gradients of w and b are summed chunk after
 /// chunk; the mean is over all tokens that count. Errors: as of `linear` and `cross_entropy`, and a negative `chunk`.
 template <class T>
-Var<Accum<T>> linear_cross_entropy(const Var<T>& x, const Like<T>& w, const Like<T>& b,
+Var<Accum<T>> linear_cross_entropy(const Var<T>& x, const Like<T>& w, const Like<Accum<T>>& b,
                                    const Like<std::int32_t>& targets, const LinearCrossEntropyOptions& options = {},
                                    const Like<Accum<T>>& weights = {}) {
   using O = ops::LinearCrossEntropy<T>;

@@ -87,7 +87,7 @@ struct Matmul : Op {
     void run(kernels::Gemm shape, int left, const T* l, int right, const T* r, int to, T* t) const {
       const auto size = [this](int which) { return matrix[static_cast<std::size_t>(which)]; };
       if (!is_stretched) return kernels::gemm_batched(shape, {count, size(left), size(right), size(to)}, l, r, t);
-      if (to != 2 && !shape.accumulate) std::fill_n(t, whole[static_cast<std::size_t>(to)], T{0});
+      if (to != 2 && !shape.accumulate) std::fill_n(t, whole[static_cast<std::size_t>(to)], static_cast<T>(0));
       shape.accumulate = to != 2;
       for (const auto& at : matrices) {
         const auto offset = [&](int which) { return at[static_cast<std::size_t>(which)] * size(which); };

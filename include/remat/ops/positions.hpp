@@ -9,7 +9,8 @@ namespace ops {
 
 template <class T>
 struct AddPositions : Op {
-  static constexpr In<T> x{0}, table{1};
+  static constexpr In<T> x{0};
+  static constexpr In<Accum<T>> table{1};
   static constexpr Out<T> y{0};
   Index offset;
 
@@ -28,11 +29,12 @@ struct AddPositions : Op {
   Residuals residuals(const Wanted&) const override { return {}; }
   void forward(Frame& f) const override {
     const Index d = f[x].cols(), t = length(f[x].shape());
-    const T *xs = f[x].data(), *rows = f[table].data() + offset * d;
-    T* ys = f[y].data();
+    const auto xs = numbers(f[x].data());
+    const Accum<T>* rows = f[table].data() + offset * d;
+    const auto ys = numbers(f[y].data());
     parallel_for(f[x].rows(), row_grain(d), [=](Index begin, Index end) {
       for (Index i = begin; i < end; ++i) {
-        const T* position = rows + i % t * d;
+        const Accum<T>* position = rows + i % t * d;
 #pragma omp simd
         for (Index j = 0; j < d; ++j) ys[i * d + j] = xs[i * d + j] + position[j];
       }
@@ -43,12 +45,12 @@ struct AddPositions : Op {
     const Index d = f[x].cols(), t = length(f[x].shape()), rows = f[x].rows();
     const Index first = offset;
     const bool adds = f.accumulate(table);
-    const T* dy = f.grad(y).data();
-    T* dtable = f.grad(table).data();
+    const auto dy = numbers(f.grad(y).data());
+    Accum<T>* dtable = f.grad(table).data();
     parallel_for(f[table].rows(), row_grain(d * (t == 0 ? 1 : rows / t)), [=](Index begin, Index end) {
       for (Index s = begin; s < end; ++s) {
-        T* sum = dtable + s * d;
-        if (!adds) std::fill_n(sum, d, T{0});
+        Accum<T>* sum = dtable + s * d;
+        if (!adds) std::fill_n(sum, d, Accum<T>{0});
         if (s < first || s >= first + t) continue;
         for (Index i = s - first; i < rows; i += t) {
 #pragma omp simd
@@ -68,7 +70,7 @@ struct AddPositions : Op {
 
 /// x[..., t, :] + table[offset + t]: x [..., T, D], table [S, D] with S >= offset + T -> [..., T, D].
 template <class T>
-Var<T> add_positions(const Var<T>& x, const Like<T>& table, Index offset = 0) {
+Var<T> add_positions(const Var<T>& x, const Like<Accum<T>>& table, Index offset = 0) {
   using O = ops::AddPositions<T>;
   return record(O(offset), x, table)[O::y];
 }

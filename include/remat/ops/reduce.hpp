@@ -32,9 +32,9 @@ struct Reduce : Op {
   }
   void backward(Frame& f) const override {
     const Shape& full = f[x].shape();
-    const T* dy = f.grad(y).data();
-    T* dx = f.grad(x).data();
-    const T factor = scale(full, f[y].size());
+    const auto dy = numbers(f.grad(y).data());
+    const auto dx = numbers(f.grad(x).data());
+    const Accum<T> factor = scale(full, f[y].size());
     kernels::Broadcast(full, full, stretched(full)).for_each([=](Index i, Index, Index from) {
       dx[i] = factor * dy[from];
     });
@@ -52,8 +52,8 @@ struct Reduce : Op {
     for (const int each : axes_) shape[full.axis(each, "axes")] = 1;
     return shape;
   }
-  T scale(const Shape& full, Index results) const {
-    return is_mean_ ? static_cast<T>(results) / static_cast<T>(full.size()) : T{1};
+  Accum<T> scale(const Shape& full, Index results) const {
+    return is_mean_ ? static_cast<Accum<T>>(results) / static_cast<Accum<T>>(full.size()) : Accum<T>{1};
   }
 
   bool is_mean_;

@@ -44,12 +44,14 @@ struct Slice : Op {
       for (Index i = first; i < last; ++i) {
         T* row = dx + i * r.whole;
         if (!add) {
-          std::fill_n(row, before, T{0});
+          std::fill_n(row, before, static_cast<T>(0));
           std::copy_n(dy + i * run, run, row + before);
-          std::fill_n(row + before + run, r.whole - before - run, T{0});
+          std::fill_n(row + before + run, r.whole - before - run, static_cast<T>(0));
           continue;
         }
-        for (Index j = 0; j < run; ++j) row[before + j] += dy[i * run + j];
+        const auto sum = numbers(row + before);
+        const auto terms = numbers(dy + i * run);
+        for (Index j = 0; j < run; ++j) sum[j] = sum[j] + terms[j];
       }
     });
   }

@@ -33,7 +33,7 @@ struct Softmax : Op {
       for (Index i = begin; i < end; ++i) {
         const Index count = seen(i, from.shape());
         if (count > 0) forward_row(from.row(i), to.row(i), count);
-        std::fill(to.row(i) + count, to.row(i) + D, T{0});
+        std::fill(to.row(i) + count, to.row(i) + D, static_cast<T>(0));
       }
     });
   }
@@ -53,24 +53,29 @@ struct Softmax : Op {
     if (!offset) return shape.back();
     return std::clamp<Index>(row % shape[shape.rank() - 2] + *offset + 1, 0, shape.back());
   }
-  static void forward_row(const T* x, T* y, Index D) {
-    const T top = kernels::max(x, D);  // so that no exponential overflows
+  using A = Accum<T>;
+  static void forward_row(const T* from, T* to, Index D) {
+    const A top = kernels::max(from, D);  // so that no exponential overflows
+    const auto x = numbers(from);
+    const auto y = numbers(to);
     if constexpr (is_log) {
-      const T shift = top + std::log(kernels::sum_of<T>(D, [=](Index j) { return kernels::fast_exp(x[j] - top); }));
+      const A shift = top + std::log(kernels::sum_of<A>(D, [=](Index j) { return kernels::fast_exp(x[j] - top); }));
       for (Index j = 0; j < D; ++j) y[j] = x[j] - shift;
     } else {
       for (Index j = 0; j < D; ++j) y[j] = kernels::fast_exp(x[j] - top);
-      const T scale = T{1} / kernels::sum(y, D);
-      for (Index j = 0; j < D; ++j) y[j] *= scale;
+      const A scale = A{1} / kernels::sum(static_cast<const T*>(to), D);
+      for (Index j = 0; j < D; ++j) y[j] = y[j] * scale;
     }
   }
   // dx = y (dy - sum(y dy)), or dy - e^y sum(dy).
-  static void backward_row(const T* y, const T* dy, T* dx, Index D) {
+  static void backward_row(const T* out, const T* gradient, T* to, Index D) {
+    const auto y = numbers(out), dy = numbers(gradient);
+    const auto dx = numbers(to);
     if constexpr (is_log) {
-      const T total = kernels::sum(dy, D);
+      const A total = kernels::sum(gradient, D);
       for (Index j = 0; j < D; ++j) dx[j] = dy[j] - total * kernels::fast_exp(y[j]);
     } else {
-      const T mean = kernels::dot(y, dy, D);
+      const A mean = kernels::dot(out, gradient, D);
       for (Index j = 0; j < D; ++j) dx[j] = y[j] * (dy[j] - mean);
     }
   }

@@ -74,18 +74,19 @@ struct Unary : Op {
     return Residuals{}.add(x, F::reads == functions::Reads::operand).add(y, F::reads == functions::Reads::result);
   }
   void forward(Frame& f) const override {
-    const T* from = f[x].data();
-    T* to = f[y].data();
+    const auto from = numbers(f[x].data());
+    const auto to = numbers(f[y].data());
     parallel_for(f[x].size(), grain, [=](Index begin, Index end) {
       for (Index i = begin; i < end; ++i) to[i] = F::value(from[i]);
     });
   }
   void backward(Frame& f) const override {
     using functions::Reads;
-    const T *dy = f.grad(y).data(), *read = dy;
-    if constexpr (F::reads == Reads::operand) read = f[x].data();
-    if constexpr (F::reads == Reads::result) read = f[y].data();
-    T* dx = f.grad(x).data();
+    const auto dy = numbers(f.grad(y).data());
+    auto read = dy;
+    if constexpr (F::reads == Reads::operand) read = numbers(f[x].data());
+    if constexpr (F::reads == Reads::result) read = numbers(static_cast<const T*>(f[y].data()));
+    const auto dx = numbers(f.grad(x).data());
     parallel_for(f[x].size(), grain, [=](Index begin, Index end) {
       for (Index i = begin; i < end; ++i) dx[i] = dy[i] * F::derivative(read[i]);
     });

@@ -2,25 +2,29 @@
 #pragma once
 
 #include <remat/kernels/attention/backward_pair.hpp>
+#include <remat/kernels/reduce.hpp>
 
 namespace remat::inline REMAT_ABI::kernels::attention {
 
 /// to[rows, dims] = (or +=) scale * tile.
-template <class T>
-void write_rows(const T* tile, Index pitch, Index rows, Index dims, T scale, T* to, Index stride, bool add) {
+template <class T, class E>
+void write_rows(const T* tile, Index pitch, Index rows, Index dims, T scale, E* to, Index stride, bool add) {
   for (Index i = 0; i < rows; ++i) {
+    const auto row = numbers(to + i * stride);
     if (add)
-      for (Index j = 0; j < dims; ++j) to[i * stride + j] += scale * tile[i * pitch + j];
+      for (Index j = 0; j < dims; ++j) row[j] = row[j] + scale * tile[i * pitch + j];
     else
-      for (Index j = 0; j < dims; ++j) to[i * stride + j] = scale * tile[i * pitch + j];
+      for (Index j = 0; j < dims; ++j) row[j] = scale * tile[i * pitch + j];
   }
 }
 
 /// Pass over (query tiles) x (key tiles) of one (b, kv head): a task covers a rectangle of them.
-template <class T, bool Changed>
+template <class E, bool Changed>
 class BackwardTask {
  public:
-  BackwardTask(const AttentionProblem<T>& problem, const BackwardArguments<T>& arguments, const Tables& tables, Index b,
+  using T = Accum<E>;
+
+  BackwardTask(const AttentionProblem<E>& problem, const BackwardArguments<E>& arguments, const Tables& tables, Index b,
                Index kv, void* scratch)
       : pair(problem, arguments, tables, b, kv, scratch) {}
 
@@ -29,8 +33,14 @@ class BackwardTask {
     const Index at = pair.b * p.out_batch + n * h;
     for (Index t = t0; t < t0 + rows; ++t) {
       x.delta[pair.row(n, t)] = dot(x.dout + at + t * p.out_token, x.out + at + t * p.out_token, h);
-      if (x.to.q != nullptr && !x.to.add_q) std::fill_n(query_gradient(n, t), h, T{0});
+      if (x.to.q != nullptr && (is_rounded || !x.to.add_q)) std::fill_n(query_sums(n, t), h, T{0});
     }
+  }
+  /// dq for queries [t0, t0 + rows) of head n, after all that was added to it.
+  void finish(Index n, Index t0, Index rows) const {
+    if constexpr (is_rounded)
+      if (x.to.q != nullptr)
+        write_rows(query_sums(n, t0), h, rows, h, T{1}, query_gradient(n, t0), p.q_token, x.to.add_q);
   }
 
   /// All of dk and dv for the keys of tile s0; adds to dq too if it is wanted and `with_dq`.
@@ -48,7 +58,7 @@ class BackwardTask {
           if (with_dq) add_dq();
         });
     if (any) tile.key_rotary.template rotate<true>(tile.dkey, pitch, pair.key_rows);
-    const auto write = [&](const T* from, T scale, T* to, Index batch, Index token, bool add) {
+    const auto write = [&](const T* from, T scale, E* to, Index batch, Index token, bool add) {
       if (to != nullptr && (any || !add))
         write_rows(from, pitch, count, h, scale, to + pair.b * batch + s0 * token + pair.kv * h, token, add);
     };
@@ -80,12 +90,21 @@ class BackwardTask {
   }
 
  private:
-  T* query_gradient(Index n, Index t) const { return x.to.q + pair.b * p.q_batch + t * p.q_token + n * h; }
+  static constexpr bool is_rounded = !std::is_same_v<E, T>;
+
+  E* query_gradient(Index n, Index t) const { return x.to.q + pair.b * p.q_batch + t * p.q_token + n * h; }
+  /// Where dq is summed: there, unless that would round every term.
+  T* query_sums(Index n, Index t) const {
+    if constexpr (is_rounded)
+      return tile.dqueries + ((n - pair.kv * heads) * p.query_length + t) * h;
+    else
+      return query_gradient(n, t);
+  }
 
   void add_dq() const {
     tile.query_rotary.template rotate<true>(tile.dquery, pitch, pair.query_rows);
-    write_rows(tile.dquery, pitch, pair.query_rows, h, pair.scale, query_gradient(pair.query_head, pair.first_query),
-               p.q_token, true);
+    write_rows(tile.dquery, pitch, pair.query_rows, h, pair.scale, query_sums(pair.query_head, pair.first_query),
+               is_rounded ? h : p.q_token, true);
   }
 
   /// Calls `body(t0, rows)` for the query tiles that see any loaded key.
@@ -111,10 +130,10 @@ class BackwardTask {
     });
   }
 
-  TilePair<T, Changed> pair;
-  const AttentionProblem<T>& p = pair.p;
-  const BackwardArguments<T>& x = pair.x;
-  BackwardTiles<T>& tile = pair.tile;
+  TilePair<E, Changed> pair;
+  const AttentionProblem<E>& p = pair.p;
+  const BackwardArguments<E>& x = pair.x;
+  BackwardTiles<E>& tile = pair.tile;
   Index h = pair.h, pitch = pair.pitch, heads = group_heads(p);
 };
 

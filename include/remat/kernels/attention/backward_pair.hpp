@@ -10,12 +10,13 @@
 namespace remat::inline REMAT_ABI::kernels::attention {
 
 /// Tiles of one (b, kv head). `Changed`: does anything but masks by position touch the scores?
-template <class T, bool Changed>
+template <class E, bool Changed>
 class TilePair {
  public:
+  using T = Accum<E>;
   static constexpr Index group = Vector<T>::group;
 
-  TilePair(const AttentionProblem<T>& problem, const BackwardArguments<T>& arguments, const Tables& all,
+  TilePair(const AttentionProblem<E>& problem, const BackwardArguments<E>& arguments, const Tables& all,
            Index batch_entry, Index kv_head, void* scratch)
       : p(problem),
         x(arguments),
@@ -69,7 +70,7 @@ class TilePair {
                     dscores, group);
     T* derivative = of_products ? tile.derivative : nullptr;
     if constexpr (Changed)
-      ScoreChange<T, true>(p, tables.buckets, b, query_head)(weights, derivative, t0 + first, rows, s, lanes);
+      ScoreChange<E, true>(p, tables.buckets, b, query_head)(weights, derivative, t0 + first, rows, s, lanes);
     for (Index i = 0; i < rows; ++i)
       differentiate_row(t0 + first + i, s, weights + i * group, dscores + i * group,
                         derivative == nullptr ? nullptr : derivative + i * group);
@@ -98,11 +99,11 @@ class TilePair {
 
   Index row(Index n, Index t) const { return (b * p.heads + n) * p.query_length + t; }
 
-  const AttentionProblem<T>& p;
-  const BackwardArguments<T>& x;
+  const AttentionProblem<E>& p;
+  const BackwardArguments<E>& x;
   const Tables& tables;
   Carver carver;
-  BackwardTiles<T> tile;
+  BackwardTiles<E> tile;
   Visibility seen;
   Index b, kv, query_head = 0, first_query = 0, query_rows = 0, first_key = 0, key_rows = 0;
   Index h = p.head_dims, pitch = padded<T>(h);

@@ -8,22 +8,26 @@ namespace remat::inline REMAT_ABI::kernels {
 /// Where gradients go, with the strides of what they belong to; null: not wanted. What is not added to is overwritten.
 template <class T>
 struct AttentionGradients {
-  T *q = nullptr, *k = nullptr, *v = nullptr, *bias = nullptr, *relative_bias = nullptr;
+  T *q = nullptr, *k = nullptr, *v = nullptr;
+  Accum<T>*bias = nullptr, *relative_bias = nullptr;
   bool add_q = false, add_k = false, add_v = false, add_bias = false, add_relative_bias = false;
 };
 
 namespace attention {
 
-template <class T>
+template <class E>
 struct BackwardArguments {
-  const T *q, *k, *v, *out, *log_sum_exp, *dout;
-  AttentionGradients<T> to;
-  T* delta;  // [B, N, T]: dout . out of each row
+  const E *q, *k, *v, *out;
+  const Accum<E>* log_sum_exp;
+  const E* dout;
+  AttentionGradients<E> to;
+  Accum<E>* delta;  // [B, N, T]: dout . out of each row
 };
 
 /// One thread's tiles. Scores have a key a lane; `group` keys at a time.
-template <class T>
+template <class E>
 struct BackwardTiles {
+  using T = Accum<E>;
   T* query;       // [tile][pitch]
   T* dout;        // [tile][pitch]
   T* key;         // [tile][pitch]
@@ -35,14 +39,17 @@ struct BackwardTiles {
   T* weights;     // [tile][group]: probabilities, with dropout
   T* dscores;     // [tile][group]
   T* derivative;  // [tile][group], of the soft cap
+  T* dqueries;    // [group_heads][T][H]: where key tiles add up, if dq itself would round each term
   Rotary<T> query_rotary, key_rotary;
 
-  BackwardTiles(const AttentionProblem<T>& p, const Tables& tables, Carver& carver)
+  BackwardTiles(const AttentionProblem<E>& p, const Tables& tables, Carver& carver)
       : query_rotary(tables.rotary, carver), key_rotary(tables.rotary, carver) {
     for (T** piece : {&query, &dout, &key, &key_panels, &value_panels, &dquery, &dkey, &dvalue})
       *piece = carver.take<T>(tile_rows * padded<T>(p.head_dims));
     for (T** piece : {&weights, &dscores}) *piece = carver.take<T>(tile_rows * Vector<T>::group);
     derivative = p.soft_cap > 0 ? carver.take<T>(tile_rows * Vector<T>::group) : nullptr;
+    dqueries = nullptr;
+    if constexpr (!std::is_same_v<E, T>) dqueries = carver.take<T>(group_heads(p) * p.query_length * p.head_dims);
   }
 };
 

@@ -36,9 +36,10 @@ void add_scores(const T* dscores, Index rows, Index lanes, T* to, Index row_step
 
 /// The gradient of the additive bias. A task owns the elements of one tile each way, or the only one of an axis that
 /// stands for all; it walks every pair that they were added to.
-template <class T>
-void bias_gradient(const AttentionProblem<T>& p, const BackwardArguments<T>& x, const Tables& tables,
+template <class E>
+void bias_gradient(const AttentionProblem<E>& p, const BackwardArguments<E>& x, const Tables& tables,
                    std::byte* scratch, std::size_t bytes) {
+  using T = Accum<E>;
   const Index batches = p.bias_sizes[0], heads = p.bias_sizes[1], queries = p.bias_sizes[2], keys = p.bias_sizes[3];
   const Tiling query_tiles = query_tiling(p), key_tiles = key_tiling(p);
   const Index rows = queries == 1 ? 1 : query_tiles.count(), columns = keys == 1 ? 1 : key_tiles.count();
@@ -59,7 +60,7 @@ void bias_gradient(const AttentionProblem<T>& p, const BackwardArguments<T>& x, 
     const Stretch all_b = owned(batches, p.batch, head / heads), all_n = owned(heads, p.heads, head % heads);
     for (Index b = all_b.begin; b < all_b.end; ++b)
       for (Index n = all_n.begin; n < all_n.end; ++n) {
-        BackwardTask<T, true> pass(p, x, tables, b, n / group_heads(p), own);
+        BackwardTask<E, true> pass(p, x, tables, b, n / group_heads(p), own);
         query_tiles.each(t.begin, t.end, [&](Index t0, Index count) {
           pass.scores(
               n, t0, count, s.begin, s.end, [&](Index first, Index seen, Index key, Index lanes, const T* dscores) {
@@ -83,9 +84,10 @@ Index partial_size(const AttentionProblem<T>& p) {
 
 /// The gradient of the relative bias table: sums of diagonals by strip of queries, then over the strips in order.
 /// `partial` is [heads, strips, buckets].
-template <class T>
-void relative_bias_gradient(const AttentionProblem<T>& p, const BackwardArguments<T>& x, const Tables& tables,
+template <class E>
+void relative_bias_gradient(const AttentionProblem<E>& p, const BackwardArguments<E>& x, const Tables& tables,
                             double* partial, std::byte* scratch, std::size_t bytes) {
+  using T = Accum<E>;
   constexpr Index group = Vector<T>::group;
   const Tiling strips = partial_tiling(p);
   const Index count = strips.count();
@@ -101,7 +103,7 @@ void relative_bias_gradient(const AttentionProblem<T>& p, const BackwardArgument
         sums[tables.buckets(s - t - p.offset + d - (rows - 1))] += static_cast<double>(diagonals[d]);
     };
     for (Index b = 0; b < p.batch; ++b) {
-      BackwardTask<T, true> pass(p, x, tables, b, n / group_heads(p), own);
+      BackwardTask<E, true> pass(p, x, tables, b, n / group_heads(p), own);
       query_tiling(p).each(strips.start(strip), strips.end(strip),
                            [&](Index t, Index rows) { pass.scores(n, t, rows, 0, p.key_length, add); });
     }

@@ -11,8 +11,9 @@ namespace remat::inline REMAT_ABI::kernels::attention {
 
 /// Queries that share one pass over the keys: as many as keep their state in a part of the L2 cache, fewer where that
 /// would leave too few tasks. No sum depends on it.
-template <class T>
-Tiling strip_tiling(const AttentionProblem<T>& p) {
+template <class E>
+Tiling strip_tiling(const AttentionProblem<E>& p) {
+  using T = Accum<E>;
   constexpr Index state_bytes = 128 * 1024, enough_tasks = 32;
   const Index row_bytes = 2 * padded<T>(p.head_dims) * static_cast<Index>(sizeof(T));
   Index rows = std::clamp<Index>(state_bytes / std::max<Index>(1, row_bytes) / tile_rows, 1, 4) * tile_rows;
@@ -21,8 +22,9 @@ Tiling strip_tiling(const AttentionProblem<T>& p) {
 }
 
 /// One thread's tiles. Scores lie transposed, a query a lane, so that maxima and sums over keys are plain column sums.
-template <class T>
+template <class E>
 struct ForwardTiles {
+  using T = Accum<E>;
   T* query;    // [strip / group][pitch][group], scaled
   T* key;      // [tile][pitch]
   T* value;    // [tile][pitch]
@@ -32,7 +34,7 @@ struct ForwardTiles {
   T* sum;      // [strip]
   Rotary<T> rotary;
 
-  ForwardTiles(const AttentionProblem<T>& p, const Tables& tables, Carver& carver)
+  ForwardTiles(const AttentionProblem<E>& p, const Tables& tables, Carver& carver)
       : query(carver.take<T>(strip_tiling(p).rows * padded<T>(p.head_dims))),
         key(carver.take<T>(tile_rows * padded<T>(p.head_dims))),
         value(carver.take<T>(tile_rows * padded<T>(p.head_dims))),
@@ -43,17 +45,20 @@ struct ForwardTiles {
         rotary(tables.rotary, carver) {}
 };
 
-template <class T>
+template <class E>
 struct ForwardArguments {
-  const T *q, *k, *v;
-  T *out, *log_sum_exp;
+  const E *q, *k, *v;
+  E* out;
+  Accum<E>* log_sum_exp;
 };
 
 /// Passes of strips of queries over the keys they see. `Changed`: does anything but masks by position touch the scores?
-template <class T, bool Changed>
+template <class E, bool Changed>
 class ForwardTask {
  public:
-  ForwardTask(const AttentionProblem<T>& problem, const ForwardArguments<T>& arguments, const Tables& all,
+  using T = Accum<E>;
+
+  ForwardTask(const AttentionProblem<E>& problem, const ForwardArguments<E>& arguments, const Tables& all,
               void* scratch)
       : p(problem), x(arguments), tables(all), carver(scratch), tile(problem, all, carver) {}
 
@@ -73,11 +78,12 @@ class ForwardTask {
       load_keys(x.k + b * p.k_batch + kv * h, x.v + b * p.v_batch + kv * h, s0, keys);
       for (Index g = 0; g < rows; g += group) attend(seen, b, n, t0, g, std::min(group, rows - g), s0, keys);
     });
-    T* out = x.out + b * p.out_batch + t0 * p.out_token + n * h;
+    E* out = x.out + b * p.out_batch + t0 * p.out_token + n * h;
     T* log_sum_exp = x.log_sum_exp + (b * p.heads + n) * p.query_length + t0;
     for (Index i = 0; i < rows; ++i) {
       const T inverse = tile.sum[i] == 0 ? T{0} : 1 / tile.sum[i];
-      for (Index j = 0; j < h; ++j) out[i * p.out_token + j] = tile.context[i * pitch + j] * inverse;
+      const auto row = numbers(out + i * p.out_token);
+      for (Index j = 0; j < h; ++j) row[j] = tile.context[i * pitch + j] * inverse;
       log_sum_exp[i] = tile.maximum[i] + std::log(tile.sum[i]);
     }
   }
@@ -88,7 +94,7 @@ class ForwardTask {
 
   static Index round_up(Index rows) { return (rows + group - 1) / group * group; }
 
-  void load_queries(const T* q, Index t0, Index rows) {
+  void load_queries(const E* q, Index t0, Index rows) {
     for (Index i = 0; i < rows; i += tile_rows) {
       const Index count = std::min(tile_rows, rows - i), filled = round_up(count);
       // No keys are loaded yet: their tile holds the queries until they are transposed.
@@ -98,7 +104,7 @@ class ForwardTask {
       transpose_panels(tile.key, filled, pitch, static_cast<T>(p.scale), tile.query + i * pitch);
     }
   }
-  void load_keys(const T* k, const T* v, Index s0, Index keys) {
+  void load_keys(const E* k, const E* v, Index s0, Index keys) {
     copy_rows(k + s0 * p.k_token, p.k_token, keys, h, tile.key, keys);
     tile.rotary.load(p.key_position + s0, keys);
     tile.rotary.rotate(tile.key, pitch, keys);
@@ -115,7 +121,7 @@ class ForwardTask {
     note_block(p, t, s0);
     const T *key = tile.key + (first - s0) * pitch, *value = tile.value + (first - s0) * pitch;
     multiply<false>(keys, group, h, key, pitch, Index{1}, tile.query + g * pitch, group, tile.scores, group);
-    if constexpr (Changed) ScoreChange<T, false>(p, tables.buckets, b, n)(tile.scores, nullptr, first, keys, t, lanes);
+    if constexpr (Changed) ScoreChange<E, false>(p, tables.buckets, b, n)(tile.scores, nullptr, first, keys, t, lanes);
     hide(seen, t, lanes, first, keys);
     T decay[group];
     online_softmax(tile.scores, keys, tile.maximum + g, tile.sum + g, decay);
@@ -145,11 +151,11 @@ class ForwardTask {
     }
   }
 
-  const AttentionProblem<T>& p;
-  const ForwardArguments<T>& x;
+  const AttentionProblem<E>& p;
+  const ForwardArguments<E>& x;
   const Tables& tables;
   Carver carver;
-  ForwardTiles<T> tile;
+  ForwardTiles<E> tile;
   Index h = p.head_dims, pitch = padded<T>(h);
   bool values_finite = true;
 };

@@ -6,14 +6,16 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <remat/core/dtype.hpp>
 #include <remat/core/random.hpp>
 #include <remat/kernels/attention/tile.hpp>
 
 namespace remat::inline REMAT_ABI::kernels {
 
 /// softmax(scale q k^T, modified and masked) v for `heads` query heads over `kv_heads` key/value heads (heads %
-/// kv_heads == 0; query head n reads key/value head n / (heads / kv_heads)). T is float or double; any size may be 0.
-/// Query t lies at position t + offset where key s lies at s. All masks must agree that a key is visible.
+/// kv_heads == 0; query head n reads key/value head n / (heads / kv_heads)). T is float, double or bfloat16, which is
+/// computed with in float; any size may be 0. Query t lies at position t + offset where key s lies at s. All masks must
+/// agree that a key is visible.
 template <class T>
 struct AttentionProblem {
   Index batch = 0, query_length = 0, key_length = 0, heads = 1, kv_heads = 1, head_dims = 0;
@@ -42,10 +44,10 @@ struct AttentionProblem {
   /// Adds -slope(n) * distance (Press et al. 2022).
   bool alibi = false;
   /// Adds bias[b, n, t, s]; a size of 1 stands for every index. -infinity hides.
-  const T* bias = nullptr;
+  const Accum<T>* bias = nullptr;
   Index bias_sizes[4] = {1, 1, 1, 1};
   /// Adds relative_bias[bucket of s - t - offset][n], [buckets, heads] (Raffel et al. 2020).
-  const T* relative_bias = nullptr;
+  const Accum<T>* relative_bias = nullptr;
   Index buckets = 0, max_distance = 128;
 
   /// Rotates the first rotary_dims (0: all) of each query and key by its position, key 0 at key_position; base 0: none.

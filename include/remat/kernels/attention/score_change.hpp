@@ -59,10 +59,12 @@ class RelativeBuckets {
 
 /// The change of the scores of head n in batch entry b. Scores are [rows][group]; KeyLanes: rows are queries, lanes
 /// keys; else rows are keys, lanes queries. Hidden scores become -infinity, NaN or not.
-template <class T, bool KeyLanes>
+template <class E, bool KeyLanes>
 class ScoreChange {
  public:
-  ScoreChange(const AttentionProblem<T>& problem, const RelativeBuckets& relative_buckets, Index batch_entry,
+  using T = Accum<E>;
+
+  ScoreChange(const AttentionProblem<E>& problem, const RelativeBuckets& relative_buckets, Index batch_entry,
               Index head)
       : p(problem), buckets(relative_buckets), b(batch_entry), n(head) {}
 
@@ -129,7 +131,7 @@ class ScoreChange {
         scores[i * group + j] = lane_ids[j] == row_ids[i] ? scores[i * group + j] : -infinity;
   }
 
-  const AttentionProblem<T>& p;
+  const AttentionProblem<E>& p;
   const RelativeBuckets& buckets;
   Index b, n;
 };

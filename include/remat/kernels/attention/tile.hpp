@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstring>
+#include <remat/core/numbers.hpp>
 #include <remat/core/shape.hpp>
 #include <utility>
 
@@ -107,20 +108,22 @@ template <class T>
 }
 
 /// Copies [rows, dims] from a strided source into a tile of `filled` rows, zeros around it. False if anything copied
-/// is infinite or NaN.
-template <class T>
-[[gnu::noinline]] bool copy_rows(const T* from, Index stride, Index rows, Index dims, T* tile, Index filled) {
+/// is infinite or NaN. bfloat16 is widened.
+template <class E, class T>
+[[gnu::noinline]] bool copy_rows(const E* from, Index stride, Index rows, Index dims, T* tile, Index filled) {
   using V = typename Vector<T>::type;
   constexpr Index width = Vector<T>::width;
   const Index pitch = padded<T>(dims), whole = dims / width * width;
   V odd{};
   T odd_tail = 0;  // x - x is zero exactly for finite x
   for (Index i = 0; i < rows; ++i) {
-    const T* source = from + i * stride;
+    const auto source = numbers(from + i * stride);
     T* row = tile + i * pitch;
     for (Index j = 0; j < whole; j += width) {
+      T widened[width];
+      for (Index lane = 0; lane < width; ++lane) widened[lane] = source[j + lane];
       V value;
-      std::memcpy(&value, source + j, sizeof(V));
+      std::memcpy(&value, widened, sizeof(V));
       std::memcpy(row + j, &value, sizeof(V));
       odd += value - value;
     }
@@ -170,25 +173,6 @@ template <class T>
     for (Index j = 0; j < pitch; j += width)
       transpose_square(tile + i * pitch + j, pitch, panels + i / group * group * pitch + j * group + i % group, group,
                        scale);
-}
-
-/// Sum of a[i] b[i] in one fixed order.
-template <class T>
-T dot(const T* a, const T* b, Index count) {
-  using V = typename Vector<T>::type;
-  constexpr Index width = Vector<T>::width;
-  V lanes{};
-  Index i = 0;
-  for (; i + width <= count; i += width) {
-    V left, right;
-    std::memcpy(&left, a + i, sizeof(V));
-    std::memcpy(&right, b + i, sizeof(V));
-    lanes += left * right;
-  }
-  T sum = 0;
-  for (int lane = 0; lane < width; ++lane) sum += lanes[lane];
-  for (; i < count; ++i) sum += a[i] * b[i];
-  return sum;
 }
 
 }  // namespace remat::inline REMAT_ABI::kernels::attention

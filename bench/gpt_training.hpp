@@ -1,0 +1,79 @@
+// A GPT in training, as benchmarks step it: forward, backward, clipping by global norm and AdamW.
+#pragma once
+
+#include <chrono>
+#include <remat/data/batches.hpp>
+#include <remat/models.hpp>
+#include <remat/remat.hpp>
+#include <vector>
+
+namespace bench {
+
+/// What a step needs, in flops: 2mnk for each product, nothing computed twice, of attention what is visible.
+inline double model_flops(const remat::models::GptConfig& c, double tokens, double length) {
+  const double dims = c.model_dims, layers = c.num_layers;
+  return 6 * tokens * (12 * layers * dims * dims + c.vocabulary * dims + layers * dims * (length + 1));
+}
+
+/// Tokens that a model can learn to predict, but for two bits each.
+inline std::vector<std::int32_t> learnable_tokens(std::size_t count, int vocabulary) {
+  const remat::RandomStream random{1, 0, 0};
+  std::vector<std::int32_t> tokens(count);
+  std::int64_t token = 0;
+  for (std::size_t i = 0; i < count; ++i) {
+    token = (5 * token + 1 + static_cast<std::int64_t>(random.word(i) % 4)) % vocabulary;
+    tokens[i] = static_cast<std::int32_t>(token);
+  }
+  return tokens;
+}
+
+/// What one step took and came to.
+struct Step {
+  double loss = 0;
+  double seconds = 0, update_seconds = 0;  // of all of it; of clipping and AdamW alone
+};
+
+/// A model with its own weights and optimizer.
+template <class T>
+class GptTraining {
+ public:
+  explicit GptTraining(const remat::models::GptConfig& config)
+      : parameters_(1), gpt_(parameters_ / "gpt", config), adamw_(parameters_, {.beta2 = 0.99, .weight_decay = 0.1}) {}
+
+  const remat::ParameterRegistry& parameters() const { return parameters_; }
+
+  /// `inspect(tape)` is called after backward, outside what is timed.
+  template <class Inspect>
+  Step step(const remat::data::Batch& batch, bool trace, Inspect&& inspect) {
+    using Clock = std::chrono::steady_clock;
+    const auto since = [](Clock::time_point start) {
+      return std::chrono::duration<double>(Clock::now() - start).count();
+    };
+    Step step;
+    {
+      const auto start = Clock::now();
+      remat::Tape tape({.seed = 1, .step = done_++, .trace = trace});
+      const auto loss = gpt_.loss(tape, batch);
+      tape.backward(loss);
+      step.loss = static_cast<double>(loss.item());
+      step.seconds = since(start);
+      inspect(tape);
+    }
+    const auto start = Clock::now();
+    adamw_.step(1e-3, remat::optim::clip_scale(remat::optim::global_norm(parameters_), 1.0));
+    step.update_seconds = since(start);
+    step.seconds += step.update_seconds;
+    return step;
+  }
+  Step step(const remat::data::Batch& batch) {
+    return step(batch, false, [](const remat::Tape&) {});
+  }
+
+ private:
+  remat::ParameterRegistry parameters_;
+  remat::models::Gpt<T> gpt_;
+  remat::optim::AdamW adamw_;
+  remat::Index done_ = 0;
+};
+
+}  // namespace bench

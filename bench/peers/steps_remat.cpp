@@ -1,0 +1,97 @@
+// Our side of `./run bench peers`: one GPT, stepped on request. It speaks as steps.py says, and to the line `peak` it
+// answers with the machine's float multiply-add rate at this moment.
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <chrono>
+#include <fstream>
+#include <iostream>
+#include <string>
+#include <vector>
+
+#include "../gpt_training.hpp"
+
+namespace {
+
+struct Settings {
+  int layers = 0, dims = 0, heads = 0, context = 0, batch = 0, vocabulary = 0, threads = 0;
+  bool untied = false, bias = false, remat = false;
+  std::string tokens, dtype = "float32";
+};
+
+std::vector<std::int32_t> read_tokens(const Settings& s) {
+  std::ifstream file(s.tokens, std::ios::binary | std::ios::ate);
+  std::vector<std::int32_t> tokens(static_cast<std::size_t>(std::max<std::streamoff>(0, file.tellg())) / 4);
+  file.seekg(0).read(reinterpret_cast<char*>(tokens.data()), static_cast<std::streamsize>(4 * tokens.size()));
+  remat::require(file.good() && tokens.size() > static_cast<std::size_t>(s.batch) * s.context, "--tokens: ", s.tokens,
+                 " does not hold a batch");
+  return tokens;
+}
+
+// The i-th part of the tokens, and round again, as steps.py cuts them.
+remat::data::Batch batch_of(const Settings& s, const std::vector<std::int32_t>& tokens, std::size_t step) {
+  const std::size_t size = static_cast<std::size_t>(s.batch) * s.context;
+  const std::size_t begin = step % ((tokens.size() - 1) / size) * size;
+  const auto part = [&](std::size_t at) {
+    return remat::Tensor<std::int32_t>({s.batch, s.context}, std::span(tokens).subspan(at, size));
+  };
+  return {part(begin), part(begin + 1)};
+}
+
+template <class T>
+void serve(const Settings& s) {
+  using Clock = std::chrono::steady_clock;
+  const std::vector<std::int32_t> tokens = read_tokens(s);
+  bench::GptTraining<T> training({.vocabulary = s.vocabulary,
+                                  .context = s.context,
+                                  .num_layers = s.layers,
+                                  .model_dims = s.dims,
+                                  .num_heads = s.heads,
+                                  .bias = s.bias,
+                                  .tied_head = !s.untied,
+                                  .remat = s.remat ? remat::policy::save_nothing : remat::policy::everything});
+  std::size_t done = 0;
+  std::cout << "{\"parameters\": " << training.parameters().count() << ", \"gemm\": \""
+            << remat::kernels::gemm_backend() << "\"}" << std::endl;
+  for (std::string line; std::getline(std::cin, line);) {
+    if (line == "peak") {
+      std::cout << "{\"gflops\": " << remat::machine::peak_fma_gflops(s.threads) << '}' << std::endl;
+      continue;
+    }
+    std::string times;
+    double loss = 0;
+    for (int i = 0, steps = std::stoi(line); i < steps; ++i) {
+      const auto start = Clock::now();
+      loss = training.step(batch_of(s, tokens, done++)).loss;
+      const double ms = std::chrono::duration<double, std::milli>(Clock::now() - start).count();
+      times.append(i > 0 ? ", " : "").append(std::to_string(ms));
+    }
+    std::cout << "{\"ms\": [" << times << "], \"loss\": " << loss << '}' << std::endl;
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) try {
+  Settings s;
+  CLI::App app{"Steps of a GPT on request, to compare with the other programs of this folder."};
+  const auto positive = CLI::Range(1, 1 << 30);
+  app.add_option("--layers", s.layers)->required()->check(positive);
+  app.add_option("--dims", s.dims)->required()->check(positive);
+  app.add_option("--heads", s.heads)->required()->check(positive);
+  app.add_option("--context", s.context)->required()->check(positive);
+  app.add_option("--batch", s.batch)->required()->check(positive);
+  app.add_option("--vocabulary", s.vocabulary)->required()->check(positive);
+  app.add_option("--threads", s.threads)->required()->check(positive);
+  app.add_option("--tokens", s.tokens, "file of int32")->required()->check(CLI::ExistingFile);
+  app.add_option("--dtype", s.dtype, "to compute in")->check(CLI::IsMember({"float32", "bfloat16"}));
+  app.add_flag("--untied", s.untied, "a head of its own, not the token embedding");
+  app.add_flag("--bias", s.bias, "biases in linear layers and norms");
+  app.add_flag("--remat", s.remat, "keep no activation inside a layer");
+  CLI11_PARSE(app, argc, argv);
+  omp_set_num_threads(s.threads);
+  s.dtype == "bfloat16" ? serve<remat::bfloat16>(s) : serve<float>(s);
+  return 0;
+} catch (const std::exception& error) {
+  std::cerr << "steps_remat: " << error.what() << '\n';
+  return 1;
+}

@@ -1,0 +1,40 @@
+"""PyTorch's side of `./run bench peers`: fused attention and AdamW, with --compile all of the model compiled.
+
+With --remat each layer is under torch.utils.checkpoint. bfloat16 is autocast over float32 parameters.
+"""
+
+import steps
+import torch
+from gpt_torch import Gpt
+
+
+def main():
+    args, rest = steps.parse_arguments(__doc__.splitlines()[0])
+    assert rest in ([], ["--compile"]), rest
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(1)
+    model = Gpt(
+        args.vocabulary, args.context, args.layers, args.dims, args.heads, args.bias, not args.untied, args.remat
+    )
+    groups = [
+        {"params": [p for p in model.parameters() if p.dim() >= 2], "weight_decay": steps.WEIGHT_DECAY},
+        {"params": [p for p in model.parameters() if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=steps.LEARNING_RATE, betas=steps.BETAS, eps=steps.EPSILON, fused=True)
+    loss_of = torch.compile(model) if rest else model
+
+    def step(inputs, targets):
+        inputs, targets = torch.from_numpy(inputs).long(), torch.from_numpy(targets).long()
+        with torch.autocast("cpu", torch.bfloat16, enabled=args.dtype == "bfloat16"):
+            loss = loss_of(inputs, targets)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), steps.CLIP)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return loss.item()
+
+    steps.serve(args, sum(p.numel() for p in model.parameters()), step)
+
+
+if __name__ == "__main__":
+    main()

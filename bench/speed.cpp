@@ -1,0 +1,124 @@
+// Where the time of our own step goes, and how far each part is from what the machine can do.
+//
+//   ./run bench speed [--layers 6 --dims 512 ...] [--sections step,kernels,scaling] [--rounds 7]
+//
+// What is compared is measured in turn, round by round: ratios are medians over rounds. Writes
+//   speed_step.csv     the step by class of op: runs, ms, flops, bytes, share of the FMA peak; clipping and AdamW
+//   speed_gemm.csv     its products by shape, alone, with the backend of this build
+//   speed_whole.csv    ms, share of the FMA peak, the step over its products alone, speedup over one thread
+//   speed_kernels.csv  attention against the FMA peak, memory-bound kernels against memory's bandwidth
+//   speed_scaling.csv  time and arithmetic of a token against length, layers and width, with fitted exponents
+//   speed_run.txt      facts about the run, the model first
+// and, by bench/plots/speed.gp, pictures. Flops count what a step needs, nothing twice, of attention what is visible.
+#include <CLI/CLI.hpp>
+#include <cstdlib>
+#include <iostream>
+
+#include "speed_kernels.hpp"
+#include "speed_scaling.hpp"
+#include "speed_step.hpp"
+
+namespace {
+
+struct Settings {
+  int layers = 6, dims = 512, heads = 8, context = 512, batch = 4, vocabulary = 8192;
+  int rounds = 7, threads = 0, size = 16 << 20, scaling_tokens = 4096;
+  bool tied = false;
+  std::string dtype = "float32", remat = "everything", out = "bench/out";
+  std::vector<int> lengths{512, 2048};
+  std::vector<std::string> sections{"step", "kernels", "scaling"};
+};
+
+void add_options(CLI::App& app, Settings& s) {
+  const auto positive = CLI::Range(1, 1 << 30);
+  app.add_option("--layers", s.layers, "transformer layers")->check(positive);
+  app.add_option("--dims", s.dims, "model width")->check(positive);
+  app.add_option("--heads", s.heads, "attention heads")->check(positive);
+  app.add_option("--context", s.context, "tokens of a sequence")->check(positive);
+  app.add_option("--batch", s.batch, "sequences of a step")->check(positive);
+  app.add_option("--vocabulary", s.vocabulary, "different tokens")->check(positive);
+  app.add_flag("--tied", s.tied, "the head is the transposed embedding");
+  app.add_option("--dtype", s.dtype, "of step and scaling; peak and kernels are of float32")
+      ->check(CLI::IsMember({"float32", "bfloat16"}));
+  app.add_option("--remat", s.remat, "remat policy of the step");
+  app.add_option("--lengths", s.lengths, "of attention alone")->delimiter(',')->check(positive);
+  app.add_option("--size", s.size, "elements of the arrays of memory-bound kernels; no cache should hold them")
+      ->check(positive);
+  app.add_option("--scaling-tokens", s.scaling_tokens, "tokens of a step, and the longest length, of the scaling")
+      ->check(CLI::Range(128, 1 << 20));
+  app.add_option("--sections", s.sections, "what to measure")
+      ->delimiter(',')
+      ->check(CLI::IsMember({"step", "kernels", "scaling"}));
+  app.add_option("--rounds", s.rounds, "measurements of everything")->check(positive);
+  app.add_option("--threads", s.threads, "OpenMP threads; 0: the system's choice")->check(CLI::Range(0, 1 << 16));
+  app.add_option("--out", s.out, "folder for CSV files and pictures");
+}
+
+void print_and_write_facts(const Settings& s, int threads) {
+  const char* wait = std::getenv("OMP_WAIT_POLICY");
+  const std::string facts[] = {
+      bench::text_of("GPT, %d layers of %d dims, %d heads, context %d, batch %d, vocabulary %d, %s head", s.layers,
+                     s.dims, s.heads, s.context, s.batch, s.vocabulary, s.tied ? "tied" : "untied"),
+      "computes in   " + s.dtype,
+      "remat         " + remat::policy::to_string(remat::policy::parse(s.remat)),
+      bench::text_of("threads       %d of ", threads) + remat::machine::affinity() + ", OMP_WAIT_POLICY " +
+          (wait ? wait : "not set"),
+      "instructions  " + remat::machine::isa() + ", compiled for " + remat::machine::compiled_isa(),
+      std::string("GEMM          ") + remat::kernels::gemm_backend()};
+  std::filesystem::create_directories(s.out);
+  std::ofstream file(std::filesystem::path(s.out) / "speed_run.txt");
+  for (const std::string& fact : facts) {
+    std::cout << fact << '\n';
+    file << fact << '\n';
+  }
+  std::cout << std::flush;
+}
+
+template <class Report>
+void finish(const Report& report, const Settings& s) {
+  report.print();
+  std::fflush(stdout);
+  report.write(s.out);
+}
+
+template <class T>
+void measure(const Settings& s) {
+  if (s.threads > 0) omp_set_num_threads(s.threads);
+  const int threads = remat::machine::threads();
+  print_and_write_facts(s, threads);
+  const auto wants = [&](const char* section) {
+    return std::find(s.sections.begin(), s.sections.end(), section) != s.sections.end();
+  };
+  const remat::models::GptConfig config{.vocabulary = s.vocabulary,
+                                        .context = s.context,
+                                        .num_layers = s.layers,
+                                        .model_dims = s.dims,
+                                        .num_heads = s.heads,
+                                        .tied_head = s.tied,
+                                        .remat = remat::policy::parse(s.remat)};
+  if (wants("step")) finish(bench::measure_step<T>(config, s.batch, threads, s.rounds), s);
+  if (wants("kernels")) finish(bench::measure_kernels(s.lengths, 8, s.size, threads, s.rounds), s);
+  if (wants("scaling")) finish(bench::measure_scaling<T>(s.scaling_tokens, threads, s.rounds), s);
+  std::cout << "\nwrote " << s.out << "/speed_*.csv" << std::endl;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) try {
+  Settings settings;
+  CLI::App app{"Measures our own training step, part by part, against the machine."};
+  app.option_defaults()->always_capture_default();
+  add_options(app, settings);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    if (error.get_exit_code() == 0) return app.exit(error);
+    std::cerr << "bench_speed: " << error.what() << " (--help lists the flags)\n";
+    return 2;
+  }
+  settings.dtype == "bfloat16" ? measure<remat::bfloat16>(settings) : measure<float>(settings);
+  return 0;
+} catch (const std::exception& error) {
+  std::cerr << "bench_speed: " << error.what() << '\n';
+  return 1;
+}

@@ -1,0 +1,54 @@
+// What the sections of `./run bench speed` share: times of repeated work, rates, files.
+#pragma once
+
+#include <chrono>
+#include <filesystem>
+#include <fstream>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "remat_report.hpp"
+
+namespace bench {
+
+/// Seconds that `work()` takes.
+template <class Work>
+double seconds_of(Work&& work) {
+  const auto start = std::chrono::steady_clock::now();
+  work();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+/// Something timed once a round; `flops` and `bytes` are of one round.
+struct Timed {
+  std::string name{};
+  double flops = 0, bytes = 0;
+  std::vector<double> seconds{};
+
+  /// Work over time, round by round in shares of `peak` (work a second), and then the median: what others do to the
+  /// machine in a round hits both.
+  double share(double work, const std::vector<double>& peak) const {
+    std::vector<double> shares;
+    for (std::size_t round = 0; round < seconds.size(); ++round) shares.push_back(work / seconds[round] / peak[round]);
+    return median(std::move(shares));
+  }
+};
+
+/// The median over rounds of a[i] / b[i].
+inline double ratio(const std::vector<double>& a, const std::vector<double>& b) {
+  std::vector<double> ratios;
+  for (std::size_t round = 0; round < a.size(); ++round) ratios.push_back(a[round] / b[round]);
+  return median(std::move(ratios));
+}
+
+/// A file of rows that throws when it cannot be written.
+inline std::ofstream open_csv(const std::string& folder, const char* name, const char* columns) {
+  std::filesystem::create_directories(folder);
+  std::ofstream file(std::filesystem::path(folder) / name);
+  file.exceptions(std::ios::failbit | std::ios::badbit);
+  file << columns << '\n';
+  return file;
+}
+
+}  // namespace bench

@@ -1,0 +1,261 @@
+// Ops over bfloat16 give what they give over float on the same, rounded values, to a rounding of the result: they
+// compute in float inside.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <remat/core/eigen.hpp>
+#include <remat/ops/activation.hpp>
+#include <remat/ops/arithmetic.hpp>
+#include <remat/ops/attention.hpp>
+#include <remat/ops/concat.hpp>
+#include <remat/ops/cross_entropy.hpp>
+#include <remat/ops/dropout.hpp>
+#include <remat/ops/embedding.hpp>
+#include <remat/ops/layer_norm.hpp>
+#include <remat/ops/linear.hpp>
+#include <remat/ops/linear_cross_entropy.hpp>
+#include <remat/ops/matmul.hpp>
+#include <remat/ops/positions.hpp>
+#include <remat/ops/reduce.hpp>
+#include <remat/ops/rms_norm.hpp>
+#include <remat/ops/slice.hpp>
+#include <remat/ops/softmax.hpp>
+#include <remat/ops/transpose.hpp>
+#include <remat/ops/unary.hpp>
+#include <remat/ops/unary_activations.hpp>
+#include <remat/params/registry.hpp>
+#include <string>
+#include <vector>
+
+namespace {
+
+using namespace remat;
+
+/// Operands of the compute type, operands that stay float, and ids in [0, 5).
+struct Shapes {
+  std::vector<Shape> x, exact = {};
+  Shape ids = {1};
+};
+
+template <class T>
+struct Given {
+  Tape& tape;
+  std::vector<Var<T>> x;
+  std::vector<Var<Accum<T>>> exact;
+  Var<std::int32_t> ids;
+  const Var<T>& operator[](std::size_t i) const { return x[i]; }
+};
+
+/// The result, then the gradient of every operand, as floats.
+using Outcome = std::vector<Tensor<float>>;
+
+template <class T>
+Tensor<float> as_floats(const Tensor<T>& x) {
+  Tensor<float> y(x.shape());
+  for (Index i = 0; i < x.size(); ++i) y[i] = static_cast<float>(x[i]);
+  return y;
+}
+
+/// Numbers in [-1.5, 1.5] that bfloat16 holds exactly.
+template <class T>
+Tensor<T> values(const Shape& shape, std::uint32_t site) {
+  Tensor<T> x(shape);
+  const RandomStream stream{.seed = 5, .site = site};
+  for (Index i = 0; i < x.size(); ++i)
+    x[i] = static_cast<T>(
+        static_cast<float>(static_cast<bfloat16>(3 * stream.uniform(static_cast<std::uint64_t>(i)) - 1.5F)));
+  return x;
+}
+
+template <class T, class Fn>
+Outcome outcome(const Shapes& shapes, const Fn& fn) {
+  Tape tape({.seed = 3, .step = 2});
+  Given<T> in{tape, {}, {}, {}};
+  std::uint32_t site = 0;
+  for (const Shape& shape : shapes.x) in.x.push_back(tape.input(values<T>(shape, site++), {.wants_gradient = true}));
+  for (const Shape& shape : shapes.exact)
+    in.exact.push_back(tape.input(values<Accum<T>>(shape, site++), {.wants_gradient = true}));
+  Tensor<std::int32_t> ids(shapes.ids);
+  for (Index i = 0; i < ids.size(); ++i) ids[i] = static_cast<std::int32_t>(i * i % 5);
+  in.ids = tape.input(ids);
+  const auto y = fn(in);
+  using Y = typename std::decay_t<decltype(y)>::value_type;
+  Outcome all{as_floats(y.value())};
+  tape.backward(sum(y * values<Y>(y.shape(), 99)));
+  for (const auto& x : in.x) all.push_back(as_floats(tape.grad(x)));
+  for (const auto& x : in.exact) all.push_back(as_floats(tape.grad(x)));
+  return all;
+}
+
+/// Within `roundings` times 2^-8 of the greatest magnitude, gradients within twice that (one rounding is 2^-9).
+template <class Fn>
+void expect_like_float(const Shapes& shapes, const Fn& fn, float roundings = 1) {
+  const Outcome exact = outcome<float>(shapes, fn), rounded = outcome<bfloat16>(shapes, fn);
+  ASSERT_EQ(exact.size(), rounded.size());
+  for (std::size_t k = 0; k < exact.size(); ++k) {
+    ASSERT_EQ(exact[k].shape(), rounded[k].shape());
+    float scale = 0;
+    for (Index i = 0; i < exact[k].size(); ++i) scale = std::max(scale, std::abs(exact[k][i]));
+    const float tolerance = scale * roundings * (k == 0 ? 0x1p-8F : 0x1p-7F) + 1e-30F;
+    for (Index i = 0; i < exact[k].size(); ++i)
+      ASSERT_NEAR(exact[k][i], rounded[k][i], tolerance) << (k == 0 ? "result" : "gradient ") << k << ", element " << i;
+  }
+}
+
+TEST(Bfloat16Ops, ElementByElement) {
+  const Shapes one{.x = {{3, 41}}}, two{.x = {{3, 41}, {3, 41}}}, stretched{.x = {{3, 41}, {41}}};
+  expect_like_float(one, [](const auto& in) { return -in[0]; });
+  expect_like_float(one, [](const auto& in) { return exp(in[0]); });
+  expect_like_float(one, [](const auto& in) { return tanh(in[0]); });
+  expect_like_float(one, [](const auto& in) { return sin(in[0]); });
+  expect_like_float(one, [](const auto& in) { return square(in[0]); });
+  expect_like_float(one, [](const auto& in) { return gelu(in[0]); });
+  for (const Shapes& shapes : {two, stretched}) {
+    expect_like_float(shapes, [](const auto& in) { return in[0] + in[1]; });
+    expect_like_float(shapes, [](const auto& in) { return in[0] - in[1]; });
+    expect_like_float(shapes, [](const auto& in) { return in[0] * in[1]; });
+    expect_like_float(
+        shapes, [](const auto& in) { return in[0] / (square(in[1]) + 1); }, 3);
+  }
+  expect_like_float(
+      one, [](const auto& in) { return 2.5F * in[0] + 1; }, 2);
+}
+
+TEST(Bfloat16Ops, Activations) {
+  for (const Activation kind : {Activation::relu, Activation::gelu, Activation::gelu_tanh, Activation::silu}) {
+    expect_like_float({.x = {{7, 300}}}, [=](const auto& in) { return activate(in[0], kind, 0.25); });
+    expect_like_float({.x = {{7, 300}, {7, 300}}},
+                      [=](const auto& in) { return gated_activate(in[0], in[1], kind, 0.25); });
+  }
+  expect_like_float({.x = {{7, 300}}}, [](const auto& in) { return dropout(in[0], 0.25); });
+}
+
+TEST(Bfloat16Ops, Reductions) {
+  expect_like_float({.x = {{70, 130}}}, [](const auto& in) { return sum(in[0]); });
+  expect_like_float({.x = {{70, 130}}}, [](const auto& in) { return mean(in[0], {0}); });
+  expect_like_float({.x = {{70, 130}}}, [](const auto& in) { return sum(in[0], {1}, true); });
+}
+
+// 40000 ones: a sum in bfloat16 would stand still at 256.
+TEST(Bfloat16Ops, SumsAreFloat) {
+  Tape tape;
+  const auto ones = tape.input(Tensor<bfloat16>({40000}, static_cast<bfloat16>(1)));
+  EXPECT_EQ(static_cast<float>(sum(ones).item()), static_cast<float>(static_cast<bfloat16>(40000)));
+}
+
+TEST(Bfloat16Ops, Shapes) {
+  expect_like_float({.x = {{3, 8, 5}, {3, 4, 5}}}, [](const auto& in) { return concat({in[0], in[1]}, 1); });
+  expect_like_float({.x = {{3, 8, 5}}}, [](const auto& in) { return slice(in[0], 1, 2, 6) + slice(in[0], 1, 4, 8); });
+  expect_like_float({.x = {{3, 8, 5}}}, [](const auto& in) { return transpose(in[0], {2, 0, 1}); });
+}
+
+TEST(Bfloat16Ops, Norms) {
+  expect_like_float({.x = {{33, 70}}, .exact = {{70}, {70}}},
+                    [](const auto& in) { return layer_norm(in[0], in.exact[0], in.exact[1]); });
+  expect_like_float({.x = {{33, 70}}, .exact = {{70}}}, [](const auto& in) { return rms_norm(in[0], in.exact[0]); });
+  expect_like_float({.x = {{33, 70}}}, [](const auto& in) { return softmax(in[0]); });
+  expect_like_float(
+      {.x = {{33, 70}}}, [](const auto& in) { return log_softmax(in[0]); }, 2);
+}
+
+TEST(Bfloat16Ops, Products) {
+  expect_like_float({.x = {{2, 17, 30}, {30, 40}}, .exact = {{40}}},
+                    [](const auto& in) { return linear(in[0], in[1], in.exact[0]); });
+  expect_like_float({.x = {{2, 17, 30}, {40, 30}}},
+                    [](const auto& in) { return linear(in[0], in[1], {}, {.transposed = true}); });
+  expect_like_float({.x = {{2, 17, 30}, {2, 30, 9}}}, [](const auto& in) { return matmul(in[0], in[1]); });
+  expect_like_float({.x = {{1, 17, 30}, {2, 30, 9}}}, [](const auto& in) { return matmul(in[0], in[1]); });
+}
+
+TEST(Bfloat16Ops, Tables) {
+  expect_like_float({.x = {{2, 6, 40}}, .exact = {{9, 40}}},
+                    [](const auto& in) { return add_positions(in[0], in.exact[0], 2); });
+  expect_like_float({.x = {{30}}, .exact = {{5, 30}}, .ids = {4, 7}}, [](const auto& in) {
+    using T = typename std::decay_t<decltype(in[0])>::value_type;
+    return embedding<T>(in.ids, in.exact[0]) + in[0];
+  });
+}
+
+TEST(Bfloat16Ops, Attention) {
+  const AttentionOptions causal{.causal = true, .dropout = 0.2, .rotary_base = 100};
+  for (const Index length : {5, 150}) {
+    expect_like_float(
+        {.x = {{2, length, 4, 8}, {2, length, 2, 8}, {2, length, 2, 8}}},
+        [=](const auto& in) { return attention(in[0], in[1], in[2], causal); }, 2);
+    expect_like_float(
+        {.x = {{2, length, 64}}}, [=](const auto& in) { return attention_qkv(in[0], 4, 2, causal); }, 2);
+    expect_like_float(
+        {.x = {{2, length, 64}}, .exact = {{1, 4, length, length}, {8, 4}}},
+        [](const auto& in) {
+          return attention_qkv(in[0], 4, 2, {.soft_cap = 3}, {.bias = in.exact[0], .relative_bias = in.exact[1]});
+        },
+        3);
+  }
+}
+
+// The gradient of a query is summed over 200 tiles of keys in float.
+TEST(Bfloat16Ops, LongAttention) {
+  expect_like_float(
+      {.x = {{1, 1, 1, 16}, {1, 12800, 1, 16}, {1, 12800, 1, 16}}},
+      [](const auto& in) { return attention(in[0], in[1], in[2]); }, 0.6F);
+}
+
+TEST(Bfloat16Ops, Losses) {
+  const auto plain = [](const auto& in) { return cross_entropy(in[0], in.ids, {.label_smoothing = 0.1}); };
+  expect_like_float({.x = {{3, 11, 6}}, .ids = {3, 11}}, plain);
+  const auto capped = [](const auto& in) { return cross_entropy(in[0], in.ids, {.z_loss = 0.01, .soft_cap = 2}); };
+  expect_like_float({.x = {{3, 11, 6}}, .ids = {3, 11}}, capped);
+  for (const Index chunk : {0, 4})
+    expect_like_float({.x = {{3, 11, 20}, {50, 20}}, .exact = {{50}}, .ids = {3, 11}}, [=](const auto& in) {
+      return linear_cross_entropy(in[0], in[1], in.exact[0], in.ids, {.transposed = true, .chunk = chunk});
+    });
+}
+
+// The gradient of a float master is summed in float: 300 equal terms of 1/256 beside 1 would vanish in bfloat16.
+TEST(MasterWeights, GetFloatGradients) {
+  ParameterRegistry parameters;
+  const auto w = (parameters / "layer").parameter<float>("w", {1, 1}, init::ones());
+  Tape tape;
+  Tensor<bfloat16> x({300, 1}, static_cast<bfloat16>(1.0F / 256));
+  x[0] = static_cast<bfloat16>(1);
+  tape.backward(sum(linear<bfloat16>(tape.input(x), w)));
+  EXPECT_EQ(w.grad()[0], 1.0F + 299.0F / 256);
+}
+
+TEST(MasterWeights, AreCastOnceATapeOutsideItsAccount) {
+  ParameterRegistry parameters;
+  const auto w = (parameters / "layer").parameter<float>("w", {64, 64}, init::normal(1));
+  Tape tape;
+  Var<bfloat16> h = tape.input(Tensor<bfloat16>({8, 64}, static_cast<bfloat16>(1)));
+  const std::size_t input = pool().live_bytes();
+  for (int i = 0; i < 3; ++i) h = tape.checkpoint(policy::nothing, [&] { return linear<bfloat16>(h, w); });
+  const Var<bfloat16> loss = sum(h);
+  EXPECT_EQ(pool().live_bytes() - input - tape.program().account->live_bytes, 2U * 64 * 64);
+  tape.backward(loss);
+  EXPECT_TRUE(w.has_grad());
+}
+
+// One parameter, read as it is by one op and cast by another, as a tied embedding is.
+TEST(MasterWeights, SumGradientsOfBothForms) {
+  ParameterRegistry parameters;
+  const auto table = (parameters / "embedding").parameter<float>("table", {5, 8}, init::normal(1));
+  const auto gradient = [&]<class T>(T) {
+    parameters.zero_grad();
+    Tape tape;
+    const auto ids = tape.input(Tensor<std::int32_t>({3}, {1, 4, 1}));
+    tape.backward(sum(linear<T>(embedding<T>(ids, table), table, {}, {.transposed = true})));
+    return table.grad().copy();
+  };
+  const Tensor<float> exact = gradient(float{}), mixed = gradient(bfloat16{});
+  for (Index i = 0; i < exact.size(); ++i) EXPECT_NEAR(mixed[i], exact[i], 0.05) << i;
+}
+
+TEST(MasterWeights, OfOtherTypesAreRefused) {
+  ParameterRegistry parameters;
+  const auto w = (parameters / "layer").parameter<double>("w", {1, 1}, init::ones());
+  Tape tape;
+  EXPECT_THROW(tape.program().parameter_slot(w.entry(), DType::bfloat16), Error);
+}
+
+}  // namespace
