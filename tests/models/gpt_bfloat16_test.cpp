@@ -46,8 +46,10 @@ struct Training {
       std::memcpy(&bits.back(), &value, sizeof value);
     };
     for (int i = 0; i < steps; ++i) add(static_cast<float>(run()));
-    for (const auto& entry : parameters.entries())
-      for (const float value : Parameter<float>(entry).value().span()) add(value);
+    for (const auto& entry : parameters.entries()) {
+      const Tensor<float> values = Parameter<float>(entry).value();
+      for (const float value : values.span()) add(value);
+    }
     return bits;
   }
 };
