@@ -14,7 +14,6 @@
 #if defined(REMAT_GEMM_ONEDNN)
 #include <remat/kernels/gemm/eigen.hpp>  // for double, which oneDNN does not multiply
 #include <remat/kernels/gemm/onednn.hpp>
-#include <remat/kernels/gemm/onednn_bfloat16.hpp>
 #elif defined(REMAT_GEMM_BLAS)
 #include <remat/kernels/gemm/blas.hpp>
 #else
@@ -54,7 +53,7 @@ void serial_product(const Gemm& shape, const T* a, const T* b, T* c) {
   const OneThread guard;
 #if defined(REMAT_GEMM_ONEDNN)
   if constexpr (std::is_same_v<T, float>)
-    onednn::product(shape, a, b, c);
+    onednn::sgemm(shape, a, b, c);
   else
     eigen::product(shape, a, b, c);
 #elif defined(REMAT_GEMM_BLAS)
@@ -64,10 +63,6 @@ void serial_product(const Gemm& shape, const T* a, const T* b, T* c) {
 #endif
 }
 inline void serial_product(const Gemm& shape, const bfloat16* a, const bfloat16* b, float* c) {
-  const OneThread guard;
-#if defined(REMAT_GEMM_ONEDNN)
-  if (onednn::multiplies_bfloat16()) return onednn::product(shape, a, b, c);
-#endif
   widened_product(shape, a, b, c, serial_product<float>);
 }
 
@@ -75,19 +70,25 @@ inline void serial_product(const Gemm& shape, const bfloat16* a, const bfloat16*
 struct Tiling {
   Index rows, columns, grid_rows, grid_columns;
 
-  /// Halves the longer side up to 32 tiles. Each tile packs its operands anew, so the more tiles there are, the more
-  /// work and the longer sides they must keep.
-  explicit Tiling(const Gemm& shape) : rows(shape.m), columns(shape.n) {
-    double flops = 2.0 * static_cast<double>(shape.m) * static_cast<double>(shape.n) * static_cast<double>(shape.k);
-    for (Index tiles = 1; tiles < 32; tiles *= 2, flops /= 2) {
+  /// Tiles that a cache holds with what they read, each of which packs its operands anew; smaller ones, by halves of
+  /// the longer side, until there are enough for some threads or too small for one.
+  explicit Tiling(const Gemm& shape) : rows(std::min<Index>(shape.m, 256)), columns(std::min<Index>(shape.n, 512)) {
+    constexpr double least_flops = 16e6;
+    constexpr Index enough = 8, least_side = 128;
+    for (count_tiles(shape); count() > 0 && count() < enough; count_tiles(shape)) {
       Index& side = rows >= columns ? rows : columns;
-      if (flops < 8e6 * static_cast<double>(tiles) || side < std::clamp<Index>(64 * tiles, 128, 512)) break;
+      const double flops = 2.0 * static_cast<double>(rows) * static_cast<double>(columns);
+      if (flops * static_cast<double>(shape.k) < least_flops || side < least_side) break;
       side = (side / 2 + 15) / 16 * 16;  // whole vectors
     }
+  }
+  Index count() const { return grid_rows * grid_columns; }
+
+ private:
+  void count_tiles(const Gemm& shape) {
     grid_rows = rows == 0 ? 0 : (shape.m - 1) / rows + 1;
     grid_columns = columns == 0 ? 0 : (shape.n - 1) / columns + 1;
   }
-  Index count() const { return grid_rows * grid_columns; }
 };
 
 /// Puts into C what the product is then added to; false when that is nothing, and C unwritten.
@@ -143,6 +144,14 @@ void gemm_batched(Gemm shape, const Batch& batch, const T* a, const T* b, C* c,
     const T* part_b = b + product * batch.stride_b + (shape.b == Trans::no ? column : column * shape.ldb);
     C* part_c = c + product * batch.stride_c + row * shape.ldc + column;
     const Accum<T>* part_bias = bias == nullptr ? nullptr : bias + column;
+#if defined(REMAT_GEMM_ONEDNN)
+    if constexpr (std::is_same_v<Accum<T>, float>) {
+      if (part.k > 0 && onednn::has_matmul<T>(part)) {
+        const detail::OneThread guard;
+        return onednn::product(part, part_a, part_b, part_bias, part_c);
+      }
+    }
+#endif
     const auto run = [&](const Gemm& whole, auto* to) {
       Gemm rest = whole;
       rest.accumulate = detail::write_start(whole, part_bias, to);

@@ -1,9 +1,8 @@
-// Float products by oneDNN. Its C header: the C++ one takes a second to compile and adds nothing here.
+// Products of floats and of bfloat16 by oneDNN.
 #pragma once
 
-#include <oneapi/dnnl/dnnl.h>
-
-#include <remat/kernels/gemm/shape.hpp>
+#include <remat/core/dtype.hpp>
+#include <remat/kernels/gemm/onednn_matmul.hpp>
 #include <string>
 
 namespace remat::inline REMAT_ABI::kernels::onednn {
@@ -15,13 +14,34 @@ inline std::string name() {
          std::to_string(version.patch);
 }
 
-/// One product with k > 0 in the calling thread (its OpenMP thread limit is 1), all leading dimensions given.
-inline void product(const Gemm& shape, const float* a, const float* b, float* c) {
+inline bool has(dnnl_cpu_isa_t needed) {
+  static const auto isa = static_cast<unsigned>(dnnl_get_effective_cpu_isa());
+  return (isa & static_cast<unsigned>(needed)) == static_cast<unsigned>(needed);
+}
+
+/// Has oneDNN a matmul primitive that is the fastest way to this product? Before AVX-512 its SGEMM is faster for
+/// floats, and small products are not worth a primitive for each of their shapes; bfloat16 it would only emulate.
+template <class T>
+bool has_matmul(const Gemm& shape) {
+  if constexpr (std::is_same_v<T, bfloat16>) return has(dnnl_cpu_isa_avx512_core_bf16);
+  constexpr double small = 1e6;
+  return has(dnnl_cpu_isa_avx512_core) &&
+         static_cast<double>(shape.m) * static_cast<double>(shape.n) * static_cast<double>(shape.k) >= small;
+}
+
+/// One product with k > 0 in the calling thread (its OpenMP thread limit is 1), all leading dimensions given; `bias`
+/// [n] or null is added to each row.
+template <class T, class C>
+void product(const Gemm& shape, const T* a, const T* b, const float* bias, C* c) {
+  matmul({shape, std::is_same_v<T, bfloat16>, std::is_same_v<C, bfloat16>, bias != nullptr})(a, b, bias, c);
+}
+
+/// The same of floats, without a primitive and without bias.
+inline void sgemm(const Gemm& shape, const float* a, const float* b, float* c) {
   const auto letter = [](Trans trans) { return trans == Trans::no ? 'N' : 'T'; };
-  const dnnl_status_t status = dnnl_sgemm(letter(shape.a), letter(shape.b), shape.m, shape.n, shape.k, 1.0F, a,
-                                          shape.lda, b, shape.ldb, shape.accumulate ? 1.0F : 0.0F, c, shape.ldc);
-  require(status == dnnl_success, "gemm: oneDNN failed with status ", status, " on a product ", shape.m, " x ", shape.n,
-          " x ", shape.k);
+  detail::check(dnnl_sgemm(letter(shape.a), letter(shape.b), shape.m, shape.n, shape.k, 1.0F, a, shape.lda, b,
+                           shape.ldb, shape.accumulate ? 1.0F : 0.0F, c, shape.ldc),
+                shape);
 }
 
 }  // namespace remat::inline REMAT_ABI::kernels::onednn

@@ -1,5 +1,5 @@
-// Products of bfloat16 by oneDNN, on processors that multiply them: AVX512-BF16 or AMX. Its matmul primitive is made
-// once for each thread and shape.
+// oneDNN's matmul primitive: made once for each thread and kind of product, then only given new data. Its C header: the
+// C++ one takes a second to compile and adds nothing here.
 #pragma once
 
 #include <oneapi/dnnl/dnnl.h>
@@ -7,7 +7,6 @@
 #include <array>
 #include <map>
 #include <memory>
-#include <remat/core/dtype.hpp>
 #include <remat/core/pool.hpp>
 #include <remat/kernels/gemm/shape.hpp>
 #include <type_traits>
@@ -15,18 +14,24 @@
 
 namespace remat::inline REMAT_ABI::kernels::onednn {
 
-/// False where oneDNN would only emulate them, slower than float products are.
-inline bool multiplies_bfloat16() {
-  static const int isa = static_cast<int>(dnnl_get_effective_cpu_isa());
-  constexpr int needed = static_cast<int>(dnnl_cpu_isa_avx512_core_bf16);
-  return (isa & needed) == needed;
-}
+/// All that a primitive is made for. `narrow`: A and B are bfloat16, and so is C if it is `rounded`.
+struct MatmulKind {
+  Gemm shape;
+  bool narrow = false, rounded = false, bias = false;
+
+  auto key() const {
+    const bool flags[] = {shape.a == Trans::yes, shape.b == Trans::yes, shape.accumulate, narrow, rounded, bias};
+    Index bits = 0;
+    for (const bool flag : flags) bits = 2 * bits + flag;
+    return std::array{shape.m, shape.n, shape.k, shape.lda, shape.ldb, shape.ldc, bits};
+  }
+};
 
 namespace detail {
 
 inline void check(dnnl_status_t status, const Gemm& shape) {
-  require(status == dnnl_success, "gemm: oneDNN failed with status ", status, " on a bfloat16 product ", shape.m, " x ",
-          shape.n, " x ", shape.k);
+  require(status == dnnl_success, "gemm: oneDNN failed with status ", status, " on a product ", shape.m, " x ", shape.n,
+          " x ", shape.k);
 }
 
 /// Owns one object of the C interface.
@@ -53,7 +58,8 @@ inline dnnl_engine_t engine() {
 /// A matrix whose transpose is stored when `trans`.
 class Layout {
  public:
-  Layout(Trans trans, Index rows, Index columns, Index leading, dnnl_data_type_t type, const Gemm& shape) {
+  Layout(Trans trans, Index rows, Index columns, Index leading, bool narrow, const Gemm& shape) {
+    const dnnl_data_type_t type = narrow ? dnnl_bf16 : dnnl_f32;
     const dnnl_dims_t dims = {rows, columns};
     const dnnl_dims_t strides = {trans == Trans::no ? leading : 1, trans == Trans::no ? 1 : leading};
 #if DNNL_VERSION_MAJOR >= 3
@@ -79,35 +85,39 @@ class Layout {
 
 class Matmul {
  public:
-  explicit Matmul(const Gemm& shape) : shape_(shape) {
-    const Layout a(shape.a, shape.m, shape.k, shape.lda, dnnl_bf16, shape);
-    const Layout b(shape.b, shape.k, shape.n, shape.ldb, dnnl_bf16, shape);
-    const Layout c(Trans::no, shape.m, shape.n, shape.ldc, dnnl_f32, shape);
-    const PrimitiveDesc desc = describe(a, b, c);
+  explicit Matmul(const MatmulKind& kind) : shape_(kind.shape) {
+    const Layout a(shape_.a, shape_.m, shape_.k, shape_.lda, kind.narrow, shape_);
+    const Layout b(shape_.b, shape_.k, shape_.n, shape_.ldb, kind.narrow, shape_);
+    const Layout c(Trans::no, shape_.m, shape_.n, shape_.ldc, kind.rounded, shape_);
+    const Layout bias(Trans::no, 1, shape_.n, shape_.n, false, shape_);
+    const PrimitiveDesc desc = describe(a.get(), b.get(), kind.bias ? bias.get() : nullptr, c.get());
     dnnl_primitive_t primitive = nullptr;
-    check(dnnl_primitive_create(&primitive, desc.get()), shape);
+    check(dnnl_primitive_create(&primitive, desc.get()), shape_);
     primitive_.reset(primitive);
     const auto scratch = dnnl_primitive_desc_query_md(desc.get(), dnnl_query_scratchpad_md, 0);
     scratch_bytes_ = dnnl_memory_desc_get_size(scratch);
-    memories_ = {memory(a.get()), memory(b.get()), memory(c.get()), memory(scratch)};
+    memories_ = {memory(a.get()), memory(b.get()), memory(c.get()), memory(scratch), memory(bias.get())};
     dnnl_stream_t stream = nullptr;
-    check(dnnl_stream_create(&stream, engine(), dnnl_stream_default_flags), shape);
+    check(dnnl_stream_create(&stream, engine(), dnnl_stream_default_flags), shape_);
     stream_.reset(stream);
   }
-  void operator()(const bfloat16* a, const bfloat16* b, float* c) const {
+  /// Of the types that the kind says; `bias` is null if it has none.
+  void operator()(const void* a, const void* b, const float* bias, void* c) const {
     const Storage scratch = scratch_bytes_ > 0 ? pool().allocate(scratch_bytes_) : Storage();
-    void* const data[] = {const_cast<bfloat16*>(a), const_cast<bfloat16*>(b), c, scratch ? scratch->data() : nullptr};
-    constexpr int roles[] = {DNNL_ARG_SRC, DNNL_ARG_WEIGHTS, DNNL_ARG_DST, DNNL_ARG_SCRATCHPAD};
-    dnnl_exec_arg_t arguments[4];
-    for (std::size_t i = 0; i < 4; ++i) {
-      check(dnnl_memory_set_data_handle(memories_[i].get(), data[i]), shape_);
+    const void* const data[] = {a, b, c, scratch ? scratch->data() : nullptr, bias};
+    constexpr int roles[] = {DNNL_ARG_SRC, DNNL_ARG_WEIGHTS, DNNL_ARG_DST, DNNL_ARG_SCRATCHPAD, DNNL_ARG_BIAS};
+    dnnl_exec_arg_t arguments[5];
+    const std::size_t count = bias == nullptr ? 4 : 5;
+    for (std::size_t i = 0; i < count; ++i) {
+      check(dnnl_memory_set_data_handle(memories_[i].get(), const_cast<void*>(data[i])), shape_);
       arguments[i] = {roles[i], memories_[i].get()};
     }
-    check(dnnl_primitive_execute(primitive_.get(), stream_.get(), 4, arguments), shape_);
+    check(dnnl_primitive_execute(primitive_.get(), stream_.get(), static_cast<int>(count), arguments), shape_);
   }
 
  private:
-  PrimitiveDesc describe(const Layout& a, const Layout& b, const Layout& c) const {
+  template <class Desc>
+  PrimitiveDesc describe(Desc a, Desc b, Desc bias, Desc c) const {
     dnnl_primitive_attr_t attributes = nullptr;
     check(dnnl_primitive_attr_create(&attributes), shape_);
     const Owned<dnnl_primitive_attr_t, dnnl_primitive_attr_destroy> owned_attributes(attributes);
@@ -119,12 +129,12 @@ class Matmul {
 #if DNNL_VERSION_MAJOR >= 3
     if (shape_.accumulate) check(dnnl_post_ops_append_sum(after, 1, 0, dnnl_data_type_undef), shape_);
     check(dnnl_primitive_attr_set_post_ops(attributes, after), shape_);
-    check(dnnl_matmul_primitive_desc_create(&made, engine(), a.get(), b.get(), nullptr, c.get(), attributes), shape_);
+    check(dnnl_matmul_primitive_desc_create(&made, engine(), a, b, bias, c, attributes), shape_);
 #else
     if (shape_.accumulate) check(dnnl_post_ops_append_sum(after, 1), shape_);
     check(dnnl_primitive_attr_set_post_ops(attributes, after), shape_);
     dnnl_matmul_desc_t matmul;
-    check(dnnl_matmul_desc_init(&matmul, a.get(), b.get(), nullptr, c.get()), shape_);
+    check(dnnl_matmul_desc_init(&matmul, a, b, bias, c), shape_);
     check(dnnl_primitive_desc_create(&made, &matmul, attributes, engine(), nullptr), shape_);
 #endif
     return PrimitiveDesc(made);
@@ -138,32 +148,23 @@ class Matmul {
 
   Gemm shape_;
   std::size_t scratch_bytes_ = 0;
-  std::array<Memory, 4> memories_;  // A, B, C, scratch
+  std::array<Memory, 5> memories_;  // A, B, C, scratch, bias
   Owned<dnnl_primitive_t, dnnl_primitive_destroy> primitive_;
   Owned<dnnl_stream_t, dnnl_stream_destroy> stream_;
 };
 
 }  // namespace detail
 
-/// One product with k > 0 in the calling thread (its OpenMP thread limit is 1), all leading dimensions given.
-inline void product(const Gemm& shape, const bfloat16* a, const bfloat16* b, float* c) {
-  using Key = std::array<Index, 9>;
-  static thread_local std::map<Key, detail::Matmul> made;
-  const Key key = {shape.m,
-                   shape.n,
-                   shape.k,
-                   shape.lda,
-                   shape.ldb,
-                   shape.ldc,
-                   shape.accumulate,
-                   shape.a == Trans::yes,
-                   shape.b == Trans::yes};
+/// The calling thread's primitive for products of this kind.
+inline const detail::Matmul& matmul(const MatmulKind& kind) {
+  static thread_local std::map<decltype(kind.key()), detail::Matmul> made;
+  const auto key = kind.key();
   auto found = made.find(key);
   if (found == made.end()) {
     if (made.size() >= 1024) made.clear();  // of shapes that change for ever
-    found = made.emplace(key, shape).first;
+    found = made.emplace(key, kind).first;
   }
-  found->second(a, b, c);
+  return found->second;
 }
 
 }  // namespace remat::inline REMAT_ABI::kernels::onednn
