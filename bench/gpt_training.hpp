@@ -16,8 +16,8 @@ inline double model_flops(const remat::models::GptConfig& c, double tokens, doub
 }
 
 /// Tokens that a model can learn to predict, but for two bits each.
-inline std::vector<std::int32_t> learnable_tokens(std::size_t count, int vocabulary) {
-  const remat::RandomStream random{1, 0, 0};
+inline std::vector<std::int32_t> learnable_tokens(std::size_t count, int vocabulary, std::uint64_t seed = 1) {
+  const remat::RandomStream random{seed, 0, 0};
   std::vector<std::int32_t> tokens(count);
   std::int64_t token = 0;
   for (std::size_t i = 0; i < count; ++i) {

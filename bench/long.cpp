@@ -11,11 +11,11 @@
 //                   peak_bytes, offloaded_bytes, first_loss
 //   long_run.txt    the model on a line, then facts about the run
 // and, by bench/plots/long.gp, a picture. Fails when a peak is not as planned or variants disagree about the loss.
-#include <CLI/CLI.hpp>
 #include <cmath>
 #include <cstdlib>
 #include <iostream>
 
+#include "../examples/run_program.hpp"
 #include "long_training.hpp"
 #include "remat_report.hpp"
 
@@ -223,20 +223,9 @@ int compare(const Settings& s) {
 
 }  // namespace
 
-int main(int argc, char** argv) try {
-  Settings settings;
-  CLI::App app{"Longest contexts within budgets of memory, and their speed: plain, fused, blockwise, offloaded."};
-  app.option_defaults()->always_capture_default();
-  add_options(app, settings);
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    if (error.get_exit_code() == 0) return app.exit(error);
-    std::cerr << "bench_long: " << error.what() << " (--help lists the flags)\n";
-    return 2;
-  }
-  return compare(settings);
-} catch (const std::exception& error) {
-  std::cerr << "bench_long: " << error.what() << '\n';
-  return 1;
+int main(int argc, char** argv) {
+  return programs::run_program(argc, argv, "bench_long",
+                               "Longest contexts within budgets of memory, and their speed: plain, fused, blockwise, "
+                               "offloaded.",
+                               Settings(), add_options, compare);
 }

@@ -4,14 +4,13 @@
 //   ./run bench remat [--layers 12 --dims 384 ...] [--policies "everything; names(ffn1) | dots; save_nothing"]
 //
 // Prints a table, writes CSV files and, by bench/plots/remat.gp, pictures. Fails when any bit of any loss differs.
-#include <benchmark/benchmark.h>
-
-#include <CLI/CLI.hpp>
 #include <cstdlib>
 #include <iostream>
 #include <memory>
 #include <sstream>
 
+#include "../examples/run_program.hpp"
+#include "gpt_training.hpp"
 #include "remat_report.hpp"
 
 namespace {
@@ -76,18 +75,6 @@ std::vector<bench::Variant> variants_of(const Settings& s, const remat::Plan& pl
   return variants;
 }
 
-// Tokens that a model can learn to predict, but for two bits each, of which it cannot know anything.
-std::vector<std::int32_t> learnable_tokens(const Settings& s) {
-  const remat::RandomStream random{s.seed, 0, 0};
-  std::vector<std::int32_t> tokens(static_cast<std::size_t>(std::max(1 << 16, 2 * s.context)));
-  std::int64_t token = 0;
-  for (std::size_t i = 0; i < tokens.size(); ++i) {
-    token = (5 * token + 1 + static_cast<std::int64_t>(random.word(i) % 4)) % s.vocabulary;
-    tokens[i] = static_cast<std::int32_t>(token);
-  }
-  return tokens;
-}
-
 std::vector<std::string> facts_of(const Settings& s, const remat::models::GptConfig& config) {
   remat::ParameterRegistry parameters(s.seed);
   const remat::models::Gpt<float> gpt(parameters / "gpt", config);
@@ -108,7 +95,8 @@ std::vector<std::string> facts_of(const Settings& s, const remat::models::GptCon
 
 // A B C, C B A, A B C, ...: a drift of the machine favours nobody.
 void train_in_turn(const Settings& s, const remat::models::GptConfig& config, bench::Report& report) {
-  const std::vector<std::int32_t> tokens = learnable_tokens(s);
+  const auto count_of_tokens = static_cast<std::size_t>(std::max(1 << 16, 2 * s.context));
+  const std::vector<std::int32_t> tokens = bench::learnable_tokens(count_of_tokens, s.vocabulary, s.seed);
   const remat::data::RandomBatches batches(tokens, s.batch, s.context, s.seed);
   const std::size_t count = report.variants.size();
   report.outcomes.resize(count);
@@ -166,20 +154,7 @@ int compare(const Settings& s) {
 
 }  // namespace
 
-int main(int argc, char** argv) try {
-  Settings settings;
-  CLI::App app{"Compares remat policies on a GPT: time against memory."};
-  app.option_defaults()->always_capture_default();
-  add_options(app, settings);
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    if (error.get_exit_code() == 0) return app.exit(error);
-    std::cerr << "bench_remat: " << error.what() << " (--help lists the flags)\n";
-    return 2;
-  }
-  return compare(settings);
-} catch (const std::exception& error) {
-  std::cerr << "bench_remat: " << error.what() << '\n';
-  return 1;
+int main(int argc, char** argv) {
+  return programs::run_program(argc, argv, "bench_remat", "Compares remat policies on a GPT: time against memory.",
+                               Settings(), add_options, compare);
 }

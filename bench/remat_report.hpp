@@ -11,16 +11,12 @@
 #include <utility>
 #include <vector>
 
+#include "../examples/text_of.hpp"
 #include "remat_trainer.hpp"
 
 namespace bench {
 
-template <class... Values>
-std::string text_of(const char* format, Values... values) {
-  char text[512];
-  std::snprintf(text, sizeof text, format, values...);
-  return text;
-}
+using programs::mib, programs::text_of;
 
 inline double median(std::vector<double> values) {
   std::sort(values.begin(), values.end());
@@ -35,8 +31,6 @@ inline double relative(const Outcome& of, const Outcome& base) {
   for (std::size_t round = 0; round < of.ms.size(); ++round) ratios.push_back(of.ms[round] / base.ms[round]);
   return median(std::move(ratios));
 }
-
-inline double mib(std::size_t bytes) { return static_cast<double>(bytes) / (1 << 20); }
 
 /// `facts` are lines about the run, the first of which is a title for pictures.
 struct Report {

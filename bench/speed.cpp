@@ -10,10 +10,10 @@
 //   speed_scaling.csv  time and arithmetic of a token against length, layers and width, with fitted exponents
 //   speed_run.txt      facts about the run, the model first
 // and, by bench/plots/speed.gp, pictures. Flops count what a step needs, nothing twice, of attention what is visible.
-#include <CLI/CLI.hpp>
 #include <cstdlib>
 #include <iostream>
 
+#include "../examples/run_program.hpp"
 #include "speed_kernels.hpp"
 #include "speed_scaling.hpp"
 #include "speed_step.hpp"
@@ -104,21 +104,11 @@ void measure(const Settings& s) {
 
 }  // namespace
 
-int main(int argc, char** argv) try {
-  Settings settings;
-  CLI::App app{"Measures our own training step, part by part, against the machine."};
-  app.option_defaults()->always_capture_default();
-  add_options(app, settings);
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    if (error.get_exit_code() == 0) return app.exit(error);
-    std::cerr << "bench_speed: " << error.what() << " (--help lists the flags)\n";
-    return 2;
-  }
-  settings.dtype == "bfloat16" ? measure<remat::bfloat16>(settings) : measure<float>(settings);
-  return 0;
-} catch (const std::exception& error) {
-  std::cerr << "bench_speed: " << error.what() << '\n';
-  return 1;
+int main(int argc, char** argv) {
+  return programs::run_program(argc, argv, "bench_speed",
+                               "Measures our own training step, part by part, against the machine.", Settings(),
+                               add_options, [](const Settings& s) {
+                                 s.dtype == "bfloat16" ? measure<remat::bfloat16>(s) : measure<float>(s);
+                                 return 0;
+                               });
 }

@@ -2,7 +2,6 @@
 // blockwise and offloaded training would take, then trains the first of them that fits into the memory given.
 //
 //   ./run long [--context 8192] [--memory 128] [--variant blockwise] ...      (--help lists every flag)
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -12,8 +11,12 @@
 #include <remat/io.hpp>
 
 #include "long_variants.hpp"
+#include "run_program.hpp"
+#include "text_of.hpp"
 
 namespace {
+
+using programs::mib;
 
 struct Settings {
   long_context::Shape shape;
@@ -46,8 +49,6 @@ void add_options(CLI::App& app, Settings& s) {
   app.add_option("--threads", s.threads, "OpenMP threads; 0: the system's choice")->check(not_negative);
   app.add_option("--seed", s.seed, "of initial values and batches");
 }
-
-double mib(std::size_t bytes) { return static_cast<double>(bytes) / (1 << 20); }
 
 // Prints what each variant would take; returns the one to train.
 long_context::Variant chosen(const Settings& s) {
@@ -108,20 +109,8 @@ int train(const Settings& s) {
 
 }  // namespace
 
-int main(int argc, char** argv) try {
-  Settings settings;
-  CLI::App app{"Trains a GPT on the bytes of a text, at a context that plain attention could not hold."};
-  app.option_defaults()->always_capture_default();
-  add_options(app, settings);
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    if (error.get_exit_code() == 0) return app.exit(error);
-    std::cerr << "long_context: " << error.what() << " (--help lists the flags)\n";
-    return 2;
-  }
-  return train(settings);
-} catch (const std::exception& error) {
-  std::cerr << "long_context: " << error.what() << '\n';
-  return 1;
+int main(int argc, char** argv) {
+  return programs::run_program(argc, argv, "long_context",
+                               "Trains a GPT on the bytes of a text, at a context that plain attention could not hold.",
+                               Settings(), add_options, train);
 }

@@ -2,7 +2,6 @@
 //
 //   train_gpt --data FILE [--steps N] [--remat POLICY] ...      (--help lists every flag)
 //   train_gpt --data FILE --preset nanogpt-cpu                  nanoGPT's CPU setting; validation loss about 1.89 nats
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -16,9 +15,13 @@
 #include <remat/models.hpp>
 #include <remat/remat.hpp>
 
+#include "run_program.hpp"
+#include "text_of.hpp"
 #include "train_gpt/model.hpp"
 
 namespace {
+
+using programs::text_of;
 
 struct Settings {
   std::string data, corpus = "characters", dtype = "float32", out = "out", preset, trace,
@@ -36,13 +39,6 @@ void apply_nanogpt_cpu(Settings& s) {
   s.layers = 4, s.heads = 4, s.dims = 128, s.context = 64, s.batch = 12, s.steps = 2000;
   s.lr = 1e-3, s.min_lr = 1e-4, s.warmup = 100, s.beta2 = 0.99, s.clip = 1, s.weight_decay = 0.1;
   s.bias = false, s.dropout = 0, s.eval_every = 250, s.remat = "everything";
-}
-
-template <class... Values>
-std::string text_of(const char* format, Values... values) {
-  char text[256];
-  std::snprintf(text, sizeof text, format, values...);
-  return text;
 }
 
 // Unlike CLI::Range, which lets NaN through.
@@ -98,6 +94,14 @@ void add_options(CLI::App& app, Settings& s) {
   app.add_option("--threads", s.threads, "OpenMP threads; 0: the system's choice")->check(not_negative);
   app.add_option("--trace", s.trace, "file for a time line of the last step, for ui.perfetto.dev");
   app.add_option("--out", s.out, "folder for train.jsonl, model.safetensors, sample.txt");
+  // CLI11 itself would list the values of an unknown flag as well.
+  app.allow_extras()->callback([&app] {
+    const auto extras = app.remaining();
+    if (extras.empty()) return;
+    const auto flag = std::find_if(extras.begin(), extras.end(), [](const auto& text) { return text[0] == '-'; });
+    throw CLI::ParseError("there is no flag " + (flag == extras.end() ? extras.front() : *flag),
+                          CLI::ExitCodes::ExtrasError);
+  });
 }
 
 // Mean loss over the first `most` batches, each weighted by its number of predicted tokens.
@@ -244,31 +248,14 @@ int train(const Settings& s, const CLI::App& app) {
 
 }  // namespace
 
-int main(int argc, char** argv) try {
+int main(int argc, char** argv) {
   Settings settings;
   // The preset comes first, so that flags beside it win.
   for (int i = 1; i < argc; ++i) {
     const std::string flag = argv[i], next = i + 1 < argc ? argv[i + 1] : "";
     if (flag == "--preset=nanogpt-cpu" || (flag == "--preset" && next == "nanogpt-cpu")) apply_nanogpt_cpu(settings);
   }
-  CLI::App app{"Trains a character-level GPT on a text file and prints a sample."};
-  app.option_defaults()->always_capture_default();
-  add_options(app, settings);
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ExtrasError&) {
-    const auto extras = app.remaining();
-    const auto flag = std::find_if(extras.begin(), extras.end(), [](const auto& text) { return text[0] == '-'; });
-    std::cerr << "train_gpt: there is no flag " << (flag == extras.end() ? extras.front() : *flag)
-              << " (--help lists the flags)\n";
-    return 2;
-  } catch (const CLI::ParseError& error) {
-    if (error.get_exit_code() == 0) return app.exit(error);
-    std::cerr << "train_gpt: " << error.what() << " (--help lists the flags)\n";
-    return 2;
-  }
-  return train(settings, app);
-} catch (const std::exception& error) {
-  std::cerr << "train_gpt: " << error.what() << '\n';
-  return 1;
+  return programs::run_program(argc, argv, "train_gpt",
+                               "Trains a character-level GPT on a text file and prints a sample.", settings,
+                               add_options, train);
 }

@@ -1,6 +1,5 @@
 // Our side of `./run bench peers`: one GPT, stepped on request. It speaks as steps.py says, and to the line `peak` it
 // answers with the machine's float multiply-add rate at this moment.
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <chrono>
 #include <fstream>
@@ -8,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "../../examples/run_program.hpp"
 #include "../gpt_training.hpp"
 
 namespace {
@@ -69,11 +69,7 @@ void serve(const Settings& s) {
   }
 }
 
-}  // namespace
-
-int main(int argc, char** argv) try {
-  Settings s;
-  CLI::App app{"Steps of a GPT on request, to compare with the other programs of this folder."};
+void add_options(CLI::App& app, Settings& s) {
   const auto positive = CLI::Range(1, 1 << 30);
   app.add_option("--layers", s.layers)->required()->check(positive);
   app.add_option("--dims", s.dims)->required()->check(positive);
@@ -87,11 +83,16 @@ int main(int argc, char** argv) try {
   app.add_flag("--untied", s.untied, "a head of its own, not the token embedding");
   app.add_flag("--bias", s.bias, "biases in linear layers and norms");
   app.add_flag("--remat", s.remat, "keep no activation inside a layer");
-  CLI11_PARSE(app, argc, argv);
-  omp_set_num_threads(s.threads);
-  s.dtype == "bfloat16" ? serve<remat::bfloat16>(s) : serve<float>(s);
-  return 0;
-} catch (const std::exception& error) {
-  std::cerr << "steps_remat: " << error.what() << '\n';
-  return 1;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  return programs::run_program(argc, argv, "steps_remat",
+                               "Steps of a GPT on request, to compare with the other programs of this folder.",
+                               Settings(), add_options, [](const Settings& s) {
+                                 omp_set_num_threads(s.threads);
+                                 s.dtype == "bfloat16" ? serve<remat::bfloat16>(s) : serve<float>(s);
+                                 return 0;
+                               });
 }

@@ -219,13 +219,16 @@ TEST(BlockwiseLayer, PoliciesAndThreadsChangeNoBit) {
 
 TEST(BlockwiseLayer, NeedsProjectionsOfTheirOwn) {
   ParameterRegistry parameters;
+  Config config = with([](Config& c) { c.attention.combined_qkv = true; });
+  config.blockwise.query_chunk = 4;
+  expect_error({"net: ", "blockwise.query_chunk 4", "attention.combined_qkv = false"},
+               [&] { nn::TransformerLayer<double>(parameters / "net", config); });
+  EXPECT_EQ(parameters.entries().size(), 0U);
+  config.blockwise = {.ffn_chunk = 4};  // attention sees all queries at once
+  EXPECT_TRUE(nn::TransformerLayer<double>(parameters / "net", config).attention.qkv.has_value());
+
   Tape tape;
   const auto x = tape.input(random_tensor<double>({1, T, D}, 1));
-  const nn::TransformerLayer<double> layer(parameters / "net", with([](Config& c) {
-                                             c.attention.combined_qkv = true;
-                                             c.blockwise.query_chunk = 4;
-                                           }));
-  expect_error({"net/attention: ", "combined_qkv = false"}, [&] { layer(x); });
   const nn::TransformerLayer<double> other(parameters / "other", by_chunks(base(), {.query_chunk = 4}));
   expect_error({"other: ", "[13, 8]", "[B, T, D]"}, [&] { other(x.reshape({T, D})); });
 }

@@ -59,8 +59,8 @@ TEST(Embedding, RefusesIdsOutOfRange) {
   EXPECT_EQ(message(Ids({2}, {0, -1}), 65),
             "embedding: id -1 at [1], but the table has 65 rows (in decoder/embedding)");
   EXPECT_EQ(message(Ids({1}, {0}), 0), "embedding: id 0 at [0], but the table has 0 rows (in decoder/embedding)");
-  EXPECT_EQ(message(Ids({0}), 0), "no error");
   Tape tape;
+  EXPECT_NO_THROW(embedding(tape.input(Ids({0})), tape.input(Tensor<float>({0, 2}))));
   EXPECT_EQ(error_of([&] { embedding(tape.input(Ids({1}, 0)), tape.input(Tensor<float>({3}, 0.0F))); }),
             "embedding: the table has shape [3], a matrix is needed");
 }
@@ -92,7 +92,7 @@ TEST(AddPositions, RefusesWhatDoesNotFit) {
   const auto positions = parameter_of(registry, "positions", Tensor<float>({8, 4}, 0.0F));
   Tape tape;
   const auto x = tape.input(Tensor<float>({2, 7, 4}, 0.0F));
-  EXPECT_EQ(error_of([&] { add_positions(x, positions, 1); }), "no error");
+  EXPECT_NO_THROW(add_positions(x, positions, 1));
   EXPECT_EQ(error_of([&] { add_positions(x, positions, 2); }),
             "add_positions: x takes positions [2, 9), test/positions has 8 rows");
   EXPECT_EQ(error_of([&] { add_positions(x, positions, -1); }),

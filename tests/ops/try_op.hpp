@@ -1,9 +1,9 @@
 // What tests of single ops share: random tensors, a scalar to start backward from, errors as text.
 #pragma once
 
+#include <core/expect_error.hpp>
 #include <remat/autodiff/tape.hpp>
 #include <remat/params/registry.hpp>
-#include <string>
 
 namespace remat_test {
 
@@ -52,17 +52,6 @@ struct Weigh : remat::Op {
 template <class T>
 remat::Var<T> weigh(const remat::Var<T>& x) {
   return remat::record(Weigh<T>(), x)[Weigh<T>::y];
-}
-
-/// What the `Error` thrown by `fn` says.
-template <class F>
-std::string error_of(F&& fn) {
-  try {
-    fn();
-  } catch (const remat::Error& error) {
-    return error.what();
-  }
-  return "no error";
 }
 
 }  // namespace remat_test

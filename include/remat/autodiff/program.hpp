@@ -1,142 +1,19 @@
-// The recorded program, and the rule of when a value may go.
+// When a value of the recorded program may go, and where it waits until then.
 #pragma once
 
 #include <algorithm>
-#include <chrono>
 #include <cstdint>
 #include <exception>
 #include <memory>
-#include <remat/autodiff/graph.hpp>
-#include <remat/autodiff/master.hpp>
-#include <remat/core/offload_file.hpp>
-#include <remat/core/trace.hpp>
-#include <remat/params/parameter.hpp>
-#include <span>
-#include <string>
-#include <unordered_map>
+#include <remat/autodiff/recorded_program.hpp>
 #include <utility>
 #include <vector>
 
 namespace remat::inline REMAT_ABI {
 
-class Tape;
-
-/// Everything one tape recorded. Tape and Vars share it; without its tape it holds no value.
-class Program {
+/// The program of one tape. Tape and Vars share it; without its tape it holds no value.
+class Program : public RecordedProgram {
  public:
-  std::atomic<int> references{0};
-  Tape* tape = nullptr;  // null once the tape is gone
-  Mode mode = Mode::train;
-  std::uint64_t seed = 0;
-  std::uint32_t step = 0;
-  std::uint32_t next_site = 0;      // of random ops
-  std::optional<ChunkPlace> chunk;  // inside `blockwise`
-  bool finished = false;            // backward has begun
-  Counted<Account> account{new Account};
-  std::vector<Slot> slots;
-  std::vector<Node> nodes;
-  std::vector<Operand> operands;
-  std::vector<Region> regions;
-  std::vector<std::int32_t> open_regions;  // innermost last
-  std::vector<std::string> paths{""};
-  std::int32_t path = 0;
-  std::vector<std::vector<std::string>> labels;
-  std::vector<std::shared_ptr<ParameterEntry>> parameters;
-  struct ParameterSlots {
-    std::int32_t parameter = -1;   // index into `parameters`
-    SlotId value = -1, cast = -1;  // of the master itself, and of its cast to bfloat16
-  };
-  std::unordered_map<const ParameterEntry*, ParameterSlots> parameter_slots;
-  std::vector<SlotId> free_slots;  // evaluate mode uses slots again
-  std::vector<Need> saved;         // when backward began
-  std::vector<Event> events;       // plan mode only
-  std::vector<Place> places;       // likewise
-  std::exception_ptr error;        // what a policy threw while a Var died
-  std::string offload_directory;
-  std::unique_ptr<OffloadFile> offload_file;
-  bool verify = false, find_nan = false, tracing = false;
-  std::vector<TraceSlice> trace;
-  std::chrono::steady_clock::time_point begun = std::chrono::steady_clock::now();
-  std::vector<std::uint64_t> prints;  // verify: of every result's bits, by slot
-  TapeStats stats;
-
-  Slot& slot(SlotId id) { return slots[static_cast<std::size_t>(id)]; }
-  const Slot& slot(SlotId id) const { return slots[static_cast<std::size_t>(id)]; }
-  Node& node(std::int32_t id) { return nodes[static_cast<std::size_t>(id)]; }
-  const Node& node(std::int32_t id) const { return nodes[static_cast<std::size_t>(id)]; }
-  Region& region(std::int32_t id) { return regions[static_cast<std::size_t>(id)]; }
-  const Region& region(std::int32_t id) const { return regions[static_cast<std::size_t>(id)]; }
-  std::span<const Operand> operands_of(const Node& n) const {
-    return {operands.data() + n.first_operand, static_cast<std::size_t>(n.operand_count)};
-  }
-  std::int32_t node_count() const { return static_cast<std::int32_t>(nodes.size()); }
-
-  double seconds() const { return std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count(); }
-  bool computes() const { return mode != Mode::plan; }
-  /// Uninitialized bytes charged to this tape; in plan mode they are only charged.
-  Storage allocate(std::size_t bytes, const MemoryTag& tag) {
-    account->tag = tag;
-    return computes() ? pool().allocate(bytes, account) : pool().imagine(bytes, account);
-  }
-  /// The bytes of a slot from element `offset` on; null in plan mode or when the value is not at hand.
-  std::byte* data(SlotId id, Index offset) {
-    Slot& s = slot(id);
-    if (!computes() || !s.value) return nullptr;
-    return s.value->data() + static_cast<std::size_t>(s.offset + offset) * size_of(s.spec.dtype);
-  }
-
-  SlotId add_leaf(AnyTensor tensor, bool wants_gradient) {
-    const SlotId id = add_slot();
-    Slot& s = slot(id);
-    s.spec = {tensor.dtype, tensor.shape};
-    s.offset = tensor.offset;
-    s.value = std::move(tensor.storage);
-    s.wants_gradient = wants_gradient && is_floating(s.spec.dtype);
-    return id;
-  }
-  /// The one slot of a parameter, whatever region asks first; in bfloat16, where its master is float32, that of a cast.
-  SlotId parameter_slot(const std::shared_ptr<ParameterEntry>& entry, DType as) {
-    ParameterSlots& slots_of = parameter_slots[entry.get()];
-    if (slots_of.parameter < 0) {
-      slots_of.parameter = static_cast<std::int32_t>(parameters.size());
-      parameters.push_back(entry);
-    }
-    const bool is_cast = as != entry->value.dtype;
-    SlotId& found = is_cast ? slots_of.cast : slots_of.value;
-    if (found < 0) {
-      require(!is_cast || (as == DType::bfloat16 && entry->value.dtype == DType::float32), entry->path, ": holds ",
-              name_of(entry->value.dtype), ", asked for ", name_of(as));
-      found = add_leaf(is_cast ? cast_of(entry->value) : entry->value, mode != Mode::evaluate);
-      slot(found).parameter = slots_of.parameter;
-    }
-    return found;
-  }
-  /// The type in which the gradient of a slot is summed: for a parameter that of its master.
-  DType gradient_type(const Slot& s) const {
-    return s.parameter < 0 ? s.spec.dtype : parameters[static_cast<std::size_t>(s.parameter)]->value.dtype;
-  }
-  SlotId add_slot(bool may_reuse = true) {
-    if (may_reuse && !free_slots.empty()) {
-      const SlotId id = free_slots.back();
-      free_slots.pop_back();
-      slot(id) = Slot{};
-      return id;
-    }
-    require(slots.size() < std::size_t{1} << 31, "tape: more than 2^31 values");
-    slots.emplace_back();
-    return static_cast<SlotId>(slots.size()) - 1;
-  }
-
-  /// Takes back the newest slot, or one that was used again, because its op threw.
-  void discard_slot(SlotId id) {
-    if (static_cast<std::size_t>(id) + 1 == slots.size()) {
-      slots.pop_back();
-      return;
-    }
-    slot(id) = Slot{};
-    free_slots.push_back(id);
-  }
-
   void add_var(SlotId id) {
     if (tape != nullptr) ++slot(id).vars;
   }
@@ -152,21 +29,6 @@ class Program {
   }
   void rethrow() {
     if (error) std::rethrow_exception(std::exchange(error, nullptr));
-  }
-  void note(Event::Kind kind, std::int32_t id) {
-    if (mode == Mode::plan && !finished) events.push_back({kind, id});
-  }
-  /// Adds a label to the slot's set.
-  void add_label(SlotId id, const std::string& label) {
-    Slot& s = slot(id);
-    if (s.labels < 0) {
-      s.labels = static_cast<std::int32_t>(labels.size());
-      labels.emplace_back();
-    }
-    auto& all = labels[static_cast<std::size_t>(s.labels)];
-    if (std::find(all.begin(), all.end(), label) != all.end()) return;
-    all.push_back(label);
-    note(Event::Kind::label, id);
   }
   void hold(SlotId id) { ++slot(id).holds; }
   void unhold(SlotId id) {
@@ -243,27 +105,6 @@ class Program {
     }
     slot(id).value = {};
   }
-
-  SlotInfo describe(SlotId id) const {
-    const Slot& s = slot(id);
-    SlotInfo info;
-    info.index = id;
-    info.shape = s.spec.shape;
-    info.bytes = s.spec.bytes();
-    if (s.labels >= 0) info.labels = labels[static_cast<std::size_t>(s.labels)];
-    if (s.is_leaf()) {
-      info.op = s.parameter >= 0 ? "parameter" : "input";
-      return info;
-    }
-    const Node& n = node(s.node);
-    info.op = n.op->name();
-    info.layer_path = paths[static_cast<std::size_t>(n.path)];
-    info.flops = n.cost.flops;
-    info.dot = n.cost.dot;
-    info.batched = n.cost.batched;
-    return info;
-  }
-
   /// The end of the tape: no value survives it, whatever Vars do.
   void end() {
     tape = nullptr;
@@ -279,10 +120,6 @@ class Program {
  private:
   static constexpr std::uint8_t unasked = 255;
 
-  AnyTensor cast_of(const AnyTensor& master) const {
-    if (computes()) return detail::rounded(master);
-    return {DType::bfloat16, master.shape, pool().imagine(0, {}), 0};
-  }
   void write_away(Slot& s) {
     const std::size_t bytes = s.spec.bytes();
     s.place = 0;

@@ -77,15 +77,13 @@ struct TransformerLayer {
 
  private:
   TransformerLayer(const Scope& scope, const TransformerLayerConfig& c, int)
-      : config(c),
+      : config(checked(c, scope.use_path())),
         path(scope.use_path()),
         attention_norm(scope / "attention_norm", c.norm, c.model_dims, c.norm_bias),
         attention(scope / "attention", c.attention),
         ffn_norm(scope / "ffn_norm", c.norm, c.model_dims, c.norm_bias),
         ffn(scope / "ffn", c.ffn) {
     if (!c.cross_attention) return;
-    require(!c.cross_attention->combined_qkv, path,
-            ": cross_attention projects queries and memory apart; set its combined_qkv = false");
     cross_attention_norm.emplace(scope / "cross_attention_norm", c.norm, c.model_dims, c.norm_bias);
     cross_attention.emplace(scope / "cross_attention", *c.cross_attention);
   }
@@ -118,6 +116,15 @@ struct TransformerLayer {
     });
   }
 
+  /// Refuses before any parameter is made.
+  static const TransformerLayerConfig& checked(const TransformerLayerConfig& c, const std::string& path) {
+    require(c.blockwise.query_chunk <= 0 || !c.attention.combined_qkv, path, ": blockwise.query_chunk ",
+            c.blockwise.query_chunk,
+            " has keys and values projected before queries; set attention.combined_qkv = false");
+    require(!c.cross_attention || !c.cross_attention->combined_qkv, path,
+            ": cross_attention projects queries and memory apart; set its combined_qkv = false");
+    return c;
+  }
   static TransformerLayerConfig completed(TransformerLayerConfig c) {
     const auto fill = [](int& part, int whole) { part = part == 0 ? whole : part; };
     fill(c.hidden_dims, 4 * c.model_dims);

@@ -1,0 +1,3 @@
+#include "compiled_ops/compiled_ops.hpp"
+
+REMAT_TEST_OPS(, remat::bfloat16)
