@@ -336,6 +336,17 @@ inline std::vector<OpCase> op_cases() {
        .inputs = {on({{3, 5, 7}, {9, 7}}, {{.shape = {3, 5}, .limit = 9}}),
                   on({{230, 5}, {33, 5}}, {{.shape = {230}, .limit = 33}}),
                   on({{0, 4}, {3, 4}}, {{.shape = {0}, .limit = 3}})}});
+  row({.name = "linear_cross_entropy that keeps its gradients",
+       .fn =
+           [=](const auto& in) {
+             return linear_cross_entropy(in[0], in[1], in[2], in.integers[0],
+                                         {.label_smoothing = 0.2, .z_loss = 0.3, .chunk = 4, .keep_gradients = true},
+                                         token_weights(in));
+           },
+       .inputs = {on({{3, 5, 9}, {9, 11}, {11}}, {{.shape = {3, 5}, .limit = 11}}),
+                  on({{3}, {3, 2}, {2}}, {{.shape = {}, .limit = 2}}),
+                  on({{3, 4}, {4, 6}, {6}}, {{.shape = {3}, .values = {-1, -1, -1}}}),
+                  on({{0, 4}, {4, 3}, {3}}, {{.shape = {0}, .limit = 3}})}});
   row({.name = "linear_cross_entropy on itself",
        .fn = [](const auto& in) { return linear_cross_entropy(in[0], in[0], {}, in.integers[0]); },
        .inputs = {on({{4, 4}}, {{.shape = {4}, .limit = 4}})}});

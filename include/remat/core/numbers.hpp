@@ -9,8 +9,10 @@
 namespace remat::inline REMAT_ABI {
 
 // bfloat16 by its bits, so that no library is needed: the upper half of a float, rounded to nearest even.
-inline float widen(std::uint16_t half) { return std::bit_cast<float>(std::uint32_t{half} << 16); }
-inline std::uint16_t narrow(float value) {
+[[gnu::always_inline]] inline float widen(std::uint16_t half) {
+  return std::bit_cast<float>(std::uint32_t{half} << 16);
+}
+[[gnu::always_inline]] inline std::uint16_t narrow(float value) {
   const auto bits = std::bit_cast<std::uint32_t>(value);
   const std::uint32_t rounded = (bits + 0x7fffU + ((bits >> 16) & 1U)) >> 16, quiet = (bits >> 16) | 0x40U;
   const std::uint32_t nan = 0U - static_cast<std::uint32_t>((bits & 0x7fffffffU) > 0x7f800000U);

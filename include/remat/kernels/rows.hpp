@@ -50,6 +50,20 @@ void column_sums(const T* data, Index rows, Index width, bool accumulate, Accum<
   add_partials(blocks, scratch, width, 0, width, accumulate, sums);
 }
 
+/// to[i] = (or +=, if `accumulate`) scale * from[i].
+template <class T>
+void scale_into(const T* from, Index count, Accum<T> scale, bool accumulate, T* to) {
+  parallel_for(count, row_grain(1), [=, x = numbers(from), y = numbers(to)](Index begin, Index end) {
+    if (accumulate) {
+#pragma omp simd
+      for (Index i = begin; i < end; ++i) y[i] = y[i] + scale * x[i];
+    } else {
+#pragma omp simd
+      for (Index i = begin; i < end; ++i) y[i] = scale * x[i];
+    }
+  });
+}
+
 /// Calls `body(at)`, where at(j) is row[j], or `otherwise` when there is no row: two loops without a branch in them.
 template <class T, class F>
 void with_row(const T* row, T otherwise, F&& body) {

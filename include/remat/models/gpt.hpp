@@ -70,8 +70,10 @@ struct Gpt {
   template <class Batch>
   Var<Accum<T>> loss(Tape& tape, const Batch& batch) const {
     const auto here = tape.layer(path);
-    return linear_cross_entropy<T>(hidden(tape, batch.inputs), head_table(), {}, tape.input(batch.targets),
-                                   {.transposed = true, .chunk = config.head_chunk});
+    // Who keeps all of the layers can keep what the head makes.
+    return linear_cross_entropy<T>(
+        hidden(tape, batch.inputs), head_table(), {}, tape.input(batch.targets),
+        {.transposed = true, .chunk = config.head_chunk, .keep_gradients = config.remat == policy::everything});
   }
 
   struct Generation {
