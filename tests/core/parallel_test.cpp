@@ -41,6 +41,20 @@ TEST_F(Parallel, BlocksDoNotDependOnThreads) {
     }
 }
 
+// Protects speed on a machine that others use too: a block that takes long holds up no other block.
+TEST_F(Parallel, ThreadsThatAreDoneHelpTheOthers) {
+  omp_set_num_threads(2);
+  constexpr Index blocks = 20;
+  bool is_helped = true;
+  std::atomic<Index> done = 0;
+  parallel_for(blocks, 1, [&](Index block, Index) {
+    const double start = omp_get_wtime();
+    while (block == 0 && done < blocks - 1 && is_helped) is_helped = omp_get_wtime() - start < 20;
+    ++done;
+  });
+  EXPECT_TRUE(is_helped) << "blocks waited for the first";
+}
+
 // Protects reductions: sums of numbers of very different size, bit for bit.
 TEST_F(Parallel, SumsDoNotDependOnThreads) {
   const auto sum = [] {

@@ -137,4 +137,24 @@ TEST(InBackward, RefusesClippingByTheGlobalNorm) {
   expect_error({"learning rate"}, [&] { adamw.in_backward(-1); });
 }
 
+// Two micro-batches, of which the second does not reach one parameter.
+TEST(InBackward, SumsSquaresForTheGlobalNorm) {
+  const Net net;
+  const auto alone = (net.parameters / "alone").parameter<float>("w", {3}, init::ones());
+  optim::GlobalNorm norm(net.parameters);
+  for (const bool is_last : {false, true}) {
+    Tape tape;
+    const auto loss = net.loss(tape, policy::nothing);
+    if (is_last)
+      tape.backward(loss, norm.in_backward());
+    else
+      tape.backward(loss + sum(square(tape.input(Tensor<float>({3}, 2.0F)) * alone)));
+  }
+  const double expected = optim::global_norm(net.parameters);
+  EXPECT_EQ(norm.value(), expected);
+  net.weights.front().set_grad(Tensor<float>({width, width}, 0.0F));
+  EXPECT_EQ(norm.value(), expected) << "it looked at the gradients again";
+  EXPECT_LT(optim::global_norm(net.parameters), expected);
+}
+
 }  // namespace

@@ -12,6 +12,37 @@
 
 namespace remat::inline REMAT_ABI {
 
+namespace detail {
+
+/// Blocks dealt out in equal runs, so that the same thread meets the same rows in op after op, while they are in its
+/// cache. A thread that is done takes from the others' runs: on a shared machine they may be far behind.
+class BlockShares {
+ public:
+  BlockShares(Index blocks, int threads) : count_(std::min(threads, most)) {
+    for (int i = 0; i < count_; ++i) shares_[i].next = blocks * i / count_, shares_[i].end = blocks * (i + 1) / count_;
+  }
+  template <class F>
+  void run(int thread, F&& body) {
+    for (int i = 0; i < count_; ++i) {
+      Share& share = shares_[(thread + i) % count_];
+      for (Index b = share.next.fetch_add(1, std::memory_order_relaxed); b < share.end;
+           b = share.next.fetch_add(1, std::memory_order_relaxed))
+        body(b);
+    }
+  }
+
+ private:
+  static constexpr int most = 64;  // more threads begin with another's share
+  struct alignas(64) Share {       // a cache line each
+    std::atomic<Index> next;
+    Index end;
+  };
+  Share shares_[most];
+  int count_;
+};
+
+}  // namespace detail
+
 /// Calls `body(begin, end)` for the blocks [0, grain), [grain, 2 grain), ... of [0, count), in parallel unless there is
 /// one block or the caller is in a parallel region already. Block boundaries do not depend on the number of threads.
 /// The first exception of a body is rethrown when all threads are done; blocks not yet begun are then skipped.
@@ -26,16 +57,16 @@ void parallel_for(Index count, Index grain, F&& body) {
   }
   std::atomic<bool> failed = false;
   std::exception_ptr error;
-  // Static: the same thread meets the same rows in op after op, while they are in its cache.
-#pragma omp parallel for schedule(static)
-  for (Index block = 0; block < blocks; ++block) {
-    if (failed.load(std::memory_order_relaxed)) continue;
+  detail::BlockShares shares(blocks, omp_get_max_threads());
+#pragma omp parallel
+  shares.run(omp_get_thread_num(), [&](Index block) {
+    if (failed.load(std::memory_order_relaxed)) return;
     try {
       run(block);
     } catch (...) {
       if (!failed.exchange(true)) error = std::current_exception();
     }
-  }
+  });
   if (error) std::rethrow_exception(error);
 }
 

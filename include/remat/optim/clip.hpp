@@ -6,6 +6,7 @@
 #include <remat/core/parallel.hpp>
 #include <remat/kernels/reduce.hpp>
 #include <remat/params/registry.hpp>
+#include <unordered_map>
 
 namespace remat::inline REMAT_ABI::optim {
 
@@ -40,21 +41,45 @@ inline void require_trainable(const ParameterEntry& entry, const char* what) {
 
 }  // namespace detail
 
-/// The Euclidean norm of all gradients as one vector; parameters without a gradient count as zeros. An `Error` names
-/// the first parameter, in order of path, whose gradient is not finite.
-inline double global_norm(const ParameterRegistry& parameters) {
-  double sum = 0;
-  for (const auto& entry : parameters.entries()) {
-    require(!entry->is_used_up, "global_norm: the gradient of ", entry->path,
-            " was used up by its update in backward; clip by the global norm with AdamW::step instead of in_backward");
-    if (!entry->has_grad) continue;
-    detail::require_trainable(*entry, "global_norm");
-    sum += detail::squared_norm(entry->grad);
-    require(std::isfinite(sum), "global_norm: the gradient of ", entry->path,
-            " is not finite, or too large to square; lower the learning rate or look at the loss of this step");
+/// The Euclidean norm of all gradients as one vector. Their squares can be summed as they finish, while they are in the
+/// cache, instead of in a pass of its own over memory: `tape.backward(loss, norm.in_backward())`.
+class GlobalNorm {
+ public:
+  explicit GlobalNorm(const ParameterRegistry& parameters) : parameters_(parameters) {}
+
+  /// For one backward, the last before `value`; gradients must not be changed between the two.
+  GradientHook in_backward() {
+    squares_.clear();
+    return [this](ParameterEntry& entry) {
+      detail::require_trainable(entry, "global_norm");
+      squares_[&entry] = detail::squared_norm(entry.grad);
+    };
   }
-  return std::sqrt(sum);
-}
+  /// Parameters without a gradient count as zeros. The same bits whether squares were summed in backward or not. An
+  /// `Error` names the first parameter, in order of path, whose gradient is not finite.
+  double value() const {
+    double sum = 0;
+    for (const auto& entry : parameters_.entries()) {
+      require(!entry->is_used_up, "global_norm: the gradient of ", entry->path,
+              " was used up by its update in backward; clip by the global norm with AdamW::step instead of "
+              "in_backward");
+      if (!entry->has_grad) continue;
+      detail::require_trainable(*entry, "global_norm");
+      const auto known = squares_.find(entry.get());
+      sum += known != squares_.end() ? known->second : detail::squared_norm(entry->grad);
+      require(std::isfinite(sum), "global_norm: the gradient of ", entry->path,
+              " is not finite, or too large to square; lower the learning rate or look at the loss of this step");
+    }
+    return std::sqrt(sum);
+  }
+
+ private:
+  ParameterRegistry parameters_;
+  std::unordered_map<const ParameterEntry*, double> squares_;
+};
+
+/// The norm of the gradients as they are; see `GlobalNorm`.
+inline double global_norm(const ParameterRegistry& parameters) { return GlobalNorm(parameters).value(); }
 
 /// What gradients of norm `norm` are multiplied by so that the norm becomes at most `max_norm`; never above 1. Give it
 /// to `AdamW::step`, and clipping costs no pass over memory.

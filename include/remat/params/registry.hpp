@@ -5,6 +5,7 @@
 #include <iomanip>
 #include <map>
 #include <memory>
+#include <remat/core/parallel.hpp>
 #include <remat/params/parameter.hpp>
 #include <string>
 #include <string_view>
@@ -117,7 +118,9 @@ class Scope {
   template <class T>
   static void fill(AnyTensor& value, const Initializer& initializer, const RandomStream& stream) {
     T* data = reinterpret_cast<T*>(value.mutable_data());
-    for (Index i = 0; i < value.size(); ++i) data[i] = static_cast<T>(initializer(stream, i));
+    parallel_for(value.size(), row_grain(16), [&](Index begin, Index end) {
+      for (Index i = begin; i < end; ++i) data[i] = static_cast<T>(initializer(stream, i));
+    });
   }
   std::shared_ptr<ParameterEntry> entry(const std::string& name, DType dtype, const Shape& shape,
                                         const Initializer& initializer, Fill fill) const {
