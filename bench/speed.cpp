@@ -1,12 +1,13 @@
 // Where the time of our own step goes, and how far each part is from what the machine can do.
 //
-//   ./run bench speed [--layers 6 --dims 512 ...] [--sections step,kernels,scaling] [--rounds 7]
+//   ./run bench speed [--layers 6 --dims 512 ...] [--sections step,kernels,engine,scaling] [--rounds 7]
 //
 // What is compared is measured in turn, round by round: ratios are medians over rounds. Writes
 //   speed_step.csv     the step by class of op: runs, ms, flops, bytes, share of the FMA peak; clipping and AdamW
 //   speed_gemm.csv     its products by shape, alone, with the backend of this build
 //   speed_whole.csv    ms, share of the FMA peak, the step over its products alone, speedup over one thread
 //   speed_kernels.csv  attention against the FMA peak, memory-bound kernels against memory's bandwidth
+//   speed_engine.csv   what recording and replaying an op costs beside its work
 //   speed_scaling.csv  time and arithmetic of a token against length, layers and width, with fitted exponents
 //   speed_run.txt      facts about the run, the model first
 // and, by bench/plots/speed.gp, pictures. Flops count what a step needs, nothing twice, of attention what is visible.
@@ -14,6 +15,7 @@
 #include <iostream>
 
 #include "../examples/run_program.hpp"
+#include "speed_engine.hpp"
 #include "speed_kernels.hpp"
 #include "speed_scaling.hpp"
 #include "speed_step.hpp"
@@ -26,7 +28,7 @@ struct Settings {
   bool tied = false;
   std::string dtype = "float32", remat = "everything", out = "bench/out";
   std::vector<int> lengths{512, 2048};
-  std::vector<std::string> sections{"step", "kernels", "scaling"};
+  std::vector<std::string> sections{"step", "kernels", "engine", "scaling"};
 };
 
 void add_options(CLI::App& app, Settings& s) {
@@ -48,7 +50,7 @@ void add_options(CLI::App& app, Settings& s) {
       ->check(CLI::Range(128, 1 << 20));
   app.add_option("--sections", s.sections, "what to measure")
       ->delimiter(',')
-      ->check(CLI::IsMember({"step", "kernels", "scaling"}));
+      ->check(CLI::IsMember({"step", "kernels", "engine", "scaling"}));
   app.add_option("--rounds", s.rounds, "measurements of everything")->check(positive);
   app.add_option("--threads", s.threads, "OpenMP threads; 0: the system's choice")->check(CLI::Range(0, 1 << 16));
   app.add_option("--out", s.out, "folder for CSV files and pictures");
@@ -98,6 +100,7 @@ void measure(const Settings& s) {
                                         .remat = remat::policy::parse(s.remat)};
   if (wants("step")) finish(bench::measure_step<T>(config, s.batch, threads, s.rounds), s);
   if (wants("kernels")) finish(bench::measure_kernels(s.lengths, 8, s.size, threads, s.rounds), s);
+  if (wants("engine")) finish(bench::measure_engine(10000, s.rounds), s);
   if (wants("scaling")) finish(bench::measure_scaling<T>(s.scaling_tokens, threads, s.rounds), s);
   std::cout << "\nwrote " << s.out << "/speed_*.csv" << std::endl;
 }

@@ -65,12 +65,12 @@ void count_products(Counts& counts, const remat::Program& program, const remat::
     const bool t = head->head.options.transposed;
     const LinearProducts<T> products{weights()[t ? 1 : 0], weights()[t ? 0 : 1], t};
     const remat::Index tokens = operands[0].shape.rows();
-    const auto chunk = static_cast<remat::Index>(node.cost.forward_scratch / sizeof(remat::Accum<T>)) / products.f;
+    const remat::Index chunk = remat::ops::TokenChunks<T>(operands[0].shape, products.f, head->chunk).chunk;
     for (remat::Index first = 0; first < tokens; first += chunk) {
       const remat::Index rows = std::min(chunk, tokens - first);
       products.forward(counts, rows, true);
       if (!node.live) continue;
-      products.forward(counts, rows, true);  // its logits once more
+      if (!head->keeps) products.forward(counts, rows, true);  // its logits once more
       products.backward(counts, rows, wants_x(), first > 0);
     }
   }

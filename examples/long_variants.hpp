@@ -15,7 +15,7 @@ namespace long_context {
 
 struct Shape {
   int layers = 4, dims = 256, heads = 16, hidden = 1024, context = 8192;
-  int query_chunk = 1024, key_chunk = 0, ffn_chunk = 0;
+  int query_chunk = 2048, key_chunk = 0, ffn_chunk = 0;
 };
 
 struct Variant {
