@@ -215,4 +215,34 @@ TEST(RoutedFeedForward, RefusesWhatDoesNotFit) {
   expect_error({"ffn: ", "[2, 5]", "[..., 6]"}, [&] { layer(tape.input(Tensor<float>({2, 5}, 1.0F))); });
 }
 
+// All experts are asked and have seats for all, so that no rounding changes a decision.
+TEST(RoutedFeedForward, ComputesInBfloat16WithFloatMasters) {
+  ParameterRegistry parameters(1);
+  const nn::RoutedFeedForwardConfig config{.model_dims = 24,
+                                           .hidden_dims = 40,
+                                           .num_experts = 3,
+                                           .top_k = 3,
+                                           .capacity_factor = 1,
+                                           .gated = true,
+                                           .shared_weight_id = "experts"};
+  const auto run = [&]<class T>(T) {
+    const nn::RoutedFeedForward<T> layer(parameters / (sizeof(T) == 2 ? "narrow" : "wide"), config);
+    parameters.zero_grad();
+    Tape tape;
+    Tensor<T> x({2, 10, 24});
+    const auto exact = random_tensor<float>({2, 10, 24}, 1);
+    for (Index i = 0; i < x.size(); ++i) x[i] = static_cast<T>(exact[i]);
+    const auto [y, balance] = layer(tape.input(x));
+    const Var<float> loss = cross_entropy(y, Tensor<std::int32_t>({2, 10}, 3)) + 0.01F * balance;
+    tape.backward(loss);
+    return std::pair(loss.item(), layer.ffn1.grad().copy());
+  };
+  const auto [exact_loss, exact] = run(float{});
+  const auto [loss, gradient] = run(bfloat16{});
+  EXPECT_NEAR(loss, exact_loss, 0.02F * exact_loss);
+  float greatest = 0;
+  for (Index i = 0; i < exact.size(); ++i) greatest = std::max(greatest, std::abs(exact[i]));
+  for (Index i = 0; i < exact.size(); ++i) ASSERT_NEAR(gradient[i], exact[i], 0.03F * greatest) << i;
+}
+
 }  // namespace

@@ -8,6 +8,7 @@
 #include <remat/ops/activation.hpp>
 #include <remat/ops/arithmetic.hpp>
 #include <remat/ops/attention.hpp>
+#include <remat/ops/combine_rows.hpp>
 #include <remat/ops/concat.hpp>
 #include <remat/ops/cross_entropy.hpp>
 #include <remat/ops/dropout.hpp>
@@ -15,12 +16,14 @@
 #include <remat/ops/layer_norm.hpp>
 #include <remat/ops/linear.hpp>
 #include <remat/ops/linear_cross_entropy.hpp>
+#include <remat/ops/load_balancing_loss.hpp>
 #include <remat/ops/matmul.hpp>
 #include <remat/ops/positions.hpp>
 #include <remat/ops/reduce.hpp>
 #include <remat/ops/rms_norm.hpp>
 #include <remat/ops/slice.hpp>
 #include <remat/ops/softmax.hpp>
+#include <remat/ops/take_rows.hpp>
 #include <remat/ops/transpose.hpp>
 #include <remat/ops/unary.hpp>
 #include <remat/ops/unary_activations.hpp>
@@ -207,9 +210,33 @@ TEST(Bfloat16Ops, Losses) {
   const auto capped = [](const auto& in) { return cross_entropy(in[0], in.ids, {.z_loss = 0.01, .soft_cap = 2}); };
   expect_like_float({.x = {{3, 11, 6}}, .ids = {3, 11}}, capped);
   for (const Index chunk : {0, 4})
-    expect_like_float({.x = {{3, 11, 20}, {50, 20}}, .exact = {{50}}, .ids = {3, 11}}, [=](const auto& in) {
-      return linear_cross_entropy(in[0], in[1], in.exact[0], in.ids, {.transposed = true, .chunk = chunk});
-    });
+    for (const bool keeps : {false, true})
+      expect_like_float({.x = {{3, 11, 20}, {50, 20}}, .exact = {{50}}, .ids = {3, 11}}, [=](const auto& in) {
+        return linear_cross_entropy(in[0], in[1], in.exact[0], in.ids,
+                                    {.transposed = true, .chunk = chunk, .keep_gradients = keeps});
+      });
+}
+
+TEST(Bfloat16Ops, Experts) {
+  expect_like_float({.x = {{5, 300}}, .ids = {2, 4}}, [](const auto& in) { return take_rows(in[0], in.ids); });
+  expect_like_float({.x = {{5, 300}, {7, 3}}, .ids = {7, 3}}, [](const auto& in) {
+    using T = typename std::decay_t<decltype(in[0])>::value_type;
+    return combine_rows<T>(in[0], in.ids, in[1]);
+  });
+  expect_like_float({.x = {{7, 5}}, .ids = {7, 2}}, [](const auto& in) { return load_balancing_loss(in[0], in.ids); });
+}
+
+// The gradient of a row that 300 places took: a sum in bfloat16 would stand still at 256.
+TEST(Bfloat16Ops, SumsOfRowsAreFloat) {
+  const auto one = static_cast<bfloat16>(1);
+  for (const bool weighted : {false, true}) {
+    Tape tape;
+    const auto x = tape.input(Tensor<bfloat16>({1, 3}, one), {.wants_gradient = true});
+    const Tensor<std::int32_t> rows({300, 1}, 0);
+    tape.backward(
+        sum(weighted ? combine_rows<bfloat16>(x, rows, Tensor<bfloat16>({300, 1}, one)) : take_rows(x, rows)));
+    for (Index i = 0; i < 3; ++i) EXPECT_EQ(static_cast<float>(tape.grad(x)[i]), 300.0F);
+  }
 }
 
 // The gradient of a float master is summed in float: 300 equal terms of 1/256 beside 1 would vanish in bfloat16.

@@ -2,8 +2,8 @@
 #pragma once
 
 #include <remat/autodiff/var.hpp>
-#include <remat/core/parallel.hpp>
 #include <remat/kernels/reduce.hpp>
+#include <remat/kernels/row_sums.hpp>
 #include <remat/ops/check_ids.hpp>
 
 namespace remat::inline REMAT_ABI {
@@ -25,6 +25,9 @@ struct CombineRows : Op {
     require(ws == rs, in.name(weights, "weights"), " have shape ", ws, ", rows have ", rs);
     return {y({rs[0], xs[1]})};
   }
+  Cost cost(const Operands& in, const Specs&) const override {
+    return {.backward_scratch = Wanted(in)[x] ? kernels::RowSums<T>::bytes(in[x].shape.size()) : 0};
+  }
   Residuals residuals(const Wanted& wanted) const override {
     return Residuals{rows}.add(x, wanted[weights]).add(weights, wanted[x]);
   }
@@ -32,41 +35,37 @@ struct CombineRows : Op {
     check_ids(f[rows], f[x].rows(), -1, "row", "x has", "rows");
     const Index d = f[x].cols(), k = f[rows].cols();
     const std::int32_t* from = f[rows].data();
-    const T *xs = f[x].data(), *ws = f[weights].data();
-    T* ys = f[y].data();
+    const auto xs = numbers(f[x].data()), ws = numbers(f[weights].data());
+    const auto ys = numbers(f[y].data());
     parallel_for(f[y].rows(), row_grain(d * k), [=](Index begin, Index end) {
-      std::fill(ys + begin * d, ys + end * d, T{0});
-      for (Index i = begin * k; i < end * k; ++i)
-        if (from[i] >= 0) add(d, ws[i], xs + from[i] * d, ys + i / k * d);
+      constexpr Index width = 256;  // columns summed at a time
+      for (Index i = begin; i < end; ++i)
+        for (Index at = 0; at < d; at += width) {
+          const Index columns = std::min(width, d - at);
+          Accum<T> sums[width] = {};
+          for (Index j = i * k; j < (i + 1) * k; ++j)
+            if (from[j] >= 0) kernels::add_scaled(columns, ws[j], xs + (from[j] * d + at), sums);
+          for (Index c = 0; c < columns; ++c) ys[i * d + at + c] = sums[c];
+        }
     });
   }
   void backward(Frame& f) const override {
-    const Index d = f[x].cols(), k = f[rows].cols(), count = f[rows].size(), n = f[x].rows();
+    const Index d = f[x].cols(), k = f[rows].cols(), count = f[rows].size();
     const std::int32_t* from = f[rows].data();
     const T* dy = f.grad(y).data();
     if (f.wants(weights)) {
       const T* xs = f[x].data();
-      T* dw = f.grad(weights).data();
+      const auto dw = numbers(f.grad(weights).data());
       parallel_for(count, row_grain(d), [=](Index begin, Index end) {
         for (Index i = begin; i < end; ++i)
-          dw[i] = from[i] < 0 ? T{0} : kernels::dot(xs + from[i] * d, dy + i / k * d, d);
+          dw[i] = from[i] < 0 ? Accum<T>{0} : kernels::dot(xs + from[i] * d, dy + i / k * d, d);
       });
     }
     if (!f.wants(x)) return;
-    const T* ws = f[weights].data();
-    T* dx = f.grad(x).data();
-    // Each task owns some columns, as in take_rows: a row may be asked for more than once.
-    parallel_for(d, 64, [=](Index begin, Index end) {
-      for (Index i = 0; i < n; ++i) std::fill(dx + i * d + begin, dx + i * d + end, T{0});
-      for (Index i = 0; i < count; ++i)
-        if (from[i] >= 0) add(end - begin, ws[i], dy + i / k * d + begin, dx + from[i] * d + begin);
-    });
-  }
-
- private:
-  static void add(Index d, T weight, const T* row, T* sum) {
-#pragma omp simd
-    for (Index j = 0; j < d; ++j) sum[j] += weight * row[j];
+    const kernels::RowSums<T> sums{f[x].rows(), d, f.grad(x).data(), f.template scratch<Accum<T>>()};
+    const auto ws = numbers(f[weights].data());
+    sums.add(
+        false, count, [=](Index i) { return from[i]; }, dy, k, [=](Index i) { return Accum<T>{ws[i]}; });
   }
 };
 

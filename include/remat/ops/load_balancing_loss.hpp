@@ -26,24 +26,26 @@ struct LoadBalancingLoss : Op {
     return {loss(Shape{})};
   }
   Cost cost(const Operands& in, const Specs&) const override {
-    const std::size_t weights = static_cast<std::size_t>(in[probabilities].shape.back()) * sizeof(T);
+    const std::size_t weights = static_cast<std::size_t>(in[probabilities].shape.back()) * sizeof(Accum<T>);
     return {.forward_scratch = weights, .backward_scratch = weights};
   }
   Residuals residuals(const Wanted&) const override { return {experts}; }
   void forward(Frame& f) const override {
     check_ids(f[experts], f[probabilities].cols(), {}, "expert", "there are", "experts");
     const Index e = f[probabilities].cols();
-    const T *ps = f[probabilities].data(), *weight = weights(f);
-    *f[loss].data() = parallel_sum<T>(f[probabilities].rows(), row_grain(e), [=](Index begin, Index end) {
-      T sum = 0;
-      for (Index i = begin; i < end; ++i) sum += kernels::dot(ps + i * e, weight, e);
+    const auto ps = numbers(f[probabilities].data());
+    const Accum<T>* weight = weights(f);
+    *f[loss].data() = parallel_sum<Accum<T>>(f[probabilities].rows(), row_grain(e), [=](Index begin, Index end) {
+      Accum<T> sum = 0;
+      for (Index i = begin; i < end; ++i)
+        sum += kernels::sum_of<Accum<T>>(e, [=](Index j) { return ps[i * e + j] * weight[j]; });
       return sum;
     });
   }
   void backward(Frame& f) const override {
     const Index e = f[probabilities].cols();
-    const T *weight = weights(f), dy = *f.grad(loss).data();
-    T* dp = f.grad(probabilities).data();
+    const Accum<T>*weight = weights(f), dy = *f.grad(loss).data();
+    const auto dp = numbers(f.grad(probabilities).data());
     parallel_for(f[probabilities].rows(), row_grain(e), [=](Index begin, Index end) {
       for (Index i = begin; i < end; ++i) {
 #pragma omp simd
@@ -54,13 +56,14 @@ struct LoadBalancingLoss : Op {
 
  private:
   /// d loss / d p[n, e] = E / N times the fraction of tokens that chose e first.
-  T* weights(Frame& f) const {
+  Accum<T>* weights(Frame& f) const {
     const Index n = f[experts].rows(), k = f[experts].cols(), e = f[probabilities].cols();
     const std::int32_t* ids = f[experts].data();
-    T* weight = f.template scratch<T>();
-    std::fill_n(weight, e, T{0});
+    auto* weight = f.template scratch<Accum<T>>();
+    std::fill_n(weight, e, Accum<T>{0});
     for (Index i = 0; i < n; ++i) weight[ids[i * k]] += 1;
-    const T scale = static_cast<T>(e) / (static_cast<T>(n) * static_cast<T>(n));
+    const auto tokens = static_cast<Accum<T>>(n);
+    const Accum<T> scale = static_cast<Accum<T>>(e) / (tokens * tokens);
     for (Index j = 0; j < e; ++j) weight[j] *= scale;
     return weight;
   }

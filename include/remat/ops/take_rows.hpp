@@ -2,7 +2,7 @@
 #pragma once
 
 #include <remat/autodiff/var.hpp>
-#include <remat/core/parallel.hpp>
+#include <remat/kernels/row_sums.hpp>
 #include <remat/ops/check_ids.hpp>
 
 namespace remat::inline REMAT_ABI {
@@ -20,6 +20,9 @@ struct TakeRows : Op {
     require(in[x].shape.rank() == 2, in.name(x, "x"), " has shape ", in[x].shape, ", a matrix is needed");
     return {y(in[rows].shape.with(in[x].shape.back()))};
   }
+  Cost cost(const Operands& in, const Specs&) const override {
+    return {.backward_scratch = kernels::RowSums<T>::bytes(in[x].shape.size())};
+  }
   Residuals residuals(const Wanted&) const override { return {rows}; }
   void forward(Frame& f) const override {
     check_ids(f[rows], f[x].rows(), -1, "row", "x has", "rows");
@@ -36,24 +39,12 @@ struct TakeRows : Op {
       }
     });
   }
-  // Each task owns some columns and meets the rows in order: no two write one element, and every sum has one order.
   void backward(Frame& f) const override {
-    const Index d = f[x].cols(), count = f[rows].size(), n = f[x].rows();
-    const bool adds = f.accumulate(x);
+    const kernels::RowSums<T> sums{f[x].rows(), f[x].cols(), f.grad(x).data(), f.template scratch<Accum<T>>()};
     const std::int32_t* from = f[rows].data();
-    const T* dy = f.grad(y).data();
-    T* dx = f.grad(x).data();
-    parallel_for(d, 64, [=](Index begin, Index end) {
-      if (!adds)
-        for (Index i = 0; i < n; ++i) std::fill(dx + i * d + begin, dx + i * d + end, T{0});
-      for (Index i = 0; i < count; ++i) {
-        if (from[i] < 0) continue;
-        T* sum = dx + from[i] * d;
-        const T* term = dy + i * d;
-#pragma omp simd
-        for (Index j = begin; j < end; ++j) sum[j] += term[j];
-      }
-    });
+    sums.add(
+        f.accumulate(x), f[rows].size(), [=](Index i) { return from[i]; }, f.grad(y).data(), 1,
+        [](Index) { return Accum<T>{1}; });
   }
   bool accumulates(int input) const override { return input == x.index; }
 };
