@@ -38,7 +38,10 @@ template <class T>
 class GptTraining {
  public:
   explicit GptTraining(const remat::models::GptConfig& config)
-      : parameters_(1), gpt_(parameters_ / "gpt", config), adamw_(parameters_, {.beta2 = 0.99, .weight_decay = 0.1}) {}
+      : parameters_(1),
+        gpt_(parameters_ / "gpt", config),
+        adamw_(parameters_, {.beta2 = 0.99, .weight_decay = 0.1}),
+        norm_(parameters_) {}
 
   const remat::ParameterRegistry& parameters() const { return parameters_; }
 
@@ -54,13 +57,13 @@ class GptTraining {
       const auto start = Clock::now();
       remat::Tape tape({.seed = 1, .step = done_++, .trace = trace});
       const auto loss = gpt_.loss(tape, batch);
-      tape.backward(loss);
+      tape.backward(loss, norm_.in_backward());
       step.loss = static_cast<double>(loss.item());
       step.seconds = since(start);
       inspect(tape);
     }
     const auto start = Clock::now();
-    adamw_.step(1e-3, remat::optim::clip_scale(remat::optim::global_norm(parameters_), 1.0));
+    adamw_.step(1e-3, remat::optim::clip_scale(norm_.value(), 1.0));
     step.update_seconds = since(start);
     step.seconds += step.update_seconds;
     return step;
@@ -73,6 +76,7 @@ class GptTraining {
   remat::ParameterRegistry parameters_;
   remat::models::Gpt<T> gpt_;
   remat::optim::AdamW adamw_;
+  remat::optim::GlobalNorm norm_;
   remat::Index done_ = 0;
 };
 

@@ -175,6 +175,7 @@ int train(const Settings& s, const CLI::App& app) {
     gpt->set_remat(plan.within(static_cast<std::size_t>(s.memory) << 20));
   }
   remat::optim::AdamW adamw(parameters, {.beta1 = s.beta1, .beta2 = s.beta2, .weight_decay = s.weight_decay});
+  remat::optim::GlobalNorm global_norm(parameters);
   const remat::optim::WarmupCosine schedule{
       .peak = s.lr, .minimum = std::min(s.min_lr, s.lr), .warmup = std::min(s.warmup, s.steps - 1), .steps = s.steps};
 
@@ -196,12 +197,12 @@ int train(const Settings& s, const CLI::App& app) {
     {
       remat::Tape tape({.seed = s.seed, .step = step, .trace = !s.trace.empty() && step + 1 == s.steps});
       const auto mean = gpt->loss(tape, batches.at(step));
-      tape.backward(mean);
+      tape.backward(mean, global_norm.in_backward());
       loss = static_cast<double>(mean.item());
       stats = tape.stats();
       trace = tape.trace();
     }
-    const double norm = remat::optim::global_norm(parameters);
+    const double norm = global_norm.value();
     adamw.step(lr, remat::optim::clip_scale(norm, s.clip));
     const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
 

@@ -12,6 +12,7 @@
   HOW template struct remat::ops::AddPositions<T>;                  \
   HOW template struct remat::ops::Attention<T>;                     \
   HOW template struct remat::ops::AttentionQkv<T>;                  \
+  HOW template struct remat::ops::CombineRows<T>;                   \
   HOW template struct remat::ops::CrossEntropy<T>;                  \
   HOW template struct remat::ops::Dropout<T>;                       \
   HOW template struct remat::ops::Embedding<T>;                     \
@@ -19,7 +20,10 @@
   HOW template struct remat::ops::LayerNorm<T>;                     \
   HOW template struct remat::ops::Linear<T>;                        \
   HOW template struct remat::ops::LinearCrossEntropy<T>;            \
+  HOW template struct remat::ops::LoadBalancingLoss<T>;             \
   HOW template struct remat::ops::RmsNorm<T>;                       \
+  HOW template struct remat::ops::Route<T>;                         \
+  HOW template struct remat::ops::TakeRows<T>;                      \
   HOW template struct remat::ops::AttentionOp<T, 1>;                \
   HOW template struct remat::ops::AttentionOp<T, 3>;                \
   HOW template struct remat::Concat<T>;                             \
@@ -36,14 +40,6 @@
   HOW template struct remat::Unary<T, remat::functions::Sin>;       \
   HOW template struct remat::Unary<T, remat::functions::Square>;
 
-#define REMAT_TEST_ROUTING_OPS(HOW, T)                  \
-  HOW template struct remat::ops::CombineRows<T>;       \
-  HOW template struct remat::ops::LoadBalancingLoss<T>; \
-  HOW template struct remat::ops::Route<T>;             \
-  HOW template struct remat::ops::TakeRows<T>;
-
 REMAT_TEST_OPS(extern, float)
 REMAT_TEST_OPS(extern, double)
 REMAT_TEST_OPS(extern, remat::bfloat16)
-REMAT_TEST_ROUTING_OPS(extern, float)
-REMAT_TEST_ROUTING_OPS(extern, double)  // not of bfloat16

@@ -1,4 +1,3 @@
 #include "compiled_ops/compiled_ops.hpp"
 
 REMAT_TEST_OPS(, double)
-REMAT_TEST_ROUTING_OPS(, double)
