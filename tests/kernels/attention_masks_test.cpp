@@ -2,39 +2,9 @@
 #include <gtest/gtest.h>
 
 #include <kernels/attention_reference.hpp>
-#include <string>
 
 namespace remat_test {
 namespace {
-
-struct Kind {
-  std::string name;
-  void (*apply)(AttentionCase&);
-};
-
-const Kind kinds[] = {
-    {"causal", [](AttentionCase& c) { c.causal = true; }},
-    {"window", [](AttentionCase& c) { c.window = 6; }},
-    {"wide window", [](AttentionCase& c) { c.window = 40; }},
-    {"offset", [](AttentionCase& c) { c.offset += 3; }},
-    {"padding", [](AttentionCase& c) { c.padding = true; }},
-    {"prefix", [](AttentionCase& c) { c.causal = c.prefix = true; }},
-    {"segments", [](AttentionCase& c) { c.segments = true; }},
-    {"soft cap", [](AttentionCase& c) { c.soft_cap = 0.8; }},
-    {"alibi", [](AttentionCase& c) { c.alibi = true; }},
-    {"bias",
-     [](AttentionCase& c) {
-       c.bias = {1, 1, 1, 1};
-     }},
-    {"hiding bias",
-     [](AttentionCase& c) {
-       c.bias = {0, 1, 1, 1}, c.bias_hides = true;
-     }},
-    {"relative bias", [](AttentionCase& c) { c.buckets = 8; }},
-    {"rotary", [](AttentionCase& c) { c.rotary_base = 100, c.rotary_dims = 4, c.key_position = 1020; }},
-    {"dropout", [](AttentionCase& c) { c.dropout = 0.3; }},
-    {"fused", [](AttentionCase& c) { c.fused = c.query_length == c.key_length; }},
-};
 
 /// Double agrees with the formula to 1e-12, float to 5e-6.
 void check(const AttentionCase& c) {
@@ -48,8 +18,8 @@ void check(const AttentionCase& c) {
 }
 
 TEST(AttentionMasks, AreTheFormulaInPairs) {
-  for (const Kind& one : kinds)
-    for (const Kind& other : kinds) {
+  for (const AttentionKind& one : attention_kinds)
+    for (const AttentionKind& other : attention_kinds) {
       if (&other < &one) continue;
       SCOPED_TRACE(one.name + " with " + other.name);
       AttentionCase c{.batch = 3, .query_length = 45, .key_length = 45, .heads = 3, .kv_heads = 3, .head_dims = 6};
@@ -66,7 +36,7 @@ TEST(AttentionMasks, AreTheFormulaAtEveryLengthAndChunk) {
   struct Chunks {
     Index query, key, chunk;
   };
-  for (const Kind& kind : kinds)
+  for (const AttentionKind& kind : attention_kinds)
     for (const auto& [query, key, c] : {Chunks{0, 0, 64}, {20, 20, 20}, {20, 33, 33}, {33, 20, 20}, {7, 70, 70}}) {
       for (const Index length : {Index{1}, Index{7}, c - 1, c, c + 1, 2 * c + 3}) {
         SCOPED_TRACE(testing::Message() << kind.name << " " << length << " in " << query << " x " << key);
@@ -79,7 +49,7 @@ TEST(AttentionMasks, AreTheFormulaAtEveryLengthAndChunk) {
 }
 
 TEST(AttentionMasks, AreTheFormulaOverGroupsAndUnequalLengths) {
-  for (const Kind& kind : kinds)
+  for (const AttentionKind& kind : attention_kinds)
     for (const Index kv_heads : {8, 2, 1})
       for (const auto& [queries, keys] : {std::pair<Index, Index>{70, 70}, {5, 130}, {131, 66}}) {
         SCOPED_TRACE(testing::Message() << kind.name << " K " << kv_heads << " T " << queries << " S " << keys);
@@ -158,7 +128,7 @@ TEST(AttentionMasks, TurnByPositionsUpToAMillion) {
 
 TEST(AttentionMasks, DoNotLeakNaN) {
   // NaN in keys and values that somebody may see but most do not, and in all that padding hides.
-  for (const Kind& kind : kinds)
+  for (const AttentionKind& kind : attention_kinds)
     for (const Index heads : {2, 8}) {
       SCOPED_TRACE(kind.name);
       AttentionCase c{.batch = 1, .query_length = 70, .key_length = 70, .heads = heads, .kv_heads = heads};
@@ -230,7 +200,7 @@ TEST(AttentionMasks, GiveZerosToAQueryThatSeesNothing) {
 }
 
 TEST(AttentionMasks, DoNotDependOnTheNumberOfThreads) {
-  for (const Kind& kind : kinds) {
+  for (const AttentionKind& kind : attention_kinds) {
     SCOPED_TRACE(kind.name);
     AttentionCase c{.batch = 2, .query_length = 150, .key_length = 150, .heads = 2, .kv_heads = 1, .head_dims = 8};
     c.bias = {0, 1, 0, 1}, c.buckets = 16;

@@ -8,7 +8,9 @@
 #include <cstring>
 #include <limits>
 #include <new>
+#include <remat/core/eigen.hpp>
 #include <remat/kernels/attention.hpp>
+#include <string>
 #include <vector>
 
 namespace remat_test {
@@ -50,15 +52,46 @@ struct AttentionCase {
   Index buckets = 0, max_distance = 20;
 };
 
+/// An option, or a few that go together.
+struct AttentionKind {
+  std::string name;
+  void (*apply)(AttentionCase&);
+};
+
+inline const AttentionKind attention_kinds[] = {
+    {"causal", [](AttentionCase& c) { c.causal = true; }},
+    {"window", [](AttentionCase& c) { c.window = 6; }},
+    {"wide window", [](AttentionCase& c) { c.window = 40; }},
+    {"offset", [](AttentionCase& c) { c.offset += 3; }},
+    {"padding", [](AttentionCase& c) { c.padding = true; }},
+    {"prefix", [](AttentionCase& c) { c.causal = c.prefix = true; }},
+    {"segments", [](AttentionCase& c) { c.segments = true; }},
+    {"soft cap", [](AttentionCase& c) { c.soft_cap = 0.8; }},
+    {"alibi", [](AttentionCase& c) { c.alibi = true; }},
+    {"bias",
+     [](AttentionCase& c) {
+       c.bias = {1, 1, 1, 1};
+     }},
+    {"hiding bias",
+     [](AttentionCase& c) {
+       c.bias = {0, 1, 1, 1}, c.bias_hides = true;
+     }},
+    {"relative bias", [](AttentionCase& c) { c.buckets = 8; }},
+    {"rotary", [](AttentionCase& c) { c.rotary_base = 100, c.rotary_dims = 4, c.key_position = 1020; }},
+    {"dropout", [](AttentionCase& c) { c.dropout = 0.3; }},
+    {"fused", [](AttentionCase& c) { c.fused = c.query_length == c.key_length; }},
+};
+
 /// Inputs, outputs and gradients of one call.
 template <class T>
 struct AttentionCall {
+  using Sum = remat::Accum<T>;
   remat::kernels::AttentionProblem<T> problem;
   AlignedVector<T> input, gradient;  // q, k and v, and theirs: one array, so that the fused layout is only strides
   Index k_at = 0, v_at = 0;
-  AlignedVector<T> out, dout, log_sum_exp;
+  AlignedVector<T> out, dout;
   std::vector<std::int32_t> key_lengths, prefix_lengths, query_segments, key_segments;
-  AlignedVector<T> bias, dbias, relative_bias, drelative_bias;
+  AlignedVector<Sum> log_sum_exp, bias, dbias, relative_bias, drelative_bias;
 
   explicit AttentionCall(const AttentionCase& c) {
     auto& p = problem;
@@ -85,18 +118,19 @@ struct AttentionCall {
     // NaN everywhere first: what is not written shows.
     gradient.assign(count(inputs), std::numeric_limits<T>::quiet_NaN());
     out.assign(count(c.batch * p.out_batch), std::numeric_limits<T>::quiet_NaN());
-    log_sum_exp.assign(count(c.batch * c.heads * c.query_length), std::numeric_limits<T>::quiet_NaN());
+    log_sum_exp.assign(count(c.batch * c.heads * c.query_length), std::numeric_limits<Sum>::quiet_NaN());
     make_masks(c);
   }
   AttentionCall(const AttentionCall&) = delete;
   AttentionCall& operator=(const AttentionCall&) = delete;
 
   /// Values that float holds exactly, so that float and double see one problem.
-  static void fill(AlignedVector<T>& buffer, Index size, std::uint32_t site) {
+  template <class U>
+  static void fill(AlignedVector<U>& buffer, Index size, std::uint32_t site) {
     const remat::RandomStream stream{.seed = 1, .step = 0, .site = site};
     buffer.resize(count(size));
     for (std::size_t i = 0; i < buffer.size(); ++i)
-      buffer[i] = static_cast<T>(static_cast<float>(stream.normal(static_cast<std::uint64_t>(i))));
+      buffer[i] = static_cast<U>(static_cast<float>(stream.normal(static_cast<std::uint64_t>(i))));
   }
 
   void make_masks(const AttentionCase& c) {
@@ -129,13 +163,13 @@ struct AttentionCall {
       fill(bias, size, 3);
       if (c.bias_hides)
         for (std::size_t i = 0; i < bias.size(); ++i)
-          if (i * 7 % 11 < 4) bias[i] = -std::numeric_limits<T>::infinity();
-      dbias.assign(bias.size(), std::numeric_limits<T>::quiet_NaN());
+          if (i * 7 % 11 < 4) bias[i] = -std::numeric_limits<Sum>::infinity();
+      dbias.assign(bias.size(), std::numeric_limits<Sum>::quiet_NaN());
       p.bias = bias.data();
     }
     p.buckets = c.buckets, p.max_distance = c.max_distance;
     fill(relative_bias, c.buckets * c.heads, 4);
-    drelative_bias.assign(relative_bias.size(), std::numeric_limits<T>::quiet_NaN());
+    drelative_bias.assign(relative_bias.size(), std::numeric_limits<Sum>::quiet_NaN());
     p.relative_bias = relative_bias.data();
   }
 

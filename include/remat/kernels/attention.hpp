@@ -6,24 +6,50 @@
 #include <remat/kernels/attention/backward.hpp>
 #include <remat/kernels/attention/bias_gradient.hpp>
 #include <remat/kernels/attention/forward.hpp>
+#include <remat/kernels/attention/narrow_pair.hpp>
+#include <remat/kernels/attention/narrow_strip.hpp>
 #include <type_traits>
 
 namespace remat::inline REMAT_ABI::kernels {
 
 namespace attention {
 
-/// Calls `body` with a constant: does anything but masks by position touch the scores?
+/// Who computes tiles.
+template <class T, bool Changed>
+struct Wide {
+  using Strip = QueryStrip<T, Changed>;
+  using Pair = TilePair<T, Changed>;
+};
+struct Narrow {
+  using Strip = NarrowStrip;
+  using Pair = NarrowPair;
+};
+
+/// Calls `body` with who computes this problem. Changed scores of bfloat16 are rare enough to be widened.
 template <class T, class F>
 void with_kind(const AttentionProblem<T>& p, F&& body) {
-  p.changes_scores() ? body(std::true_type()) : body(std::false_type());
+  if (p.changes_scores()) return body(Wide<T, true>());
+  if constexpr (std::is_same_v<T, bfloat16>)
+    if (has_narrow_products(p)) return body(Narrow());
+  body(Wide<T, false>());
 }
 
-/// Bytes of one thread's tiles.
-template <class Tiles, class T>
+/// Bytes of one thread's tiles, whoever will compute: scratch is granted before all operands are known.
+template <class Tiles, class NarrowTiles, class T>
 std::size_t tile_bytes(const AttentionProblem<T>& p, const Tables& tables) {
-  Carver carver;
+  Carver carver, narrow;
   static_cast<void>(Tiles(p, tables, carver));
-  return carver.used();
+  if constexpr (std::is_same_v<T, bfloat16>)
+    if (has_narrow_products(p)) static_cast<void>(NarrowTiles(p, tables, narrow));
+  return std::max(carver.used(), narrow.used());
+}
+template <class T>
+std::size_t forward_tile_bytes(const AttentionProblem<T>& p, const Tables& tables) {
+  return tile_bytes<ForwardTiles<T>, NarrowStripTiles>(p, tables);
+}
+template <class T>
+std::size_t backward_tile_bytes(const AttentionProblem<T>& p, const Tables& tables) {
+  return tile_bytes<BackwardTiles<T>, NarrowPairTiles>(p, tables);
 }
 
 /// What the threads of one backward share.
@@ -40,16 +66,16 @@ struct BackwardShared {
 };
 
 /// dq, dk and dv.
-template <bool Changed, class T>
+template <class Pair, class T>
 void product_gradients(const AttentionProblem<T>& p, const BackwardArguments<T>& x, const Tables& tables,
                        std::byte* scratch, std::size_t bytes) {
-  const Tiling query_tiles = query_tiling(p), key_tiles = key_tiling(p);
+  const Tiling query_tiles = query_tiling(p, Pair::query_tile), key_tiles = key_tiling(p, Pair::key_tile);
   const Index pairs = p.batch * p.kv_heads, heads = group_heads(p);
   const bool wants_q = x.to.q != nullptr, wants_keys = x.to.k != nullptr || x.to.v != nullptr;
   const auto for_each = [&](Index tasks_per_pair, const auto& body) {
     each_task(pairs * tasks_per_pair, scratch, bytes, [&](Index task, void* own) {
       const Index pair = task / tasks_per_pair, b = pair / p.kv_heads, kv = pair % p.kv_heads;
-      BackwardTask<T, Changed> pass(p, x, tables, b, kv, own);
+      BackwardTask<T, Pair> pass(p, x, tables, b, kv, own);
       body(pass, kv * heads, task % tasks_per_pair);
     });
   };
@@ -90,8 +116,8 @@ template <class T>
 std::size_t attention_forward_scratch(const AttentionProblem<T>& problem) {
   attention::Carver shared;
   const attention::Tables tables(problem, shared);
-  return shared.used() + attention::tile_bytes<attention::ForwardTiles<T>>(problem, tables) *
-                             static_cast<std::size_t>(omp_get_max_threads());
+  return shared.used() +
+         attention::forward_tile_bytes(problem, tables) * static_cast<std::size_t>(omp_get_max_threads());
 }
 
 /// out [B, T, N, H] and log_sum_exp [B, N, T] of q [B, T, N, H], k and v [B, S, K, H]. A query that sees no key gets
@@ -102,16 +128,17 @@ void attention_forward(const AttentionProblem<T>& problem, const T* q, const T* 
   attention::Carver shared(scratch);
   const attention::Tables tables(problem, shared);
   tables.fill(problem);
-  const std::size_t bytes = attention::tile_bytes<attention::ForwardTiles<T>>(problem, tables);
+  const std::size_t bytes = attention::forward_tile_bytes(problem, tables);
   const attention::Tiling strips = attention::strip_tiling(problem);
   const attention::ForwardArguments<T> arguments{q, k, v, out, log_sum_exp};
-  attention::with_kind(problem, [&](auto changed) {
+  attention::with_kind(problem, [&](auto kind) {
+    using Task = attention::ForwardTask<T, typename decltype(kind)::Strip>;
     attention::each_task(problem.batch * problem.heads * strips.count(),
                          static_cast<std::byte*>(scratch) + shared.used(), bytes, [&](Index task, void* own) {
-                           attention::ForwardTask<T, changed.value> pass(problem, arguments, tables, own);
+                           Task pass(problem, arguments, tables, own);
                            // The long strips of causal attention come first, as in backward.
                            const Index head = task / strips.count(), i = strips.count() - 1 - task % strips.count();
-                           pass.strip(head / problem.heads, head % problem.heads, strips.start(i), strips.size(i));
+                           pass.run(head / problem.heads, head % problem.heads, strips.start(i), strips.size(i));
                          });
   });
 }
@@ -121,8 +148,8 @@ template <class T>
 std::size_t attention_backward_scratch(const AttentionProblem<T>& problem) {
   attention::Carver carver;
   const attention::BackwardShared<T> shared(problem, carver);
-  return carver.used() + attention::tile_bytes<attention::BackwardTiles<T>>(problem, shared.tables) *
-                             static_cast<std::size_t>(omp_get_max_threads());
+  return carver.used() +
+         attention::backward_tile_bytes(problem, shared.tables) * static_cast<std::size_t>(omp_get_max_threads());
 }
 
 /// The gradients of `attention_forward` at dout (strides of out), given its inputs and outputs.
@@ -133,10 +160,10 @@ void attention_backward(const AttentionProblem<T>& problem, const T* q, const T*
   const attention::BackwardShared<T> shared(problem, carver);
   shared.tables.fill(problem);
   std::byte* tiles = static_cast<std::byte*>(scratch) + carver.used();
-  const std::size_t bytes = attention::tile_bytes<attention::BackwardTiles<T>>(problem, shared.tables);
+  const std::size_t bytes = attention::backward_tile_bytes(problem, shared.tables);
   const attention::BackwardArguments<T> arguments{q, k, v, out, log_sum_exp, dout, to, shared.delta};
-  attention::with_kind(problem, [&](auto changed) {
-    attention::product_gradients<changed.value>(problem, arguments, shared.tables, tiles, bytes);
+  attention::with_kind(problem, [&](auto kind) {
+    attention::product_gradients<typename decltype(kind)::Pair>(problem, arguments, shared.tables, tiles, bytes);
   });
   if (to.bias != nullptr) attention::bias_gradient(problem, arguments, shared.tables, tiles, bytes);
   if (to.relative_bias != nullptr)

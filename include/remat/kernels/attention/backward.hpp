@@ -19,7 +19,8 @@ void write_rows(const T* tile, Index pitch, Index rows, Index dims, T scale, E* 
 }
 
 /// Pass over (query tiles) x (key tiles) of one (b, kv head): a task covers a rectangle of them.
-template <class E, bool Changed>
+/// `Pair` multiplies them: `TilePair`, or `NarrowPair`.
+template <class E, class Pair>
 class BackwardTask {
  public:
   using T = Accum<E>;
@@ -46,8 +47,8 @@ class BackwardTask {
   /// All of dk and dv for the keys of tile s0; adds to dq too if it is wanted and `with_dq`.
   void keys(Index s0, Index count, bool with_dq) {
     with_dq = with_dq && x.to.q != nullptr;
-    std::fill_n(tile.dkey, tile_rows * pitch, T{0});
-    std::fill_n(tile.dvalue, tile_rows * pitch, T{0});
+    std::fill_n(tile.dkey, Pair::key_tile * pitch, T{0});
+    std::fill_n(tile.dvalue, Pair::key_tile * pitch, T{0});
     bool any = false;
     if (pair.load_keys(s0, count))
       for (Index n = pair.kv * heads; n < (pair.kv + 1) * heads; ++n)
@@ -111,8 +112,9 @@ class BackwardTask {
   template <class F>
   void each_query_tile(Index s0, F&& body) const {
     const Visibility& seen = pair.seen;
-    query_tiling(p).each(seen.first_query(s0), seen.last_query(s0 + pair.key_rows - 1), [&](Index t0, Index rows) {
-      if constexpr (Changed)
+    const Index first = seen.first_query(s0), end = seen.last_query(s0 + pair.key_rows - 1);
+    query_tiling(p, Pair::query_tile).each(first, end, [&](Index t0, Index rows) {
+      if constexpr (Pair::changed)
         if (!segments_meet(p, pair.b, t0, rows, s0, pair.key_rows)) return;
       body(t0, rows);
     });
@@ -123,17 +125,17 @@ class BackwardTask {
     const Visibility& seen = pair.seen;
     pair.load_queries(n, t0, rows);
     const Index first = std::max(first_key, seen.begin(t0)), end = std::min(end_key, seen.end(t0 + rows - 1));
-    key_tiling(p).each(first, end, [&](Index s0, Index count) {
-      if constexpr (Changed)
+    key_tiling(p, Pair::key_tile).each(first, end, [&](Index s0, Index count) {
+      if constexpr (Pair::changed)
         if (!segments_meet(p, pair.b, t0, rows, s0, std::min(count, seen.keys() - s0))) return;
       if (pair.load_keys(s0, count)) body();
     });
   }
 
-  TilePair<E, Changed> pair;
+  Pair pair;
   const AttentionProblem<E>& p = pair.p;
   const BackwardArguments<E>& x = pair.x;
-  BackwardTiles<E>& tile = pair.tile;
+  typename Pair::Tiles& tile = pair.tile;
   Index h = pair.h, pitch = pair.pitch, heads = group_heads(p);
 };
 

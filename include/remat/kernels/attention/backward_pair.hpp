@@ -14,7 +14,9 @@ template <class E, bool Changed>
 class TilePair {
  public:
   using T = Accum<E>;
-  static constexpr Index group = Vector<T>::group;
+  using Tiles = BackwardTiles<E>;
+  static constexpr Index query_tile = tile_rows, key_tile = tile_rows, group = Vector<T>::group;
+  static constexpr bool changed = Changed;
 
   TilePair(const AttentionProblem<E>& problem, const BackwardArguments<E>& arguments, const Tables& all,
            Index batch_entry, Index kv_head, void* scratch)
@@ -103,7 +105,7 @@ class TilePair {
   const BackwardArguments<E>& x;
   const Tables& tables;
   Carver carver;
-  BackwardTiles<E> tile;
+  Tiles tile;
   Visibility seen;
   Index b, kv, query_head = 0, first_query = 0, query_rows = 0, first_key = 0, key_rows = 0;
   Index h = p.head_dims, pitch = padded<T>(h);

@@ -2,21 +2,27 @@
 // whatever else is wanted and however many threads there are.
 #pragma once
 
+#include <exception>
 #include <remat/kernels/attention/backward.hpp>
 
 namespace remat::inline REMAT_ABI::kernels::attention {
 
-/// Calls `body(i, scratch)` for i < tasks, in parallel; `scratch` is a part of its own for each thread.
+/// Calls `body(i, scratch)` for i < tasks, in parallel; `scratch` is a part of its own for each thread. The first
+/// exception of a body, whose products may run out of memory, is rethrown when all is done.
 template <class F>
 void each_task(Index tasks, std::byte* scratch, std::size_t bytes, F&& body) {
+  std::exception_ptr error;
 #pragma omp parallel for schedule(dynamic) num_threads(team(tasks))
-  for (Index i = 0; i < tasks; ++i) body(i, scratch + bytes * static_cast<std::size_t>(omp_get_thread_num()));
+  for (Index i = 0; i < tasks; ++i) {
+    try {
+      body(i, scratch + bytes * static_cast<std::size_t>(omp_get_thread_num()));
+    } catch (...) {
+#pragma omp critical(remat_attention_task)
+      if (!error) error = std::current_exception();
+    }
+  }
+  if (error) std::rethrow_exception(error);
 }
-
-/// A part of an axis.
-struct Stretch {
-  Index begin, end;
-};
 
 /// Adds dscores [rows][group] to `to`, where a step of 0 stands for an axis that is summed over.
 template <class T>
@@ -60,7 +66,7 @@ void bias_gradient(const AttentionProblem<E>& p, const BackwardArguments<E>& x, 
     const Stretch all_b = owned(batches, p.batch, head / heads), all_n = owned(heads, p.heads, head % heads);
     for (Index b = all_b.begin; b < all_b.end; ++b)
       for (Index n = all_n.begin; n < all_n.end; ++n) {
-        BackwardTask<E, true> pass(p, x, tables, b, n / group_heads(p), own);
+        BackwardTask<E, TilePair<E, true>> pass(p, x, tables, b, n / group_heads(p), own);
         query_tiles.each(t.begin, t.end, [&](Index t0, Index count) {
           pass.scores(
               n, t0, count, s.begin, s.end, [&](Index first, Index seen, Index key, Index lanes, const T* dscores) {
@@ -103,7 +109,7 @@ void relative_bias_gradient(const AttentionProblem<E>& p, const BackwardArgument
         sums[tables.buckets(s - t - p.offset + d - (rows - 1))] += static_cast<double>(diagonals[d]);
     };
     for (Index b = 0; b < p.batch; ++b) {
-      BackwardTask<E, true> pass(p, x, tables, b, n / group_heads(p), own);
+      BackwardTask<E, TilePair<E, true>> pass(p, x, tables, b, n / group_heads(p), own);
       query_tiling(p).each(strips.start(strip), strips.end(strip),
                            [&](Index t, Index rows) { pass.scores(n, t, rows, 0, p.key_length, add); });
     }

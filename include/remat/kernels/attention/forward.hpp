@@ -2,48 +2,9 @@
 #pragma once
 
 #include <cmath>
-#include <limits>
-#include <remat/kernels/attention/dropout.hpp>
-#include <remat/kernels/attention/online_softmax.hpp>
-#include <remat/kernels/attention/tables.hpp>
+#include <remat/kernels/attention/forward_strip.hpp>
 
 namespace remat::inline REMAT_ABI::kernels::attention {
-
-/// Queries that share one pass over the keys: as many as keep their state in a part of the L2 cache, fewer where that
-/// would leave too few tasks. No sum depends on it.
-template <class E>
-Tiling strip_tiling(const AttentionProblem<E>& p) {
-  using T = Accum<E>;
-  constexpr Index state_bytes = 128 * 1024, enough_tasks = 32;
-  const Index row_bytes = 2 * padded<T>(p.head_dims) * static_cast<Index>(sizeof(T));
-  Index rows = std::clamp<Index>(state_bytes / std::max<Index>(1, row_bytes) / tile_rows, 1, 4) * tile_rows;
-  while (rows > tile_rows && p.batch * p.heads * ((p.query_length + rows - 1) / rows) < enough_tasks) rows -= tile_rows;
-  return {p.query_length, p.query_chunk > 0 ? chunk_or_tile(p.query_chunk, p.query_length) : rows, rows};
-}
-
-/// One thread's tiles. Scores lie transposed, a query a lane, so that maxima and sums over keys are plain column sums.
-template <class E>
-struct ForwardTiles {
-  using T = Accum<E>;
-  T* query;    // [strip / group][pitch][group], scaled
-  T* key;      // [tile][pitch]
-  T* value;    // [tile][pitch]
-  T* context;  // [strip][pitch], not yet normalized
-  T* scores;   // [tile][group]
-  T* maximum;  // [strip]
-  T* sum;      // [strip]
-  Rotary<T> rotary;
-
-  ForwardTiles(const AttentionProblem<E>& p, const Tables& tables, Carver& carver)
-      : query(carver.take<T>(strip_tiling(p).rows * padded<T>(p.head_dims))),
-        key(carver.take<T>(tile_rows * padded<T>(p.head_dims))),
-        value(carver.take<T>(tile_rows * padded<T>(p.head_dims))),
-        context(carver.take<T>(strip_tiling(p).rows * padded<T>(p.head_dims))),
-        scores(carver.take<T>(tile_rows * Vector<T>::group)),
-        maximum(carver.take<T>(strip_tiling(p).rows)),
-        sum(carver.take<T>(strip_tiling(p).rows)),
-        rotary(tables.rotary, carver) {}
-};
 
 template <class E>
 struct ForwardArguments {
@@ -52,34 +13,32 @@ struct ForwardArguments {
   Accum<E>* log_sum_exp;
 };
 
-/// Passes of strips of queries over the keys they see. `Changed`: does anything but masks by position touch the scores?
-template <class E, bool Changed>
+/// Passes of strips of queries over the keys they see. `Strip` computes: `QueryStrip`, or `NarrowStrip`.
+template <class E, class Strip>
 class ForwardTask {
  public:
   using T = Accum<E>;
 
-  ForwardTask(const AttentionProblem<E>& problem, const ForwardArguments<E>& arguments, const Tables& all,
+  ForwardTask(const AttentionProblem<E>& problem, const ForwardArguments<E>& arguments, const Tables& tables,
               void* scratch)
-      : p(problem), x(arguments), tables(all), carver(scratch), tile(problem, all, carver) {}
+      : p(problem), x(arguments), strip(problem, tables, scratch) {}
 
   /// The context of queries [t0, t0 + rows) of head n in batch entry b, and their log-sum-exp.
-  void strip(Index b, Index n, Index t0, Index rows) {
+  void run(Index b, Index n, Index t0, Index rows) {
     const Visibility seen(p, b);
-    const Index kv = n / group_heads(p);
-    load_queries(x.q + b * p.q_batch + n * h, t0, rows);
-    std::fill_n(tile.context, rows * pitch, T{0});
-    std::fill_n(tile.maximum, round_up(rows), -infinity);
-    std::fill_n(tile.sum, round_up(rows), T{0});
+    const Index h = p.head_dims, pitch = padded<T>(h), kv = n / group_heads(p);
+    strip.load_queries(x.q + b * p.q_batch + n * h, t0, rows);
     const Index last_key = seen.end(t0 + rows - 1);
-    key_tiling(p).each(seen.begin(t0), last_key, [&](Index s0, Index tile_keys) {
+    key_tiling(p, Strip::tile_keys).each(seen.begin(t0), last_key, [&](Index s0, Index tile_keys) {
       const Index keys = std::min(tile_keys, last_key - s0);
-      if constexpr (Changed)
+      if constexpr (Strip::changed)
         if (!segments_meet(p, b, t0, rows, s0, keys)) return;
-      load_keys(x.k + b * p.k_batch + kv * h, x.v + b * p.v_batch + kv * h, s0, keys);
-      for (Index g = 0; g < rows; g += group) attend(seen, b, n, t0, g, std::min(group, rows - g), s0, keys);
+      strip.load_keys(x.k + b * p.k_batch + kv * h, x.v + b * p.v_batch + kv * h, s0, keys);
+      strip.attend(seen, b, n, t0, rows, s0, keys);
     });
     E* out = x.out + b * p.out_batch + t0 * p.out_token + n * h;
     T* log_sum_exp = x.log_sum_exp + (b * p.heads + n) * p.query_length + t0;
+    const auto& tile = strip.tile;
     for (Index i = 0; i < rows; ++i) {
       const T inverse = tile.sum[i] == 0 ? T{0} : 1 / tile.sum[i];
       const auto row = numbers(out + i * p.out_token);
@@ -89,75 +48,9 @@ class ForwardTask {
   }
 
  private:
-  static constexpr Index group = Vector<T>::group;
-  static constexpr T infinity = std::numeric_limits<T>::infinity();
-
-  static Index round_up(Index rows) { return (rows + group - 1) / group * group; }
-
-  void load_queries(const E* q, Index t0, Index rows) {
-    for (Index i = 0; i < rows; i += tile_rows) {
-      const Index count = std::min(tile_rows, rows - i), filled = round_up(count);
-      // No keys are loaded yet: their tile holds the queries until they are transposed.
-      copy_rows(q + (t0 + i) * p.q_token, p.q_token, count, h, tile.key, filled);
-      tile.rotary.load(p.key_position + p.offset + t0 + i, count);
-      tile.rotary.rotate(tile.key, pitch, count);
-      transpose_panels(tile.key, filled, pitch, static_cast<T>(p.scale), tile.query + i * pitch);
-    }
-  }
-  void load_keys(const E* k, const E* v, Index s0, Index keys) {
-    copy_rows(k + s0 * p.k_token, p.k_token, keys, h, tile.key, keys);
-    tile.rotary.load(p.key_position + s0, keys);
-    tile.rotary.rotate(tile.key, pitch, keys);
-    values_finite = copy_rows(v + s0 * p.v_token, p.v_token, keys, h, tile.value, keys);
-  }
-
-  /// The `lanes` queries from t0 + g on against those of the loaded keys that any of them sees.
-  void attend(const Visibility& seen, Index b, Index n, Index t0, Index g, Index lanes, Index s0, Index tile_keys) {
-    const Index t = t0 + g, first = std::max(s0, seen.begin(t));
-    const Index keys = std::min(s0 + tile_keys, seen.end(t + lanes - 1)) - first;
-    if (keys <= 0) return;
-    if constexpr (Changed)
-      if (!segments_meet(p, b, t, lanes, first, keys)) return;
-    note_block(p, t, s0);
-    const T *key = tile.key + (first - s0) * pitch, *value = tile.value + (first - s0) * pitch;
-    multiply<false>(keys, group, h, key, pitch, Index{1}, tile.query + g * pitch, group, tile.scores, group);
-    if constexpr (Changed) ScoreChange<E, false>(p, tables.buckets, b, n)(tile.scores, nullptr, first, keys, t, lanes);
-    hide(seen, t, lanes, first, keys);
-    T decay[group];
-    online_softmax(tile.scores, keys, tile.maximum + g, tile.sum + g, decay);
-    for (Index j = 0; j < lanes; ++j) {
-      if (decay[j] == 1) continue;
-      T* row = tile.context + (g + j) * pitch;
-      for (Index i = 0; i < pitch; ++i) row[i] *= decay[j];
-    }
-    if (p.dropout.active()) {
-      for (Index j = 0; j < lanes; ++j) {
-        T factors[tile_rows];
-        dropout_factors(p.dropout, coordinate(p, b, n, t + j, first), keys, factors);
-        for (Index i = 0; i < keys; ++i) tile.scores[i * group + j] *= factors[i];
-      }
-    }
-    const auto accumulate = values_finite ? multiply<true, T> : multiply_hiding<T>;
-    accumulate(lanes, pitch, keys, tile.scores, 1, group, value, pitch, tile.context + g * pitch, pitch);
-  }
-
-  /// Scores outside a query's interval of keys become -infinity.
-  void hide(const Visibility& seen, Index t, Index lanes, Index first, Index keys) const {
-    for (Index s = std::max(first, seen.end(t)); s < first + keys; ++s)
-      std::fill_n(tile.scores + (s - first) * group, std::min(group, seen.first_query(s) - t), -infinity);
-    for (Index s = first; s < std::min(first + keys, seen.begin(t + lanes - 1)); ++s) {
-      const Index last = std::max<Index>(0, seen.last_query(s) - t);
-      std::fill_n(tile.scores + (s - first) * group + last, group - last, -infinity);
-    }
-  }
-
   const AttentionProblem<E>& p;
   const ForwardArguments<E>& x;
-  const Tables& tables;
-  Carver carver;
-  ForwardTiles<E> tile;
-  Index h = p.head_dims, pitch = padded<T>(h);
-  bool values_finite = true;
+  Strip strip;
 };
 
 }  // namespace remat::inline REMAT_ABI::kernels::attention

@@ -14,7 +14,7 @@ namespace remat::inline REMAT_ABI::kernels {
 
 /// softmax(scale q k^T, modified and masked) v for `heads` query heads over `kv_heads` key/value heads (heads %
 /// kv_heads == 0; query head n reads key/value head n / (heads / kv_heads)). T is float, double or bfloat16, which is
-/// computed with in float; any size may be 0. Query t lies at position t + offset where key s lies at s. All masks must
+/// summed in float; any size may be 0. Query t lies at position t + offset where key s lies at s. All masks must
 /// agree that a key is visible.
 template <class T>
 struct AttentionProblem {

@@ -50,33 +50,24 @@ struct RotaryTable {
 template <class T>
 class Rotary {
  public:
-  Rotary(const RotaryTable& table, Carver& carver)
+  /// For tiles of up to `rows` rows.
+  Rotary(const RotaryTable& table, Carver& carver, Index rows = tile_rows)
       : table_(table),
         anchor_cosines_(carver.take<double>(table.half)),
         anchor_sines_(carver.take<double>(table.half)),
         base_cosines_(carver.take<double>(table.half)),
         base_sines_(carver.take<double>(table.half)),
-        cosines_(carver.take<T>(tile_rows * table.half)),
-        sines_(carver.take<T>(tile_rows * table.half)) {}
+        cosines_(carver.take<T>(rows * table.half)),
+        sines_(carver.take<T>(rows * table.half)) {}
+
+  bool turns() const { return table_.half > 0; }
 
   /// Makes the angles of positions [position, position + rows). They depend on the position alone, not on what was
   /// loaded before.
   [[gnu::noinline]] void load(Index position, Index rows) {
-    const Index half = table_.half;
-    if (half == 0) return;
-    // The library is asked only once in 1024 positions; from there it is products of table rows.
-    const Index rest = position & (RotaryTable::anchor_distance - 1), anchor = position - rest;
-    if (!has_anchor_ || anchor != anchor_) {
-      for (Index j = 0; j < half; ++j) {
-        const double angle = static_cast<double>(anchor) * table_.frequencies[j];
-        anchor_cosines_[j] = std::cos(angle);
-        anchor_sines_[j] = std::sin(angle);
-      }
-      anchor_ = anchor, has_anchor_ = true;
-    }
-    turn(anchor_cosines_, anchor_sines_, RotaryTable::steps + rest / RotaryTable::steps, base_cosines_, base_sines_);
-    turn(base_cosines_, base_sines_, rest % RotaryTable::steps, base_cosines_, base_sines_);
-    for (Index i = 0; i < rows; ++i) turn(base_cosines_, base_sines_, i, cosines_ + i * half, sines_ + i * half);
+    if (!turns()) return;
+    for (Index i = 0; i < rows; i += RotaryTable::steps)
+      load_steps(position + i, std::min(RotaryTable::steps, rows - i), i * table_.half);
   }
 
   /// Turns rows of a tile forward, or back: the gradient of a turn is the turn back.
@@ -96,6 +87,24 @@ class Rotary {
   }
 
  private:
+  /// Up to `steps` rows, from element `at` of the angles on.
+  void load_steps(Index position, Index rows, Index at) {
+    const Index half = table_.half;
+    // The library is asked only once in 1024 positions; from there it is products of table rows.
+    const Index rest = position & (RotaryTable::anchor_distance - 1), anchor = position - rest;
+    if (!has_anchor_ || anchor != anchor_) {
+      for (Index j = 0; j < half; ++j) {
+        const double angle = static_cast<double>(anchor) * table_.frequencies[j];
+        anchor_cosines_[j] = std::cos(angle);
+        anchor_sines_[j] = std::sin(angle);
+      }
+      anchor_ = anchor, has_anchor_ = true;
+    }
+    turn(anchor_cosines_, anchor_sines_, RotaryTable::steps + rest / RotaryTable::steps, base_cosines_, base_sines_);
+    turn(base_cosines_, base_sines_, rest % RotaryTable::steps, base_cosines_, base_sines_);
+    for (Index i = 0; i < rows; ++i)
+      turn(base_cosines_, base_sines_, i, cosines_ + at + i * half, sines_ + at + i * half);
+  }
   /// to = from * (row of the table), as complex numbers.
   template <class U>
   void turn(const double* from_cosines, const double* from_sines, Index row, U* to_cosines, U* to_sines) const {
@@ -110,7 +119,7 @@ class Rotary {
 
   const RotaryTable& table_;
   double *anchor_cosines_, *anchor_sines_, *base_cosines_, *base_sines_;
-  T *cosines_, *sines_;  // [tile][half]
+  T *cosines_, *sines_;  // [rows][half]
   Index anchor_ = 0;
   bool has_anchor_ = false;
 };

@@ -98,13 +98,14 @@ template <bool Accumulate, class T>
 }
 
 /// c += a b in which a zero weight of a hides whatever is in b, NaN too: masked rows must not leak.
-template <class T>
-[[gnu::noinline]] void multiply_hiding(Index rows, Index columns, Index depth, const T* a, Index a_row, Index a_step,
-                                       const T* b, Index b_row, T* c, Index c_row) {
+template <class T, class E = T>
+[[gnu::noinline]] void multiply_hiding(Index rows, Index columns, Index depth, const E* a, Index a_row, Index a_step,
+                                       const E* b, Index b_row, T* c, Index c_row) {
+  const auto lefts = numbers(a), rights = numbers(b);
   for (Index i = 0; i < rows; ++i)
     for (Index p = 0; p < depth; ++p)
-      if (const T left = a[i * a_row + p * a_step]; left != 0)
-        for (Index j = 0; j < columns; ++j) c[i * c_row + j] += left * b[p * b_row + j];
+      if (const T left = lefts[i * a_row + p * a_step]; left != 0)
+        for (Index j = 0; j < columns; ++j) c[i * c_row + j] += left * rights[p * b_row + j];
 }
 
 /// Copies [rows, dims] from a strided source into a tile of `filled` rows, zeros around it. False if anything copied

@@ -47,6 +47,13 @@ class Visibility {
   bool causal_;
 };
 
+/// A part of an axis.
+struct Stretch {
+  Index begin, end;
+
+  Index size() const { return end - begin; }
+};
+
 /// A length cut into chunks, and each chunk into tiles of at most `rows`: however large a chunk, it costs no memory.
 struct Tiling {
   Index length, chunk, rows = tile_rows;
@@ -68,16 +75,16 @@ struct Tiling {
 };
 
 /// The chunk asked for, at most all, or a tile if none was.
-inline Index chunk_or_tile(Index chunk, Index length) {
-  return chunk > 0 ? std::min(chunk, std::max<Index>(1, length)) : tile_rows;
+inline Index chunk_or_tile(Index chunk, Index length, Index tile = tile_rows) {
+  return chunk > 0 ? std::min(chunk, std::max<Index>(1, length)) : tile;
 }
 template <class T>
-Tiling query_tiling(const AttentionProblem<T>& p) {
-  return {p.query_length, chunk_or_tile(p.query_chunk, p.query_length)};
+Tiling query_tiling(const AttentionProblem<T>& p, Index tile = tile_rows) {
+  return {p.query_length, chunk_or_tile(p.query_chunk, p.query_length, tile), tile};
 }
 template <class T>
-Tiling key_tiling(const AttentionProblem<T>& p) {
-  return {p.key_length, chunk_or_tile(p.key_chunk, p.key_length)};
+Tiling key_tiling(const AttentionProblem<T>& p, Index tile = tile_rows) {
+  return {p.key_length, chunk_or_tile(p.key_chunk, p.key_length, tile), tile};
 }
 
 /// Leaves a mark that scores of query t and key s were computed.
