@@ -97,6 +97,7 @@ void measure(const Settings& s) {
                                         .model_dims = s.dims,
                                         .num_heads = s.heads,
                                         .tied_head = s.tied,
+                                        .keep_head_gradients = s.remat == "everything",
                                         .remat = remat::policy::parse(s.remat)};
   if (wants("step")) finish(bench::measure_step<T>(config, s.batch, threads, s.rounds), s);
   if (wants("kernels")) finish(bench::measure_kernels(s.lengths, 8, s.size, threads, s.rounds), s);

@@ -161,6 +161,7 @@ int train(const Settings& s, const CLI::App& app) {
                                         .num_kv_heads = s.kv_heads,
                                         .dropout = s.dropout,
                                         .bias = s.bias,
+                                        .keep_head_gradients = policy == remat::policy::everything && s.memory == 0,
                                         .remat = policy,
                                         .remat_every = s.remat_every};
   const std::unique_ptr<train_gpt::Model> gpt =

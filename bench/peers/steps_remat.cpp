@@ -48,6 +48,7 @@ void serve(const Settings& s) {
                                   .num_heads = s.heads,
                                   .bias = s.bias,
                                   .tied_head = !s.untied,
+                                  .keep_head_gradients = !s.remat,
                                   .remat = s.remat ? remat::policy::save_nothing : remat::policy::everything});
   std::size_t done = 0;
   std::cout << "{\"parameters\": " << training.parameters().count() << ", \"gemm\": \""

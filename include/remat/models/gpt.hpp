@@ -23,8 +23,9 @@ struct GptConfig {
   double dropout = 0;    // on embeddings, attention probabilities and both branches
   bool bias = true;      // of linear layers and norms
   Activation activation = Activation::gelu;
-  bool tied_head = true;  // the head is the transposed embedding
-  int head_chunk = 0;     // tokens whose logits exist at one time in a loss; 0: chosen by size
+  bool tied_head = true;             // the head is the transposed embedding
+  int head_chunk = 0;                // tokens whose logits exist at one time in a loss; 0: chosen by size
+  bool keep_head_gradients = false;  // no product of the head twice, for memory of the size of its weights
   double init_deviation = 0.02;
   Policy remat = policy::everything;
   int remat_every = 1;
@@ -70,10 +71,9 @@ struct Gpt {
   template <class Batch>
   Var<Accum<T>> loss(Tape& tape, const Batch& batch) const {
     const auto here = tape.layer(path);
-    // Who keeps all of the layers can keep what the head makes.
     return linear_cross_entropy<T>(
         hidden(tape, batch.inputs), head_table(), {}, tape.input(batch.targets),
-        {.transposed = true, .chunk = config.head_chunk, .keep_gradients = config.remat == policy::everything});
+        {.transposed = true, .chunk = config.head_chunk, .keep_gradients = config.keep_head_gradients});
   }
 
   struct Generation {
