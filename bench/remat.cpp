@@ -9,8 +9,8 @@
 #include <memory>
 #include <sstream>
 
-#include "../examples/run_program.hpp"
 #include "gpt_training.hpp"
+#include "model_options.hpp"
 #include "remat_report.hpp"
 
 namespace {
@@ -28,12 +28,7 @@ struct Settings {
 
 void add_options(CLI::App& app, Settings& s) {
   const auto positive = CLI::Range(1, 1 << 30);
-  app.add_option("--layers", s.layers, "transformer layers")->check(positive);
-  app.add_option("--dims", s.dims, "model width")->check(positive);
-  app.add_option("--heads", s.heads, "attention heads")->check(positive);
-  app.add_option("--context", s.context, "tokens of a sequence")->check(positive);
-  app.add_option("--batch", s.batch, "sequences of a step")->check(positive);
-  app.add_option("--vocabulary", s.vocabulary, "different tokens")->check(positive);
+  bench::add_model_options(app, s);
   app.add_option("--dropout", s.dropout, "probability of dropping")->check(CLI::Range(0.0, 0.999999));
   app.add_option("--remat-every", s.remat_every, "layers to a checkpoint region")->check(positive);
   app.add_option("--policies", s.policies,

@@ -14,7 +14,7 @@
 #include <cstdlib>
 #include <iostream>
 
-#include "../examples/run_program.hpp"
+#include "model_options.hpp"
 #include "speed_engine.hpp"
 #include "speed_kernels.hpp"
 #include "speed_scaling.hpp"
@@ -33,12 +33,7 @@ struct Settings {
 
 void add_options(CLI::App& app, Settings& s) {
   const auto positive = CLI::Range(1, 1 << 30);
-  app.add_option("--layers", s.layers, "transformer layers")->check(positive);
-  app.add_option("--dims", s.dims, "model width")->check(positive);
-  app.add_option("--heads", s.heads, "attention heads")->check(positive);
-  app.add_option("--context", s.context, "tokens of a sequence")->check(positive);
-  app.add_option("--batch", s.batch, "sequences of a step")->check(positive);
-  app.add_option("--vocabulary", s.vocabulary, "different tokens")->check(positive);
+  bench::add_model_options(app, s);
   app.add_flag("--tied", s.tied, "the head is the transposed embedding");
   app.add_option("--dtype", s.dtype, "of step and scaling; peak and kernels are of float32")
       ->check(CLI::IsMember({"float32", "bfloat16"}));
