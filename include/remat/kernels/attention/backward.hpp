@@ -47,8 +47,8 @@ class BackwardTask {
   /// All of dk and dv for the keys of tile s0; adds to dq too if it is wanted and `with_dq`.
   void keys(Index s0, Index count, bool with_dq) {
     with_dq = with_dq && x.to.q != nullptr;
-    std::fill_n(tile.dkey, Pair::key_tile * pitch, T{0});
-    std::fill_n(tile.dvalue, Pair::key_tile * pitch, T{0});
+    std::fill_n(tile.dkey, count * pitch, T{0});
+    std::fill_n(tile.dvalue, count * pitch, T{0});
     bool any = false;
     if (pair.load_keys(s0, count))
       for (Index n = pair.kv * heads; n < (pair.kv + 1) * heads; ++n)

@@ -15,8 +15,10 @@ class TilePair {
  public:
   using T = Accum<E>;
   using Tiles = BackwardTiles<E>;
-  static constexpr Index query_tile = tile_rows, key_tile = tile_rows, group = Vector<T>::group;
   static constexpr bool changed = Changed;
+  static constexpr Index group = Vector<T>::group, query_tile = tile_rows;
+  // Gradients of biases are summed by tiles of `tile_rows` keys.
+  static constexpr Index key_tile = Changed ? tile_rows : Tiles::most_keys;
 
   TilePair(const AttentionProblem<E>& problem, const BackwardArguments<E>& arguments, const Tables& all,
            Index batch_entry, Index kv_head, void* scratch)
@@ -34,13 +36,18 @@ class TilePair {
     key_rows = std::min(count, seen.keys() - s0);
     first_key = s0;
     if (key_rows <= 0) return false;
-    // The query tile's gradient is idle now: it holds the values until they are transposed.
-    copy_rows(x.v + b * p.v_batch + s0 * p.v_token + kv * h, p.v_token, key_rows, h, tile.dquery, tile_rows);
-    transpose_panels(tile.dquery, tile_rows, pitch, T{1}, tile.value_panels);
-    keys_finite = copy_rows(x.k + b * p.k_batch + s0 * p.k_token + kv * h, p.k_token, key_rows, h, tile.key, tile_rows);
+    const Index filled = (key_rows + group - 1) / group * group;
+    const E* value = x.v + b * p.v_batch + s0 * p.v_token + kv * h;
+    for (Index i = 0; i < key_rows; i += tile_rows) {
+      // The query tile's gradient is idle now: it holds the values until they are transposed.
+      const Index rows = std::min(tile_rows, filled - i);
+      copy_rows(value + i * p.v_token, p.v_token, std::min(rows, key_rows - i), h, tile.dquery, rows);
+      transpose_panels(tile.dquery, rows, pitch, T{1}, tile.value_panels + i * pitch);
+    }
+    keys_finite = copy_rows(x.k + b * p.k_batch + s0 * p.k_token + kv * h, p.k_token, key_rows, h, tile.key, filled);
     tile.key_rotary.load(p.key_position + s0, key_rows);
     tile.key_rotary.rotate(tile.key, pitch, key_rows);
-    transpose_panels(tile.key, tile_rows, pitch, scale, tile.key_panels);
+    transpose_panels(tile.key, filled, pitch, scale, tile.key_panels);
     return true;
   }
 
@@ -64,7 +71,7 @@ class TilePair {
     const Index first = std::max<Index>(0, seen.first_query(s) - t0);
     const Index rows = std::min(query_rows, seen.last_query(s + lanes - 1) - t0) - first;
     if (rows <= 0) return {first, 0};
-    note_block(p, t0, first_key);
+    note_block(p, t0, s);
     T *weights = tile.weights + first * group, *dscores = tile.dscores + first * group;
     multiply<false>(rows, group, h, tile.query + first * pitch, pitch, Index{1}, tile.key_panels + g * pitch, group,
                     weights, group);

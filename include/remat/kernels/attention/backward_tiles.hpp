@@ -28,13 +28,15 @@ struct BackwardArguments {
 template <class E>
 struct BackwardTiles {
   using T = Accum<E>;
+  /// Keys stay while one query tile after another is copied: the more of them, the fewer copies.
+  static constexpr Index most_keys = 4 * tile_rows;
   T* query;       // [tile][pitch]
   T* dout;        // [tile][pitch]
-  T* key;         // [tile][pitch]
-  T* key_panels;  // [tile / group][pitch][group], scaled
+  T* dquery;      // [tile][pitch]
+  T* key;         // [keys][pitch]
+  T* key_panels;  // [keys / group][pitch][group], scaled
   T* value_panels;
-  T* dquery;  // [tile][pitch]
-  T* dkey;
+  T* dkey;  // [keys][pitch]
   T* dvalue;
   T* weights;     // [tile][group]: probabilities, with dropout
   T* dscores;     // [tile][group]
@@ -43,9 +45,11 @@ struct BackwardTiles {
   Rotary<T> query_rotary, key_rotary;
 
   BackwardTiles(const AttentionProblem<E>& p, const Tables& tables, Carver& carver)
-      : query_rotary(tables.rotary, carver), key_rotary(tables.rotary, carver) {
-    for (T** piece : {&query, &dout, &key, &key_panels, &value_panels, &dquery, &dkey, &dvalue})
-      *piece = carver.take<T>(tile_rows * padded<T>(p.head_dims));
+      : query_rotary(tables.rotary, carver), key_rotary(tables.rotary, carver, most_keys) {
+    const Index pitch = padded<T>(p.head_dims);
+    const Index keys = std::min(most_keys, (p.key_length + tile_rows - 1) / tile_rows * tile_rows);
+    for (T** piece : {&query, &dout, &dquery}) *piece = carver.take<T>(tile_rows * pitch);
+    for (T** piece : {&key, &key_panels, &value_panels, &dkey, &dvalue}) *piece = carver.take<T>(keys * pitch);
     for (T** piece : {&weights, &dscores}) *piece = carver.take<T>(tile_rows * Vector<T>::group);
     derivative = p.soft_cap > 0 ? carver.take<T>(tile_rows * Vector<T>::group) : nullptr;
     dqueries = nullptr;

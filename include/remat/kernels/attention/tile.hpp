@@ -10,7 +10,7 @@
 namespace remat::inline REMAT_ABI::kernels::attention {
 
 #if defined(__AVX512F__)
-inline constexpr int vector_bytes = 64, block_rows = 12;  // 24 accumulators of 32 registers
+inline constexpr int vector_bytes = 64, block_rows = 8;  // whole blocks in every tile, and chains enough: 16
 #elif defined(__AVX__)
 inline constexpr int vector_bytes = 32, block_rows = 6;  // 12 of 16
 #else
