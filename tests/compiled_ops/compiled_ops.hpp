@@ -7,37 +7,39 @@
 #include <remat/remat.hpp>
 
 // Instantiations are declarations: no template can stand for a list of them.
-#define REMAT_TEST_OPS(HOW, T)                                      \
-  HOW template struct remat::ops::Activate<T>;                      \
-  HOW template struct remat::ops::AddPositions<T>;                  \
-  HOW template struct remat::ops::Attention<T>;                     \
-  HOW template struct remat::ops::AttentionQkv<T>;                  \
-  HOW template struct remat::ops::CombineRows<T>;                   \
-  HOW template struct remat::ops::CrossEntropy<T>;                  \
-  HOW template struct remat::ops::Dropout<T>;                       \
-  HOW template struct remat::ops::Embedding<T>;                     \
-  HOW template struct remat::ops::GatedActivate<T>;                 \
-  HOW template struct remat::ops::LayerNorm<T>;                     \
-  HOW template struct remat::ops::Linear<T>;                        \
-  HOW template struct remat::ops::LinearCrossEntropy<T>;            \
-  HOW template struct remat::ops::LoadBalancingLoss<T>;             \
-  HOW template struct remat::ops::RmsNorm<T>;                       \
-  HOW template struct remat::ops::Route<T>;                         \
-  HOW template struct remat::ops::TakeRows<T>;                      \
-  HOW template struct remat::ops::AttentionOp<T, 1>;                \
-  HOW template struct remat::ops::AttentionOp<T, 3>;                \
-  HOW template struct remat::Concat<T>;                             \
-  HOW template struct remat::Matmul<T>;                             \
-  HOW template struct remat::Reduce<T>;                             \
-  HOW template struct remat::Slice<T>;                              \
-  HOW template struct remat::Transpose<T>;                          \
-  HOW template struct remat::Binary<T, remat::functions::Add>;      \
-  HOW template struct remat::Binary<T, remat::functions::Subtract>; \
-  HOW template struct remat::Binary<T, remat::functions::Multiply>; \
-  HOW template struct remat::Binary<T, remat::functions::Divide>;   \
-  HOW template struct remat::Softmax<T, false>;                     \
-  HOW template struct remat::Softmax<T, true>;                      \
-  HOW template struct remat::Unary<T, remat::functions::Sin>;       \
+#define REMAT_TEST_OPS(HOW, T)                                              \
+  HOW template struct remat::ops::Activate<T>;                              \
+  HOW template struct remat::ops::AddPositions<T>;                          \
+  HOW template struct remat::ops::Attention<T>;                             \
+  HOW template struct remat::ops::AttentionQkv<T>;                          \
+  HOW template struct remat::ops::CombineRows<T>;                           \
+  HOW template struct remat::ops::CrossEntropy<T>;                          \
+  HOW template struct remat::ops::Dropout<T>;                               \
+  HOW template struct remat::ops::Embedding<T>;                             \
+  HOW template struct remat::ops::GatedActivate<T>;                         \
+  HOW template struct remat::ops::Linear<T>;                                \
+  HOW template struct remat::ops::LinearCrossEntropy<T>;                    \
+  HOW template struct remat::ops::LoadBalancingLoss<T>;                     \
+  HOW template struct remat::ops::Route<T>;                                 \
+  HOW template struct remat::ops::TakeRows<T>;                              \
+  HOW template struct remat::ops::Norm<T, remat::ops::LayerNormRow, false>; \
+  HOW template struct remat::ops::Norm<T, remat::ops::LayerNormRow, true>;  \
+  HOW template struct remat::ops::Norm<T, remat::ops::RmsNormRow, false>;   \
+  HOW template struct remat::ops::Norm<T, remat::ops::RmsNormRow, true>;    \
+  HOW template struct remat::ops::AttentionOp<T, 1>;                        \
+  HOW template struct remat::ops::AttentionOp<T, 3>;                        \
+  HOW template struct remat::Concat<T>;                                     \
+  HOW template struct remat::Matmul<T>;                                     \
+  HOW template struct remat::Reduce<T>;                                     \
+  HOW template struct remat::Slice<T>;                                      \
+  HOW template struct remat::Transpose<T>;                                  \
+  HOW template struct remat::Binary<T, remat::functions::Add>;              \
+  HOW template struct remat::Binary<T, remat::functions::Subtract>;         \
+  HOW template struct remat::Binary<T, remat::functions::Multiply>;         \
+  HOW template struct remat::Binary<T, remat::functions::Divide>;           \
+  HOW template struct remat::Softmax<T, false>;                             \
+  HOW template struct remat::Softmax<T, true>;                              \
+  HOW template struct remat::Unary<T, remat::functions::Sin>;               \
   HOW template struct remat::Unary<T, remat::functions::Square>;
 
 REMAT_TEST_OPS(extern, float)

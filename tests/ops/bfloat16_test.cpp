@@ -263,6 +263,33 @@ TEST(MasterWeights, AreCastOnceATapeOutsideItsAccount) {
   EXPECT_TRUE(w.has_grad());
 }
 
+// Tapes that follow each other, as in generation, read one cast; a new value gets a new one.
+TEST(MasterWeights, AreCastOnceForEachValue) {
+  ParameterRegistry parameters;
+  const auto w = (parameters / "layer").parameter<float>("w", {1, 1}, init::ones());
+  const auto read = [&] {
+    Tape tape({.mode = Mode::evaluate});
+    const auto x = tape.input(Tensor<bfloat16>({1}, static_cast<bfloat16>(1)));
+    return static_cast<float>(linear<bfloat16>(x, w).item());
+  };
+  EXPECT_EQ(read(), 1.0F);
+  const std::byte* const cast = w.entry()->cast.data();
+  EXPECT_EQ(read(), 1.0F);
+  EXPECT_EQ(w.entry()->cast.data(), cast);
+
+  w.set_value(Tensor<float>({1, 1}, 2.0F));
+  EXPECT_EQ(read(), 2.0F);
+  *reinterpret_cast<float*>(w.entry()->value.mutable_data()) = 3;
+  EXPECT_EQ(read(), 3.0F);
+
+  optim::AdamW adamw(parameters, {.weight_decay = 0});
+  const std::byte* const value = w.entry()->value.data();
+  w.set_grad(Tensor<float>({1, 1}, 1.0F));
+  adamw.step(1);
+  EXPECT_EQ(w.entry()->value.data(), value);  // no copy for the cast's sake
+  EXPECT_EQ(read(), 2.0F);
+}
+
 // One parameter, read as it is by one op and cast by another, as a tied embedding is.
 TEST(MasterWeights, SumGradientsOfBothForms) {
   ParameterRegistry parameters;

@@ -55,6 +55,60 @@ TEST(RmsNorm, Values) {
   }
 }
 
+/// What a skip connection and a norm give, and their gradients: fused, or as three ops with the same mask.
+struct SkipOutcome {
+  std::vector<Tensor<float>> values;
+};
+template <class F>
+SkipOutcome skip_outcome(const F& skip_norm) {
+  ParameterRegistry registry;
+  const auto scale = parameter_of(registry, "scale", random_tensor<float>({300}, 3));
+  const auto bias = parameter_of(registry, "bias", random_tensor<float>({300}, 4));
+  Tape tape({.seed = 7});
+  const auto x = tape.input(random_tensor<float>({40, 300}, 1), {.wants_gradient = true});
+  const auto branch = tape.input(random_tensor<float>({40, 300}, 2), {.wants_gradient = true});
+  const SkipNorm<float> both = skip_norm(x, branch, scale, bias);
+  SkipOutcome outcome{{both.sum.value(), both.normal.value()}};
+  tape.backward(weigh(both.sum) + weigh(square(both.normal)));
+  for (const auto& gradient : {tape.grad(x), tape.grad(branch), scale.grad(), bias.grad()})
+    outcome.values.push_back(gradient.copy());
+  return outcome;
+}
+
+TEST(Norms, SkipNormsEqualDropoutSumAndNorm) {
+  for (const double rate : {0.0, 0.3})
+    for (const bool rms : {false, true}) {
+      SCOPED_TRACE(testing::Message() << rate << (rms ? " rms" : ""));
+      const auto fused = skip_outcome([&](const auto& x, const auto& branch, const auto& scale, const auto& bias) {
+        return rms ? skip_rms_norm<float>(x, branch, rate, scale)
+                   : skip_layer_norm<float>(x, branch, rate, scale, bias);
+      });
+      const auto apart = skip_outcome([&](const auto& x, const auto& branch, const auto& scale, const auto& bias) {
+        const auto sum = x + dropout(branch, rate);
+        return SkipNorm<float>{sum, rms ? rms_norm<float>(sum, scale) : layer_norm<float>(sum, scale, bias)};
+      });
+      for (std::size_t i = 0; i < fused.values.size(); ++i)
+        for (Index j = 0; j < fused.values[i].size(); ++j)
+          ASSERT_NEAR(fused.values[i][j], apart.values[i][j], 2e-5) << i << ' ' << j;
+      EXPECT_EQ(same_bits(fused.values[2], fused.values[3]), rate == 0);  // dx is dbranch, unless some of it is dropped
+    }
+}
+
+// Gradients of x and of the branch are one buffer, written over that of the sum: 3 tensors live, not 4.
+TEST(Norms, SkipNormsMakeNoGradientTwice) {
+  const auto peak = [](double rate) {
+    Tape tape({.seed = 7});
+    const auto x = tape.input(random_tensor<float>({64, 64}, 1), {.wants_gradient = true});
+    {
+      const auto both = skip_layer_norm<float>(x, sin(x), rate);
+      const auto loss = sum(both.sum + both.normal);
+      tape.backward(loss);
+    }
+    return tape.stats().peak_bytes;
+  };
+  EXPECT_EQ(peak(0.3) - peak(0), 64U * 64U * sizeof(float));
+}
+
 // 3000 rows: more than one row to a block, and blocks for several threads.
 TEST(Norms, GradientsAreTheSameForAnyNumberOfThreads) {
   const auto x = random_tensor<float>({3000, 17}, 1), scale = random_tensor<float>({17}, 2);
@@ -114,6 +168,9 @@ TEST(Norms, RefuseWhatDoesNotFit) {
             "layer_norm: bias has shape [1, 5], x has 5 features");
   EXPECT_EQ(error_of([&] { rms_norm(x, scale); }), "rms_norm: ln/scale has shape [4], x has 5 features");
   EXPECT_EQ(error_of([&] { rms_norm(x, {}, 0); }), "rms_norm: epsilon 0 must be positive");
+  const auto branch = tape.input(Tensor<float>({5}, 0.0F));
+  EXPECT_EQ(error_of([&] { skip_layer_norm(x, branch); }), "skip_layer_norm: branch has shape [5], x has [2, 5]");
+  EXPECT_EQ(error_of([&] { skip_rms_norm(x, x, 1.0); }), "skip_rms_norm: dropout rate 1 is not in [0, 1)");
 }
 
 }  // namespace

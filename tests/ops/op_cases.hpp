@@ -258,6 +258,37 @@ inline std::vector<OpCase> op_cases() {
        .inputs = {on({{7}, {7}}), on({{2, 3, 33}, {33}}), on({{70, 5}, {5}}), on({{4, 1}, {1}}), on({{0, 5}, {5}}),
                   on({{3, 0}, {0}})}});
   row({.name = "rms_norm alone", .fn = [](const auto& in) { return rms_norm(in[0]); }, .inputs = {on({{3, 33}})}});
+  const std::vector<OpInputs> skip_inputs = {on({{7}, {7}, {7}, {7}}), on({{2, 3, 33}, {2, 3, 33}, {33}, {33}}),
+                                             on({{0, 5}, {0, 5}, {5}, {5}}), on({{21, 300}, {21, 300}, {300}, {300}})};
+  row({.name = "skip_layer_norm",
+       .fn =
+           [](const auto& in) {
+             const auto both = skip_layer_norm(in[0], in[1], 0, in[2], in[3]);
+             return both.sum * both.normal;
+           },
+       .inputs = skip_inputs});
+  row({.name = "skip_layer_norm with dropout",
+       .fn =
+           [](const auto& in) {
+             const auto both = skip_layer_norm(in[0], in[1], 0.25, in[2], in[3]);
+             return both.sum * both.normal;
+           },
+       .inputs = skip_inputs,
+       .is_random = true});
+  row({.name = "skip_layer_norm, its normal alone",
+       .fn = [](const auto& in) { return skip_layer_norm(in[0], in[1], 0, in[2]).normal; },
+       .inputs = {on({{3, 33}, {3, 33}, {33}})}});
+  row({.name = "skip_layer_norm, its sum alone",
+       .fn = [](const auto& in) { return skip_layer_norm(in[0], in[1], 0, in[2], in[3]).sum; },
+       .inputs = {on({{3, 33}, {3, 33}, {33}, {33}})}});
+  row({.name = "skip_rms_norm",
+       .fn =
+           [](const auto& in) {
+             const auto both = skip_rms_norm(in[0], in[1], 0.25, in[2]);
+             return both.sum - both.normal;
+           },
+       .inputs = {on({{7}, {7}, {7}}), on({{2, 3, 33}, {2, 3, 33}, {33}}), on({{0, 5}, {0, 5}, {5}})},
+       .is_random = true});
   row({.name = "embedding",
        .fn = [](const auto& in) { return embedding(in.integers[0], in[0]); },
        .inputs = {on({{5, 7}}, {{.shape = {3, 4}, .limit = 5}}), on({{9, 130}}, {{.shape = {6}, .limit = 9}}),

@@ -236,6 +236,10 @@ inline testing::AssertionResult keeps_its_word(OpBench& bench) {
     for (std::size_t i = 0; i < count; ++i) {
       if (!bench.is_asked(i)) continue;
       if (!(expected[i] == all[i])) return failed("the gradient of operand ", i, " depends on what else is wanted");
+      if (const int twin = bench.op().same_gradient(static_cast<int>(i));
+          twin >= 0 && wanted[static_cast<std::size_t>(twin)] &&
+          !(expected[i] == expected[static_cast<std::size_t>(twin)]))
+        return failed("the gradient of operand ", i, " is not that of operand ", twin);
       if (bench.can_be_in_place(i) &&
           bench.backward(outputs, Undeclared::value, wanted, static_cast<int>(i)) != expected)
         return failed("the gradient of operand ", i, " cannot be written over that of the result");

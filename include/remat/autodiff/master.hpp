@@ -1,14 +1,20 @@
-// Float masters of layers that compute in bfloat16: one cast of a parameter for each tape that reads it.
+// Float masters of layers that compute in bfloat16: one cast for each value of a parameter.
 #pragma once
 
+#include <mutex>
 #include <remat/core/numbers.hpp>
 #include <remat/core/parallel.hpp>
-#include <remat/core/tensor.hpp>
+#include <remat/params/parameter.hpp>
 
 namespace remat::inline REMAT_ABI::detail {
 
-/// The float32 tensor rounded to bfloat16. Charged to nobody: it counts as parameters do.
-inline AnyTensor rounded(const AnyTensor& master) {
+/// The float32 parameter rounded to bfloat16. Charged to nobody: it counts as parameters do.
+inline AnyTensor rounded(ParameterEntry& entry) {
+  static std::mutex mutex;  // of tapes that evaluate side by side
+  const std::lock_guard lock(mutex);
+  const AnyTensor& master = entry.value;
+  // The cast shares its master's bytes: whoever else writes there gets others, and a cast of those.
+  if (entry.cast.storage && entry.cast_from.get() == master.storage.get()) return entry.cast;
   AnyTensor cast{DType::bfloat16, master.shape, {}, 0};
   cast.storage = pool().allocate(cast.bytes());
   const auto* from = reinterpret_cast<const float*>(master.data());
@@ -17,7 +23,9 @@ inline AnyTensor rounded(const AnyTensor& master) {
 #pragma omp simd
                  for (Index i = begin; i < end; ++i) to[i] = from[i];
                });
-  return cast;
+  entry.cast = std::move(cast);
+  entry.cast_from = master.storage;
+  return entry.cast;
 }
 
 }  // namespace remat::inline REMAT_ABI::detail

@@ -187,6 +187,11 @@ class Frame {
   View<Accum<T>> grad(Weight<T> x) const {
     return {static_cast<Accum<T>*>(in(x).grad), in(x).shape};
   }
+  /// False: the gradient of this result is zero, and nowhere.
+  template <class T>
+  bool has_grad(Out<T> y) const {
+    return out(y).grad != nullptr;
+  }
   template <class T>
   View<const T> grad(Out<T> y) const {
     return {static_cast<const T*>(out(y).grad), out(y).shape};
@@ -235,6 +240,9 @@ class Op {
   virtual bool wide_gradient(int /*input*/) const { return false; }
   /// Is the gradient of operand i that of the only result, element by element? Then `backward` is not asked for it.
   virtual bool passes_gradient(int /*input*/) const { return false; }
+  /// The operand before i whose gradient is always that of operand i, too; -1: none. Where both are wanted, `backward`
+  /// is not asked for i's.
+  virtual int same_gradient(int /*input*/) const { return -1; }
   /// May the gradient of operand i be written over that of the first result (of equal shape and type)?
   virtual bool in_place_gradient(int /*input*/) const { return false; }
 

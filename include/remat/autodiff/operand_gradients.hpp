@@ -59,6 +59,10 @@ class OperandGradients {
     Slot& y = p_.slot(n.first_output);
     const bool same_spec = y.spec.dtype == s.spec.dtype && y.spec.shape == operand.shape;
     if (n.op->passes_gradient(input) && same_spec) return {Target::Kind::passed, y.grad, s.spec.dtype};
+    if (const int twin = n.op->same_gradient(input); twin >= 0) {
+      const Target& other = targets_[static_cast<std::size_t>(twin)];
+      if (other.kind == Target::Kind::fresh) return {Target::Kind::passed, other.buffer, other.dtype};
+    }
 
     // Straight into the gradient that is summed up, unless another operand of this op writes there too.
     const auto meets = [&](SlotId other) {  // a master and its cast meet, too

@@ -131,11 +131,11 @@ class Program : public RecordedProgram {
     stats.offloaded_bytes += bytes;
     s.value = {};
   }
-  /// Statistics, results beside the first, stay exact: they are small, and errors in them would grow.
+  /// Statistics, results of another shape than the first, stay exact: errors in them would grow.
   void pack(SlotId id, Compression how) {
     Slot& s = slot(id);
-    const bool is_first = id == node(s.node).first_output;
-    if (verify || !is_first || !is_compressible(s.spec.dtype)) return;
+    const bool is_statistic = s.spec.shape != slot(node(s.node).first_output).spec.shape;
+    if (verify || is_statistic || !is_compressible(s.spec.dtype)) return;
     s.packing = how;
     s.packed = allocate(s.kept_bytes(), {MemoryUse::value, id});
     if (computes()) compress(how, s.spec.dtype, s.value->data(), s.spec.shape.size(), s.packed->data());

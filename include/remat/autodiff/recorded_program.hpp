@@ -107,7 +107,7 @@ struct RecordedProgram {
     if (found < 0) {
       require(!is_cast || (as == DType::bfloat16 && entry->value.dtype == DType::float32), entry->path, ": holds ",
               name_of(entry->value.dtype), ", asked for ", name_of(as));
-      found = add_leaf(is_cast ? cast_of(entry->value) : entry->value, mode != Mode::evaluate);
+      found = add_leaf(is_cast ? cast_of(*entry) : entry->value, mode != Mode::evaluate);
       slot(found).parameter = slots_of.parameter;
     }
     return found;
@@ -176,9 +176,9 @@ struct RecordedProgram {
   }
 
  private:
-  AnyTensor cast_of(const AnyTensor& master) const {
+  AnyTensor cast_of(ParameterEntry& master) const {
     if (computes()) return detail::rounded(master);
-    return {DType::bfloat16, master.shape, pool().imagine(0, {}), 0};
+    return {DType::bfloat16, master.value.shape, pool().imagine(0, {}), 0};
   }
 };
 

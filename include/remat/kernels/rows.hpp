@@ -66,9 +66,9 @@ void scale_into(const T* from, Index count, Accum<T> scale, bool accumulate, T* 
 
 /// Calls `body(at)`, where at(j) is row[j], or `otherwise` when there is no row: two loops without a branch in them.
 template <class T, class F>
-void with_row(const T* row, T otherwise, F&& body) {
+void with_row(const T* row, Accum<T> otherwise, F&& body) {
   if (row != nullptr)
-    body([row](Index j) { return row[j]; });
+    body([numbers = numbers(row)](Index j) -> Accum<T> { return numbers[j]; });
   else
     body([otherwise](Index) { return otherwise; });
 }

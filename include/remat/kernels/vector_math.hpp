@@ -19,37 +19,22 @@ namespace detail {
   return std::bit_cast<float>((std::bit_cast<std::uint32_t>(yes) & mask) | (std::bit_cast<std::uint32_t>(no) & ~mask));
 }
 
-/// x = n ln 2 + r with |r| <= ln(2) / 2, for |x| < 2^20. Beyond that and for NaN, n is any number.
-struct ExpReduction {
-  std::int32_t n;
-  float r;
-
-  [[gnu::always_inline]] explicit ExpReduction(float x) {
-    constexpr float round = 0x1.8p23F;  // adding it leaves the nearest integer in the low bits
-    const float shifted = x * 0x1.715476p0F + round;
-    n = std::bit_cast<std::int32_t>(shifted) - std::bit_cast<std::int32_t>(round);
-    const float whole = shifted - round;
-    r = x - whole * 0x1.62e4p-1F;  // ln 2 in two parts, the first short enough for exact products
-    r = r - whole * 0x1.7f7d1cp-20F;
-  }
-};
-
-/// e^r - 1 for |r| <= ln(2) / 2.
-[[gnu::always_inline]] inline float expm1_reduced(float r) {
+/// e^x for x in [-87, 88], and nothing sensible elsewhere: x = n ln 2 + r with |r| <= ln(2) / 2.
+[[gnu::always_inline]] inline float exp_within(float x) {
+  constexpr float round = 0x1.8p23F;  // adding it leaves the nearest integer in the low bits
+  const float shifted = x * 0x1.715476p0F + round;
+  // Unsigned, because a NaN's n may overflow.
+  const std::uint32_t n = std::bit_cast<std::uint32_t>(shifted) - std::bit_cast<std::uint32_t>(round);
+  const float whole = shifted - round;
+  float r = x - whole * 0x1.62e4p-1F;  // ln 2 in two parts, the first short enough for exact products
+  r = r - whole * 0x1.7f7d1cp-20F;
   float p = 0x1.6d6bccp-10F;
   p = p * r + 0x1.123ab8p-7F;
   p = p * r + 0x1.5554cep-5F;
   p = p * r + 0x1.55549p-3F;
   p = p * r + 0.5F;
-  return p * (r * r) + r;
-}
-
-/// e^x for x in [-87, 88], and nothing sensible elsewhere.
-[[gnu::always_inline]] inline float exp_within(float x) {
-  const ExpReduction reduced(x);
-  const float mantissa = 1.0F + expm1_reduced(reduced.r);
-  // Adds n to the exponent; unsigned, because a NaN's n may overflow.
-  return std::bit_cast<float>(std::bit_cast<std::uint32_t>(mantissa) + (static_cast<std::uint32_t>(reduced.n) << 23));
+  const float mantissa = 1.0F + (p * (r * r) + r);
+  return std::bit_cast<float>(std::bit_cast<std::uint32_t>(mantissa) + (n << 23));  // adds n to the exponent
 }
 
 }  // namespace detail

@@ -33,6 +33,11 @@ struct LayerNorm {
     const auto here = x.tape().layer(path);
     return layer_norm<T>(x, scale, bias, epsilon);
   }
+  /// x + dropout(branch, rate), and the norm of that: x and branch [..., D].
+  SkipNorm<T> operator()(const Var<T>& x, const Var<T>& branch, double rate) const {
+    const auto here = x.tape().layer(path);
+    return skip_layer_norm<T>(x, branch, rate, scale, bias, epsilon);
+  }
 };
 
 struct RmsNormConfig {
@@ -57,6 +62,11 @@ struct RmsNorm {
   Var<T> operator()(const Var<T>& x) const {
     const auto here = x.tape().layer(path);
     return rms_norm<T>(x, scale, epsilon);
+  }
+  /// x + dropout(branch, rate), and the norm of that: x and branch [..., D].
+  SkipNorm<T> operator()(const Var<T>& x, const Var<T>& branch, double rate) const {
+    const auto here = x.tape().layer(path);
+    return skip_rms_norm<T>(x, branch, rate, scale, epsilon);
   }
 };
 

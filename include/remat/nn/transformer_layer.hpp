@@ -41,6 +41,9 @@ struct Norm {
   Var<T> operator()(const Var<T>& x) const {
     return std::visit([&](const auto& norm) { return norm(x); }, layer);
   }
+  SkipNorm<T> operator()(const Var<T>& x, const Var<T>& branch, double rate) const {
+    return std::visit([&](const auto& norm) { return norm(x, branch, rate); }, layer);
+  }
 };
 
 /// Branches one after another: attention, cross attention if there is one, feed-forward. With norms before them
@@ -63,16 +66,16 @@ struct TransformerLayer {
   Var<T> operator()(const Var<T>& x) const {
     require(!cross_attention, path, ": has cross attention, so it needs a memory: layer(x, memory)");
     const auto here = x.tape().layer(path);
-    const auto whole = [&] { return feed(branch(x, attention_norm, attention)); };
-    return checkpoint_name(config.blockwise.query_chunk > 0 ? by_chunks(x, nullptr) : whole(), "transformer_layer_out");
+    return checkpoint_name(config.blockwise.query_chunk > 0 ? by_chunks(x, nullptr) : branches(x, attention, none),
+                           "transformer_layer_out");
   }
   /// x [B, T, D], memory [B, S, Dm] -> [B, T, D]
   Var<T> operator()(const Var<T>& x, const Var<T>& memory) const {
     require(cross_attention.has_value(), path, ": was given a memory, but its config has no cross_attention");
     const auto here = x.tape().layer(path);
     const auto look = [&](const Var<T>& h) { return (*cross_attention)(h, memory); };
-    const auto whole = [&] { return feed(branch(branch(x, attention_norm, attention), *cross_attention_norm, look)); };
-    return checkpoint_name(config.blockwise.query_chunk > 0 ? by_chunks(x, &memory) : whole(), "transformer_layer_out");
+    return checkpoint_name(config.blockwise.query_chunk > 0 ? by_chunks(x, &memory) : branches(x, attention, look),
+                           "transformer_layer_out");
   }
 
  private:
@@ -88,12 +91,22 @@ struct TransformerLayer {
     cross_attention.emplace(scope / "cross_attention", *c.cross_attention);
   }
 
-  template <class Branch>
-  Var<T> branch(const Var<T>& x, const Norm<T>& norm, const Branch& run) const {
-    if (config.norm_placement == NormPlacement::pre) return x + dropout(run(norm(x)), config.dropout);
-    return norm(x + dropout(run(x), config.dropout));
+  /// `attend`, `look` (if there is cross attention) and feed-forward: a sum and the norm behind it are one op.
+  template <class Attend, class Look>
+  Var<T> branches(const Var<T>& x, const Attend& attend, const Look& look) const {
+    const double rate = config.dropout;
+    if (config.norm_placement == NormPlacement::post) {
+      Var<T> h = attention_norm(x, attend(x), rate).normal;
+      if (cross_attention) h = (*cross_attention_norm)(h, look(h), rate).normal;
+      return ffn_norm(h, ffn(h), rate).normal;
+    }
+    SkipNorm<T> h{x, attention_norm(x)};
+    h = (cross_attention ? *cross_attention_norm : ffn_norm)(h.sum, attend(h.normal), rate);
+    if (cross_attention) h = ffn_norm(h.sum, look(h.normal), rate);
+    return h.sum + dropout(ffn(h.normal), rate);
   }
-  Var<T> feed(const Var<T>& h) const { return branch(h, ffn_norm, ffn); }
+  /// Cross attention where there is none.
+  static Var<T> none(const Var<T>& x) { return x; }
 
   /// The Blockwise Parallel Transformer: keys and values by chunks, then the rest of the layer for each chunk of
   /// queries.
@@ -109,10 +122,9 @@ struct TransformerLayer {
     const KeysValues own{keys, values};
     const KeysValues others = memory != nullptr ? cross_attention->keys_values(*memory) : KeysValues{};
     return blockwise(x, 1, c.query_chunk, c.policy, [&](const Var<T>& part, Index offset) {
-      Var<T> h = branch(part, attention_norm, [&](const Var<T>& y) { return attention.attend(y, own, offset); });
-      if (memory != nullptr)
-        h = branch(h, *cross_attention_norm, [&](const Var<T>& y) { return cross_attention->attend(y, others); });
-      return feed(h);
+      return branches(
+          part, [&](const Var<T>& y) { return attention.attend(y, own, offset); },
+          [&](const Var<T>& y) { return cross_attention->attend(y, others); });
     });
   }
 

@@ -46,22 +46,26 @@ void mask_factors(const DropoutMask& mask, Index at, Index count, T* factors) {
   }
 }
 
-/// Calls `body(at, count, factors)` on pieces of [0, size), in parallel: factors[i] is that of element at + i, in an
-/// array that the body may use up.
+/// Calls `body(at, count, factors)` on pieces of [begin, end): factors[i] is that of element at + i, in an array that
+/// the body may use up.
+template <class T, class F>
+void each_factors(const DropoutMask& mask, Index begin, Index end, F&& body) {
+  constexpr Index piece = 256;
+  alignas(alignment) T factors[piece];
+  for (Index at = begin; at < end; at += piece) {
+    const Index count = std::min(piece, end - at);
+    if (mask.active())
+      mask_factors(mask, at, count, factors);
+    else
+      std::fill_n(factors, piece, T{1});
+    body(at, count, factors);
+  }
+}
+
+/// The same of [0, size), in parallel.
 template <class T, class F>
 void with_factors(const DropoutMask& mask, Index size, F&& body) {
-  constexpr Index piece = 256;
-  parallel_for(size, 4096, [&](Index begin, Index end) {
-    alignas(alignment) T factors[piece];
-    for (Index at = begin; at < end; at += piece) {
-      const Index count = std::min(piece, end - at);
-      if (mask.active())
-        mask_factors(mask, at, count, factors);
-      else
-        std::fill_n(factors, piece, T{1});
-      body(at, count, factors);
-    }
-  });
+  parallel_for(size, 4096, [&](Index begin, Index end) { each_factors<T>(mask, begin, end, body); });
 }
 
 template <class T>

@@ -2,7 +2,7 @@
 #pragma once
 
 #include <remat/autodiff/var.hpp>
-#include <remat/kernels/gemm.hpp>
+#include <remat/kernels/linear.hpp>
 #include <remat/kernels/rows.hpp>
 
 namespace remat::inline REMAT_ABI {
@@ -44,32 +44,23 @@ struct Linear : Op {
   }
   Residuals residuals(const Wanted& wanted) const override { return Residuals().add(x, wanted[w]).add(w, wanted[x]); }
   void forward(Frame& f) const override {
-    kernels::Gemm product{.b = trans(options.transposed)};
-    product.m = f[y].rows(), product.n = f[y].cols(), product.k = f[x].cols();
-    kernels::gemm(product, f[x].data(), f[w].data(), f[y].data(), f.has(b) ? f[b].data() : nullptr);
+    products(f).forward(f[x].data(), f[w].data(), f.has(b) ? f[b].data() : nullptr, f[y].data());
   }
   void backward(Frame& f) const override {
     const T* dy = f.grad(y).data();
-    const Index rows = f[y].rows(), d = f[x].cols(), features = f[y].cols();
-    if (f.wants(x)) {
-      kernels::Gemm product{.b = trans(!options.transposed), .m = rows, .n = d, .k = features};
-      kernels::gemm(product, dy, f[w].data(), f.grad(x).data());
-    }
-    if (f.wants(w)) {
-      kernels::Gemm product{.a = kernels::Trans::yes, .m = d, .n = features, .k = rows};
-      product.accumulate = f.accumulate(w);
-      const T *left = f[x].data(), *right = dy;
-      if (options.transposed) std::swap(left, right), std::swap(product.m, product.n);
-      kernels::gemm(product, left, right, f.grad(w).data());
-    }
+    if (f.wants(x)) products(f).input_gradient(dy, f[w].data(), f.accumulate(x), f.grad(x).data());
+    if (f.wants(w)) products(f).weight_gradient(f[x].data(), dy, f.accumulate(w), f.grad(w).data());
     if (f.wants(b))
-      kernels::column_sums(dy, rows, features, f.accumulate(b), f.grad(b).data(), f.template scratch<Accum<T>>());
+      kernels::column_sums(dy, f[y].rows(), f[y].cols(), f.accumulate(b), f.grad(b).data(),
+                           f.template scratch<Accum<T>>());
   }
-  bool accumulates(int input) const override { return input != x.index; }
+  bool accumulates(int) const override { return true; }
   bool wide_gradient(int input) const override { return input == w.index; }
 
  private:
-  static kernels::Trans trans(bool is) { return is ? kernels::Trans::yes : kernels::Trans::no; }
+  kernels::LinearProducts<T> products(const Frame& f) const {
+    return {f[y].rows(), f[x].cols(), f[y].cols(), options.transposed};
+  }
   Index inputs(const Shape& w_shape) const { return w_shape[options.transposed ? 1 : 0]; }
   Index outputs(const Shape& w_shape) const { return w_shape[options.transposed ? 0 : 1]; }
 };

@@ -118,10 +118,12 @@ struct LinearCrossEntropy : Op {
   bool wide_gradient(int input) const override { return input == w.index; }
 
  private:
-  static kernels::Trans trans(bool is) { return is ? kernels::Trans::yes : kernels::Trans::no; }
-
   TokenChunks<T> chunks(const Shape& x_shape, const Shape& w_shape) const {
     return {x_shape, w_shape[head.options.transposed ? 0 : 1], chunk};
+  }
+
+  kernels::LinearProducts<T> products_of(const TokenChunks<T>& sizes, Index rows) const {
+    return {rows, sizes.features, sizes.classes, head.options.transposed};
   }
 
   /// Where gradients go; null: not wanted.
@@ -141,26 +143,18 @@ struct LinearCrossEntropy : Op {
     T* const gradients = reinterpret_cast<T*>(TokenChunks<T>::is_rounded ? logits + sizes.chunk * v : logits);
     kernels::softmax_loss_gradients(token_loss.rows(), token_loss.tokens(f).from(first), rows, v, logits,
                                     f[log_sum_exp].data() + first, share, gradients);
-    if (to.x != nullptr) {
-      const kernels::Gemm product{.b = trans(!head.options.transposed), .m = rows, .n = d, .k = v};
-      kernels::gemm(product, gradients, f[w].data(), to.x + first * d);
-    }
-    if (to.w != nullptr) {
-      kernels::Gemm product{.a = kernels::Trans::yes, .m = d, .n = v, .k = rows};
-      product.accumulate = to.add_w || first > 0;
-      const T *left = f[x].data() + first * d, *right = gradients;
-      if (head.options.transposed) std::swap(left, right), std::swap(product.m, product.n);
-      kernels::gemm(product, left, right, to.w);
-    }
+    const auto products = products_of(sizes, rows);
+    const bool is_later = first > 0;
+    if (to.x != nullptr) products.input_gradient(gradients, f[w].data(), false, to.x + first * d);
+    if (to.w != nullptr) products.weight_gradient(f[x].data() + first * d, gradients, to.add_w || is_later, to.w);
     if (to.b != nullptr) {
       auto* const sums = f.template scratch<std::byte>() + sizes.logits_bytes() + sizes.narrow_bytes();
-      kernels::column_sums(gradients, rows, v, to.add_b || first > 0, to.b, reinterpret_cast<Accum<T>*>(sums));
+      kernels::column_sums(gradients, rows, v, to.add_b || is_later, to.b, reinterpret_cast<Accum<T>*>(sums));
     }
   }
   void make_logits(const Frame& f, const TokenChunks<T>& sizes, Index first, Index rows, Accum<T>* logits) const {
-    kernels::Gemm product{.b = trans(head.options.transposed)};
-    product.m = rows, product.n = sizes.classes, product.k = sizes.features;
-    kernels::gemm(product, f[x].data() + first * sizes.features, f[w].data(), logits, f.has(b) ? f[b].data() : nullptr);
+    products_of(sizes, rows)
+        .forward(f[x].data() + first * sizes.features, f[w].data(), f.has(b) ? f[b].data() : nullptr, logits);
   }
 };
 

@@ -1,101 +1,62 @@
-// Root mean square normalization over the last axis (Zhang and Sennrich 2019).
+// Root mean square normalization over the last axis (Zhang and Sennrich 2019), alone or behind a skip connection.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
-#include <remat/autodiff/var.hpp>
 #include <remat/kernels/reduce.hpp>
-#include <remat/kernels/rows.hpp>
+#include <remat/ops/norm_base.hpp>
 
 namespace remat::inline REMAT_ABI {
 namespace ops {
 
-template <class T>
-struct RmsNorm : Op {
-  using A = Accum<T>;
-  static constexpr In<T> x{0};
-  static constexpr In<A> scale{1};
-  static constexpr Out<T> y{0};
-  static constexpr Out<A> rrms{1};  // [...]: 1 / sqrt(mean square + epsilon) of each row
-  double epsilon;
+/// x / sqrt(mean square + epsilon) (Zhang and Sennrich 2019).
+template <class A>
+struct RmsNormRow {
+  static constexpr Index statistics = 1;
+  A rrms;
 
-  explicit RmsNorm(double e) : Op("rms_norm"), epsilon(e) {}
+  template <class X>
+  static RmsNormRow of(X x, Index d, A epsilon) {
+    const A squares = kernels::sum_of<A>(d, [=](Index j) { return x(j) * x(j); });
+    return {A{1} / std::sqrt(squares / static_cast<A>(std::max<Index>(d, 1)) + epsilon)};
+  }
+  static RmsNormRow read(const A* from) { return {from[0]}; }
+  void write(A* to) const { to[0] = rrms; }
 
-  Specs infer(const Operands& in) const override {
-    const Shape& xs = in[x].shape;
-    require(epsilon > 0, "epsilon ", epsilon, " must be positive");
-    require(xs.rank() > 0, "x is a number, a last axis to normalize over is needed");
-    require(!in.has(scale) || in[scale].shape == Shape{xs.back()}, in.name(scale, "scale"), " has shape ",
-            in[scale].shape, ", x has ", xs.back(), " features");
-    return {y(xs), rrms(xs.drop_last())};
+  template <class X>
+  auto normal(X x) const {
+    return [x, r = rrms](Index j) { return x(j) * r; };
   }
-  Cost cost(const Operands& in, const Specs&) const override {
-    Cost cost;
-    if (Wanted(in)[scale]) cost.backward_scratch = kernels::RowBlocks(in[x].shape.rows()).bytes<A>(in[x].shape.back());
-    return cost;
+  /// dx, given the gradient g of the normalized row.
+  template <class Normal, class G>
+  auto gradient(Normal normal, G g, Index d) const {
+    const A along_row = kernels::sum_of<A>(d, [=](Index j) { return g(j) * normal(j); }) / static_cast<A>(d);
+    return [=, r = rrms](Index j) { return r * (g(j) - normal(j) * along_row); };
   }
-  Residuals residuals(const Wanted& wanted) const override { return Residuals{x, rrms}.add(scale, wanted[x]); }
-  void forward(Frame& f) const override {
-    const Index d = f[x].cols();
-    const T* xs = f[x].data();
-    const A* s = f.has(scale) ? f[scale].data() : nullptr;
-    const auto ys = numbers(f[y].data());
-    A* rs = f[rrms].data();
-    const A per_feature = A{1} / static_cast<A>(std::max<Index>(d, 1)), eps = static_cast<A>(epsilon);
-    kernels::with_row(s, A{1}, [&](auto weight) {
-      parallel_for(f[x].rows(), row_grain(4 * d), [=](Index begin, Index end) {
-        for (Index i = begin; i < end; ++i) {
-          const auto row = numbers(xs + i * d);
-          const A r = A{1} / std::sqrt(kernels::sum_squares(xs + i * d, d) * per_feature + eps);
-          rs[i] = r;
-#pragma omp simd
-          for (Index j = 0; j < d; ++j) ys[i * d + j] = row[j] * r * weight(j);
-        }
-      });
-    });
-  }
-  void backward(Frame& f) const override {
-    const Index rows = f[x].rows(), d = f[x].cols();
-    const kernels::RowBlocks blocks(rows);
-    const T *dy = f.grad(y).data(), *xs = f[x].data();
-    const A* rs = f[rrms].data();
-    const A* s = f.wants(x) && f.has(scale) ? f[scale].data() : nullptr;
-    T* dx = f.wants(x) ? f.grad(x).data() : nullptr;
-    const bool wants_scale = f.wants(scale);
-    A* partials = f.template scratch<A>();
-    kernels::with_row(s, A{1}, [&](auto weight) {
-      parallel_for(rows, blocks.grain, [=](Index begin, Index end) {
-        A* dscale = wants_scale ? partials + begin / blocks.grain * d : nullptr;
-        if (wants_scale) std::fill_n(dscale, d, A{0});
-        for (Index i = begin; i < end; ++i) {
-          const auto row = numbers(xs + i * d), g = numbers(dy + i * d);
-          const A r = rs[i];
-          if (wants_scale) {
-#pragma omp simd
-            for (Index j = 0; j < d; ++j) dscale[j] += g[j] * row[j] * r;
-          }
-          if (dx == nullptr) continue;
-          // dx = r (g - normal mean(g normal)) with normal = x r; dx may lie where dy does.
-          const A along_row = kernels::sum_of<A>(d, [=](Index j) { return g[j] * weight(j) * row[j]; });
-          const A pull = along_row * r * r / static_cast<A>(d);
-          const auto to = numbers(dx + i * d);
-#pragma omp simd
-          for (Index j = 0; j < d; ++j) to[j] = r * (g[j] * weight(j) - row[j] * pull);
-        }
-      });
-    });
-    if (wants_scale) kernels::add_partials(blocks, partials, d, 0, d, f.accumulate(scale), f.grad(scale).data());
-  }
-  bool accumulates(int input) const override { return input == scale.index; }
-  bool in_place_gradient(int input) const override { return input == x.index; }
 };
+
+template <class T>
+using RmsNorm = Norm<T, RmsNormRow, false>;
+template <class T>
+using SkipRmsNorm = Norm<T, RmsNormRow, true>;
 
 }  // namespace ops
 
-/// x / sqrt(mean(x^2) + epsilon) * scale over the last axis: x [..., D], scale [D] or nothing.
+/// x / sqrt(mean(x^2) + epsilon) * scale over the last axis: x [..., D], scale [D] or nothing (Zhang, Sennrich 2019).
 template <class T>
 Var<T> rms_norm(const Var<T>& x, const Like<Accum<T>>& scale = {}, double epsilon = 1e-6) {
   using O = ops::RmsNorm<T>;
-  return record(O(epsilon), x, scale)[O::y];
+  return record(O("rms_norm", epsilon), x, scale)[O::y];
+}
+
+/// x + dropout(branch, rate) and its `rms_norm`, in one pass: x and branch [..., D].
+template <class T>
+SkipNorm<T> skip_rms_norm(const Var<T>& x, const Var<T>& branch, double rate = 0, const Like<Accum<T>>& scale = {},
+                          double epsilon = 1e-6) {
+  using O = ops::SkipRmsNorm<T>;
+  const DropoutMask mask = ops::next_mask(x.tape(), rate, branch.shape());
+  const auto results = record(O("skip_rms_norm", epsilon, mask), x, scale, Like<Accum<T>>(), branch);
+  return {results[O::sum], results[O::y]};
 }
 
 }  // namespace remat::inline REMAT_ABI

@@ -84,7 +84,7 @@ class AdamW {
     detail::require_trainable(entry, "adamw");
     const auto found = states_.find(entry.path);
     State& state = found != states_.end() ? found->second : states_.emplace(entry.path, zeros(entry)).first->second;
-    return {&entry, &state, entry.value.mutable_data(), state.mean.mutable_data(), state.square.mutable_data()};
+    return {&entry, &state, entry.writable(), state.mean.mutable_data(), state.square.mutable_data()};
   }
   static State zeros(const ParameterEntry& entry) {
     State state{{entry.value.dtype, entry.value.shape, {}, 0}, {entry.value.dtype, entry.value.shape, {}, 0}};

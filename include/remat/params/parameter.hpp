@@ -20,6 +20,14 @@ struct ParameterEntry {
   bool is_used_up = false;  // the last gradient has been spent in backward, see GradientHook
   Initializer initializer{};
   std::vector<std::string> users{};  // layer paths that asked, in order
+  AnyTensor cast{};                  // the value in the type that layers compute in, made when a tape first asks
+  Storage cast_from{};               // of which value
+
+  /// The value for writing in place, without a copy for the cast's sake.
+  std::byte* writable() {
+    cast = {}, cast_from = {};
+    return value.mutable_data();
+  }
 
   /// Bytes for the gradient; contents mean something only when `has_grad`.
   AnyTensor& grad_buffer() {

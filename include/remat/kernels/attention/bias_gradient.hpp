@@ -2,27 +2,9 @@
 // whatever else is wanted and however many threads there are.
 #pragma once
 
-#include <exception>
 #include <remat/kernels/attention/backward.hpp>
 
 namespace remat::inline REMAT_ABI::kernels::attention {
-
-/// Calls `body(i, scratch)` for i < tasks, in parallel; `scratch` is a part of its own for each thread. The first
-/// exception of a body, whose products may run out of memory, is rethrown when all is done.
-template <class F>
-void each_task(Index tasks, std::byte* scratch, std::size_t bytes, F&& body) {
-  std::exception_ptr error;
-#pragma omp parallel for schedule(dynamic) num_threads(team(tasks))
-  for (Index i = 0; i < tasks; ++i) {
-    try {
-      body(i, scratch + bytes * static_cast<std::size_t>(omp_get_thread_num()));
-    } catch (...) {
-#pragma omp critical(remat_attention_task)
-      if (!error) error = std::current_exception();
-    }
-  }
-  if (error) std::rethrow_exception(error);
-}
 
 /// Adds dscores [rows][group] to `to`, where a step of 0 stands for an axis that is summed over.
 template <class T>

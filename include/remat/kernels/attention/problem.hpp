@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <remat/core/dtype.hpp>
+#include <remat/core/parallel.hpp>
 #include <remat/core/random.hpp>
 #include <remat/kernels/attention/tile.hpp>
 
@@ -76,6 +77,15 @@ Index group_heads(const AttentionProblem<T>& problem) {
 /// Threads that `tasks` independent tasks can use here; nested calls stay serial.
 inline int team(Index tasks) {
   return omp_in_parallel() != 0 ? 1 : static_cast<int>(std::clamp<Index>(tasks, 1, omp_get_max_threads()));
+}
+
+/// Calls `body(i, scratch)` for i < tasks, in parallel; `scratch` is a part of its own for each thread.
+template <class F>
+void each_task(Index tasks, std::byte* scratch, std::size_t bytes, F&& body) {
+  const bool is_alone = omp_in_parallel() != 0;  // the caller's threads are none of ours
+  parallel_for(tasks, 1, [&](Index i, Index) {
+    body(i, scratch + bytes * static_cast<std::size_t>(is_alone ? 0 : omp_get_thread_num()));
+  });
 }
 
 /// Hands out pieces of scratch that keep 64-byte alignment; over a null pointer it only counts.

@@ -1,0 +1,149 @@
+// Normalization over the last axis, alone or with the skip connection before it.
+#pragma once
+
+#include <remat/autodiff/var.hpp>
+#include <remat/kernels/norm_gradients.hpp>
+#include <remat/ops/dropout.hpp>
+
+namespace remat::inline REMAT_ABI {
+namespace ops {
+
+/// y = normal(x) * scale + bias; with `Skip`, of sum = x + dropout(branch), in one pass over memory. `Row`:
+/// LayerNormRow or RmsNormRow.
+template <class T, template <class> class Row, bool Skip>
+struct Norm : Op {
+  using A = Accum<T>;
+  static constexpr In<T> x{0};
+  static constexpr In<A> scale{1}, bias{2};
+  static constexpr In<T> branch{3};  // of Skip, like `sum`
+  static constexpr Out<T> sum{0}, y{Skip ? 1 : 0};
+  static constexpr Out<A> statistics{Skip ? 2 : 1};  // [..., those of a Row]
+  double epsilon;
+  DropoutMask mask;
+
+  Norm(const char* name, double e, const DropoutMask& m = {}) : Op(name), epsilon(e), mask(m) {}
+
+  Specs infer(const Operands& in) const override {
+    const Shape& xs = in[x].shape;
+    require(epsilon > 0, "epsilon ", epsilon, " must be positive");
+    require(xs.rank() > 0, "x is a number, a last axis to normalize over is needed");
+    for (const auto& [operand, what] : {std::pair{scale, "scale"}, std::pair{bias, "bias"}})
+      require(!in.has(operand) || in[operand].shape == Shape{xs.back()}, in.name(operand, what), " has shape ",
+              in[operand].shape, ", x has ", xs.back(), " features");
+    const Spec stats = statistics(xs.drop_last().with(Row<A>::statistics));
+    if constexpr (!Skip) return {y(xs), stats};
+    check_rate(mask);
+    require(in[branch].shape == xs, "branch has shape ", in[branch].shape, ", x has ", xs);
+    return {sum(xs), y(xs), stats};
+  }
+  Cost cost(const Operands& in, const Specs&) const override {
+    const Wanted wanted(in);
+    Cost cost;
+    const Index sums = (wanted[scale] ? 1 : 0) + (wanted[bias] ? 1 : 0);
+    cost.backward_scratch = kernels::RowBlocks(in[x].shape.rows()).bytes<A>(sums * in[x].shape.back());
+    return cost;
+  }
+  Residuals residuals(const Wanted& wanted) const override {
+    const bool wants_row = wanted[x] || (Skip && wanted[branch]), reads_row = wants_row || wanted[scale];
+    const Residuals::Reference row = Skip ? Residuals::Reference(sum) : Residuals::Reference(x);
+    return Residuals().add(row, reads_row).add(statistics, reads_row).add(scale, wants_row);
+  }
+  void forward(Frame& f) const override {
+    const Index d = f[x].cols();
+    const T *xs = f[x].data(), *branches = nullptr;
+    T* sums = nullptr;
+    if constexpr (Skip) branches = f[branch].data(), sums = f[sum].data();
+    const A *s = f.has(scale) ? f[scale].data() : nullptr, *b = f.has(bias) ? f[bias].data() : nullptr;
+    const auto ys = numbers(f[y].data());
+    A* stats = f[statistics].data();
+    kernels::with_row(s, A{1}, [&](auto weight) {
+      kernels::with_row(b, A{0}, [&](auto shift) {
+        parallel_for(f[x].rows(), row_grain(4 * d), [=, this](Index begin, Index end) {
+          for (Index i = begin; i < end; ++i) {
+            if constexpr (Skip) add_branch(i * d, d, xs, branches, sums);
+            const auto at = [row = numbers((Skip ? sums : xs) + i * d)](Index j) -> A { return row[j]; };
+            const auto row = Row<A>::of(at, d, static_cast<A>(epsilon));
+            row.write(stats + i * Row<A>::statistics);
+            const auto normal = row.normal(at);
+#pragma omp simd
+            for (Index j = 0; j < d; ++j) ys[i * d + j] = normal(j) * weight(j) + shift(j);
+          }
+        });
+      });
+    });
+  }
+  void backward(Frame& f) const override {
+    const Index rows = f[x].rows(), d = f[x].cols();
+    const kernels::RowBlocks blocks(rows);
+    const kernels::NormGradients<T, Row> gradients = gradients_of(f);
+    T* dbranch = nullptr;
+    if constexpr (Skip)
+      if (f.wants(branch)) dbranch = f.grad(branch).data();
+    // Partial sums of each block: those of dscale if wanted, then those of dbias if wanted.
+    const bool wants_scale = f.wants(scale), wants_bias = f.wants(bias);
+    const Index at_bias = wants_scale ? d : 0, stride = at_bias + (wants_bias ? d : 0);
+    A* partials = f.template scratch<A>();
+    kernels::with_row(gradients.scales, A{1}, [&](auto weight) {
+      parallel_for(rows, blocks.grain, [=, this](Index begin, Index end) {
+        A* partial = partials + begin / blocks.grain * stride;
+        std::fill_n(partial, stride, A{0});
+        for (Index i = begin; i < end; ++i) {
+          gradients(i, weight, wants_scale ? partial : nullptr, wants_bias ? partial + at_bias : nullptr);
+          if (dbranch != nullptr) drop(i * d, d, gradients.dx, dbranch);
+        }
+      });
+    });
+    if (wants_scale) kernels::add_partials(blocks, partials, stride, 0, d, f.accumulate(scale), f.grad(scale).data());
+    if (wants_bias)
+      kernels::add_partials(blocks, partials, stride, at_bias, d, f.accumulate(bias), f.grad(bias).data());
+  }
+  bool accumulates(int input) const override { return input != branch.index && !(Skip && input == x.index); }
+  bool in_place_gradient(int input) const override { return input == x.index; }
+  int same_gradient(int input) const override { return Skip && input == branch.index && !mask.active() ? x.index : -1; }
+
+ private:
+  void add_branch(Index at, Index d, const T* xs, const T* branches, T* sums) const {
+    const auto from = numbers(xs), more = numbers(branches);
+    const auto to = numbers(sums);
+    if (mask.active()) {
+      each_factors<A>(mask, at, at + d, [=](Index i, Index n, const A* factors) {
+        for (Index j = 0; j < n; ++j) to[i + j] = from[i + j] + more[i + j] * factors[j];
+      });
+    } else {
+#pragma omp simd
+      for (Index j = at; j < at + d; ++j) to[j] = from[j] + more[j];
+    }
+  }
+
+  /// The gradient of the branch, given that of the sum.
+  void drop(Index at, Index d, const T* dsum, T* dbranch) const {
+    each_factors<A>(mask, at, at + d,
+                    [from = numbers(dsum), to = numbers(dbranch)](Index i, Index n, const A* factors) {
+                      for (Index j = 0; j < n; ++j) to[i + j] = from[i + j] * factors[j];
+                    });
+  }
+  kernels::NormGradients<T, Row> gradients_of(const Frame& f) const {
+    kernels::NormGradients<T, Row> to{.d = f[x].cols()};
+    if (f.has_grad(y)) to.dy = f.grad(y).data();
+    if (f.wants(x)) to.dx = f.grad(x).data();
+    if (f.wants(x) && f.accumulate(x)) to.dskip = to.dx;
+    if constexpr (Skip) {
+      if (f.has_grad(sum)) to.dskip = f.grad(sum).data();
+      if (to.dx == nullptr && f.wants(branch)) to.dx = f.grad(branch).data();
+    }
+    if (to.dx != nullptr || f.wants(scale))
+      to.x = Skip ? f[sum].data() : f[x].data(), to.statistics = f[statistics].data();
+    if (to.dx != nullptr && f.has(scale)) to.scales = f[scale].data();
+    return to;
+  }
+};
+
+}  // namespace ops
+
+/// A sum at the end of a branch, and the same normalized.
+template <class T>
+struct SkipNorm {
+  Var<T> sum, normal;  // [..., D]
+};
+
+}  // namespace remat::inline REMAT_ABI
