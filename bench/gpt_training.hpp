@@ -33,21 +33,24 @@ struct Step {
   double seconds = 0, update_seconds = 0;  // of all of it; of clipping and AdamW alone
 };
 
-/// A model with its own weights and optimizer.
+/// A model with its own weights and optimizer, made from `seed` alone.
 template <class T>
 class GptTraining {
  public:
-  explicit GptTraining(const remat::models::GptConfig& config)
-      : parameters_(1),
+  explicit GptTraining(const remat::models::GptConfig& config, std::uint64_t seed = 1)
+      : seed_(seed),
+        parameters_(seed),
         gpt_(parameters_ / "gpt", config),
         adamw_(parameters_, {.beta2 = 0.99, .weight_decay = 0.1}),
         norm_(parameters_) {}
 
   const remat::ParameterRegistry& parameters() const { return parameters_; }
+  const remat::optim::AdamW& adamw() const { return adamw_; }
 
-  /// `inspect(tape)` is called after backward, outside what is timed.
+  /// On a tape with these options, seed and step apart. `inspect(tape, step)` is called after backward, outside what is
+  /// timed.
   template <class Inspect>
-  Step step(const remat::data::Batch& batch, bool trace, Inspect&& inspect) {
+  Step step(const remat::data::Batch& batch, remat::TapeOptions options, Inspect&& inspect) {
     using Clock = std::chrono::steady_clock;
     const auto since = [](Clock::time_point start) {
       return std::chrono::duration<double>(Clock::now() - start).count();
@@ -55,12 +58,13 @@ class GptTraining {
     Step step;
     {
       const auto start = Clock::now();
-      remat::Tape tape({.seed = 1, .step = done_++, .trace = trace});
+      options.seed = seed_, options.step = done_++;
+      remat::Tape tape(options);
       const auto loss = gpt_.loss(tape, batch);
       tape.backward(loss, norm_.in_backward());
       step.loss = static_cast<double>(loss.item());
       step.seconds = since(start);
-      inspect(tape);
+      inspect(tape, step);
     }
     const auto start = Clock::now();
     adamw_.step(1e-3, remat::optim::clip_scale(norm_.value(), 1.0));
@@ -69,10 +73,11 @@ class GptTraining {
     return step;
   }
   Step step(const remat::data::Batch& batch) {
-    return step(batch, false, [](const remat::Tape&) {});
+    return step(batch, {}, [](const remat::Tape&, const Step&) {});
   }
 
  private:
+  std::uint64_t seed_;
   remat::ParameterRegistry parameters_;
   remat::models::Gpt<T> gpt_;
   remat::optim::AdamW adamw_;

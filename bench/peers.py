@@ -4,7 +4,8 @@
 
 Each system is a process that runs steps when asked, so that all of them take turns: A B C D, D C B A, ... On a shared
 machine times drift by far more than systems differ: what counts is the ratio within a round. A step is forward,
-backward, clipping by global norm and AdamW. Compilation and the first steps come before and are not counted. Who waits
+backward, clipping by global norm and AdamW. Beside peers without remat stands `remat dots`, too: it keeps the results of
+products and makes what lies between them again, for a percent of the time. Compilation and the first steps come before and are not counted. Who waits
 is stopped, so that its threads take no time from the others: OMP_WAIT_POLICY=active lets them spin within a step.
 """
 
@@ -146,10 +147,18 @@ def write_tokens(model, path):
     path.write_bytes(tokens.tobytes())
 
 
-def commands(args):
+def commands(args, remat):
     torch, jax = ([sys.executable, str(here / "peers" / f"steps_{name}.py")] for name in ("torch", "jax"))
-    all = {"remat": [args.stepper], "pytorch": torch, "pytorch compiled": [*torch, "--compile"], "jax": jax}
-    return {name: all[name] for name in all if name == "remat" or name in args.systems}
+    with_remat = ["--remat"] * remat
+    all = {
+        "remat": [args.stepper, "--policy", "nothing" if remat else "everything"],
+        "remat dots": [args.stepper, "--policy", "dots"],
+        "pytorch": [*torch, *with_remat],
+        "pytorch compiled": [*torch, "--compile", *with_remat],
+        "jax": [*jax, *with_remat],
+    }
+    ours = ("remat",) if remat else ("remat", "remat dots")
+    return {name: all[name] for name in all if name in ours or name in args.systems}
 
 
 def start(name, command, args):
@@ -176,8 +185,8 @@ def compare(model, remat, args):
         write_tokens(model, tokens)
         flags = [*model.flags(), "--tokens", str(tokens), "--dtype", args.dtype, "--threads", str(args.threads)]
         try:
-            for name, command in commands(args).items():
-                systems[name], outcomes[name] = start(name, [*command, *flags, *["--remat"] * remat], args)
+            for name, command in commands(args, remat).items():
+                systems[name], outcomes[name] = start(name, [*command, *flags], args)
             if outcomes["remat"].failure:
                 sys.exit(f"peers: {outcomes['remat'].failure}")
             for round in range(1, args.rounds + 1):
@@ -215,18 +224,22 @@ def check_that_models_are_equal(outcomes):
 
 COLUMNS = (
     "model,dtype,with_remat,system,threads,parameters,rounds,best_ms,median_ms,tokens_per_s,fma_peak_gflops,"
-    "share_of_peak,remat_times,peak_bytes,remat_bytes_times,first_peak_bytes,first_step_s,loss,failure"
+    "share_of_peak,remat_times,peak_bytes,remat_bytes_times,first_peak_bytes,first_step_s,loss,failure,"
+    "dots_times,dots_bytes_times"
 ).split(",")
 
 
 def rows_of(name, model, remat, outcomes, peaks, args):
-    ours, peak = outcomes["remat"], statistics.median(peaks)
+    ours, dots, peak = outcomes["remat"], outcomes.get("remat dots"), statistics.median(peaks)
     for system, o in outcomes.items():
         row = {"model": name, "dtype": args.dtype, "with_remat": int(remat), "system": system}
         row["threads"] = args.threads
         if o.failure:
             yield row | {"failure": o.failure}
             continue
+        if dots and not dots.failure:
+            row["dots_times"] = round(dots.times(o), 4)
+            row["dots_bytes_times"] = round(dots.peak_bytes / o.peak_bytes, 4)
         yield row | {
             "parameters": o.parameters,
             "rounds": args.rounds,
@@ -245,10 +258,10 @@ def rows_of(name, model, remat, outcomes, peaks, args):
 
 
 def print_table(rows):
-    heads = ("", "best", "median", "tokens", "of FMA", "time", "resident", "memory")
-    units = ("system", "ms", "ms", "/s", "peak", "ours/its", "peak MiB", "ours/its")
+    heads = ("", "best", "median", "tokens", "of FMA", "time", "resident", "memory", "dots:", "dots:")
+    units = ("system", "ms", "ms", "/s", "peak", "ours/its", "peak MiB", "ours/its", "time", "memory")
     for words in (heads, units):
-        print("  {:18}{:>9}{:>9}{:>9}{:>8}{:>10}{:>10}{:>10}".format(*words))
+        print("  {:18}{:>9}{:>9}{:>9}{:>8}{:>10}{:>10}{:>10}{:>8}{:>8}".format(*words))
     for row in rows:
         if "failure" in row:
             print(f"  {row['system']:18}  failed: {row['failure'][:90]}")
@@ -256,7 +269,8 @@ def print_table(rows):
         print(
             f"  {row['system']:18}{row['best_ms']:9.1f}{row['median_ms']:9.1f}{row['tokens_per_s']:9.0f}"
             f"{100 * row['share_of_peak']:7.0f}%{row['remat_times']:10.2f}{row['peak_bytes'] / 2**20:10.0f}"
-            f"{row['remat_bytes_times']:10.2f}"
+            f"{row['remat_bytes_times']:10.2f}",
+            *(f"{row[name]:7.2f}" for name in ("dots_times", "dots_bytes_times") if name in row),
         )
     print(flush=True)
 

@@ -96,14 +96,17 @@ void train_in_turn(const Settings& s, const remat::models::GptConfig& config, be
   const std::size_t count = report.variants.size();
   report.outcomes.resize(count);
   for (int run = 0; run < s.repeat; ++run) {
-    std::vector<std::unique_ptr<bench::Trainer>> trainers;
-    for (const bench::Variant& variant : report.variants)
-      trainers.push_back(std::make_unique<bench::Trainer>(config, variant.planned.policy, s.seed));
+    std::vector<std::unique_ptr<bench::GptTraining<float>>> trainings;
+    for (const bench::Variant& variant : report.variants) {
+      remat::models::GptConfig own = config;
+      own.remat = variant.planned.policy;
+      trainings.push_back(std::make_unique<bench::GptTraining<float>>(own, s.seed));
+    }
     for (int step = 0; step <= s.steps; ++step) {
       const remat::data::Batch batch = batches.at(step);
       for (std::size_t turn = 0; turn < count; ++turn) {
         const std::size_t i = step % 2 == 0 ? turn : count - 1 - turn;
-        trainers[i]->step(step, batch, step == 0, report.outcomes[i]);
+        bench::train(*trainings[i], batch, step == 0, report.outcomes[i]);
       }
       std::cerr << (isatty(STDERR_FILENO) ? "\r" : "") << "training " << run + 1 << '/' << s.repeat << ", step " << step
                 << '/' << s.steps << (isatty(STDERR_FILENO) ? " " : "\n") << std::flush;

@@ -2,14 +2,11 @@
 #pragma once
 
 #include <algorithm>
-#include <chrono>
 #include <optional>
-#include <remat/data/batches.hpp>
-#include <remat/models.hpp>
-#include <remat/remat.hpp>
 #include <string>
-#include <utility>
 #include <vector>
+
+#include "gpt_training.hpp"
 
 namespace bench {
 
@@ -59,47 +56,19 @@ struct Outcome {
   Lasting lasting{};
 };
 
-/// A model with its own weights and optimizer, made from `seed` alone: whatever differs comes from the policy.
-class Trainer {
- public:
-  Trainer(remat::models::GptConfig config, const remat::Policy& policy, std::uint64_t seed)
-      : seed_(seed),
-        parameters_(seed),
-        gpt_(parameters_ / "gpt", with(std::move(config), policy)),
-        adamw_(parameters_) {}
-
-  void step(int step, const remat::data::Batch& batch, bool is_warm_up, Outcome& outcome) {
-    {
-      const auto start = std::chrono::steady_clock::now();
-      remat::Tape tape({.seed = seed_, .step = step, .timeline = true});
-      const remat::Var<float> loss = gpt_.loss(tape, batch);
-      tape.backward(loss);
-      const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-
-      outcome.losses.push_back(loss.item());
-      outcome.stats = tape.stats();
-      outcome.peak_bytes = std::max(outcome.peak_bytes, outcome.stats.peak_bytes);
-      if (!is_warm_up) {
-        outcome.ms.push_back(1e3 * seconds);
-        if (outcome.ms.back() <= *std::min_element(outcome.ms.begin(), outcome.ms.end()))
-          outcome.timeline = thinned(tape.memory_timeline(), seconds, 120);
-      }
-    }
-    adamw_.step(1e-3, remat::optim::clip_scale(remat::optim::global_norm(parameters_), 1.0));
-    const auto bytes = static_cast<std::size_t>(parameters_.count()) * sizeof(float);
-    outcome.lasting = {bytes, bytes, adamw_.state_bytes()};
-  }
-
- private:
-  static remat::models::GptConfig with(remat::models::GptConfig config, const remat::Policy& policy) {
-    config.remat = policy;
-    return config;
-  }
-
-  std::uint64_t seed_;
-  remat::ParameterRegistry parameters_;
-  remat::models::Gpt<float> gpt_;
-  remat::optim::AdamW adamw_;
-};
+/// One step of a model whose config holds the policy.
+inline void train(GptTraining<float>& training, const remat::data::Batch& batch, bool is_warm_up, Outcome& outcome) {
+  training.step(batch, {.timeline = true}, [&](const remat::Tape& tape, const Step& step) {
+    outcome.losses.push_back(static_cast<float>(step.loss));
+    outcome.stats = tape.stats();
+    outcome.peak_bytes = std::max(outcome.peak_bytes, outcome.stats.peak_bytes);
+    if (is_warm_up) return;
+    outcome.ms.push_back(1e3 * step.seconds);
+    if (outcome.ms.back() <= *std::min_element(outcome.ms.begin(), outcome.ms.end()))
+      outcome.timeline = thinned(tape.memory_timeline(), step.seconds, 120);
+  });
+  const auto bytes = static_cast<std::size_t>(training.parameters().count()) * sizeof(float);
+  outcome.lasting = {bytes, bytes, training.adamw().state_bytes()};
+}
 
 }  // namespace bench

@@ -142,6 +142,11 @@ inline KernelReport measure_kernels(const std::vector<int>& lengths, int heads, 
   };
   add("layer_norm ", "layer_norm", 512, 2, 3,
       [](remat::Tape&, const remat::Var<float>& x) { return remat::layer_norm(x); });
+  add("skip_layer_norm ", "skip_layer_norm", 512, 4, 4,
+      [branch = remat::Tensor<float>(shape_of(512), 1.0F)](remat::Tape& tape, const remat::Var<float>& x) {
+        const auto both = remat::skip_layer_norm(x, tape.input(branch, {.wants_gradient = true}));
+        return both.sum + both.normal;
+      });
   add("gelu ", "activate", 2048, 2, 3,
       [](remat::Tape&, const remat::Var<float>& x) { return remat::activate(x, remat::Activation::gelu); });
   const remat::Tensor<std::int32_t> targets({shape_of(8192)[0]}, 1);

@@ -150,11 +150,11 @@ StepReport measure_step(const remat::models::GptConfig& config, int batch, int t
   GptTraining<T> training(config);
   report.step.flops = model_flops(config, double(batch) * config.context, config.context);
   report.update.bytes = 8.0 * sizeof(float) * static_cast<double>(training.parameters().count());
-  const auto note_program = [&](const remat::Tape& tape) {
+  const auto note_program = [&](const remat::Tape& tape, const Step&) {
     report.products = products_of<T>(tape.program());
     report.recorded_flops = tape.stats().forward_flops + tape.stats().backward_flops;
   };
-  training.step(batches.at(0), false, note_program);  // warms up, too
+  training.step(batches.at(0), {}, note_program);  // warms up, too
   for (const Product& product : report.products) report.products_alone.flops += product.timed.flops, product.run();
 
   for (int round = 1; round <= rounds; ++round) {
@@ -167,7 +167,8 @@ StepReport measure_step(const remat::models::GptConfig& config, int batch, int t
     }
     report.products_alone.seconds.push_back(alone);
     report.peak.push_back(1e9 * remat::machine::peak_fma_gflops(threads));
-    const Step traced = training.step(data, true, [&](const remat::Tape& tape) { add_step(tape, report.classes); });
+    const Step traced = training.step(data, {.trace = true},
+                                      [&](const remat::Tape& tape, const Step&) { add_step(tape, report.classes); });
     report.traced.seconds.push_back(traced.seconds);
     report.update.seconds.push_back(traced.update_seconds);
     if (threads == 1) continue;

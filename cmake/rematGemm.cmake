@@ -1,5 +1,6 @@
 # Chooses the matrix product's backend: REMAT_GEMM = auto | onednn | blas | eigen.
-# Sets REMAT_GEMM_BACKEND, REMAT_GEMM_LIBRARY (a target, empty for eigen) and REMAT_GEMM_DEFINITION.
+# Sets REMAT_GEMM_BACKEND, REMAT_GEMM_LIBRARY (a target, empty for eigen), REMAT_GEMM_DEFINITION, and for onednn
+# REMAT_DNNL_NEEDS_OPENCL.
 set(REMAT_GEMM auto CACHE STRING "Matrix product by: auto, onednn, blas or eigen")
 set_property(CACHE REMAT_GEMM PROPERTY STRINGS auto onednn blas eigen)
 
@@ -7,15 +8,29 @@ set_property(CACHE REMAT_GEMM PROPERTY STRINGS auto onednn blas eigen)
 function(remat_probe_gemm backend)
   set(refused "")
   if(backend STREQUAL "onednn")
-    # Debian's dnnl config is a fatal error without the OpenCL headers, even when dnnl is not REQUIRED.
-    find_package(OpenCL QUIET)
-    if(OpenCL_FOUND)
-      find_package(dnnl QUIET)
+    # Read before it is run: a config of dnnl with OpenCL, as Debian's, is a fatal error where OpenCL's headers are not,
+    # even when dnnl is not REQUIRED.
+    find_file(config dnnl-config.cmake NO_CACHE HINTS "${dnnl_DIR}" ${CMAKE_PREFIX_PATH} PATHS /usr /usr/local
+              PATH_SUFFIXES lib/cmake/dnnl lib64/cmake/dnnl lib/${CMAKE_LIBRARY_ARCHITECTURE}/cmake/dnnl)
+    set(runtimes "DNNL_GPU_RUNTIME \"OCL\"")
+    if(config)
+      file(STRINGS "${config}" runtimes REGEX "^set\\(DNNL_.*RUNTIME ")
     endif()
-    if(NOT OpenCL_FOUND)
+    set(REMAT_DNNL_NEEDS_OPENCL OFF)
+    if(runtimes MATCHES "GPU_RUNTIME \"OCL\"")
+      set(REMAT_DNNL_NEEDS_OPENCL ON)
+      find_package(OpenCL QUIET)
+    endif()
+    set(REMAT_DNNL_NEEDS_OPENCL ${REMAT_DNNL_NEEDS_OPENCL} PARENT_SCOPE)
+    if(REMAT_DNNL_NEEDS_OPENCL AND NOT OpenCL_FOUND)
       set(refused "the OpenCL headers and library, which its package needs, were not found")
-    elseif(NOT TARGET DNNL::dnnl)
-      set(refused "package dnnl was not found")
+    elseif(runtimes MATCHES "THREADING_RUNTIME \"(TBB|THREADPOOL)\"")
+      set(refused "its threads are not OpenMP's and cannot be held to one for each tile")
+    else()
+      find_package(dnnl QUIET)
+      if(NOT TARGET DNNL::dnnl)
+        set(refused "package dnnl was not found")
+      endif()
     endif()
   elseif(backend STREQUAL "blas")
     find_package(BLAS QUIET)

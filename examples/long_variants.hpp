@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <remat/data/batches.hpp>
 #include <remat/models.hpp>
 #include <remat/remat.hpp>
 #include <string>

@@ -26,7 +26,7 @@ using programs::text_of;
 struct Settings {
   std::string data, corpus = "characters", dtype = "float32", out = "out", preset, trace,
                     remat = "save_dot_except_logits", prompt;
-  int steps = 1200, layers = 4, dims = 192, heads = 6, kv_heads = 0, context = 128, batch = 16;
+  int steps = 1200, layers = 4, dims = 192, heads = 6, kv_heads = 0, context = 128, batch = 16, micro_batches = 1;
   int warmup = 100, eval_every = 200, eval_batches = 20, remat_every = 1, threads = 0, sample_length = 600, memory = 0;
   double lr = 2e-3, min_lr = 2e-4, beta1 = 0.9, beta2 = 0.99, weight_decay = 0.1, clip = 1, dropout = 0;
   double temperature = 0.8;
@@ -70,6 +70,8 @@ void add_options(CLI::App& app, Settings& s) {
   app.add_option("--kv-heads", s.kv_heads, "key/value heads; 0: as many as query heads")->check(not_negative);
   app.add_option("--context", s.context, "tokens of a sequence")->check(positive);
   app.add_option("--batch", s.batch, "sequences of a step")->check(positive);
+  app.add_option("--micro-batches", s.micro_batches, "parts of a batch, one after another: memory of a part alone")
+      ->check(positive);
   app.add_option("--lr", s.lr, "highest learning rate")->check(above_zero);
   app.add_option("--min-lr", s.min_lr, "last learning rate")->check(between(0, 1e12));
   app.add_option("--warmup", s.warmup, "steps of linear warmup")->check(not_negative);
@@ -151,6 +153,9 @@ int train(const Settings& s, const CLI::App& app) {
       s.prompt.empty() ? std::vector{corpus.tokens().front()} : corpus.encode(s.prompt);
   const auto batches = corpus.train_batches(s.batch, s.context, s.seed);
   const auto validation = corpus.validation_batches(s.batch, s.context);
+  remat::require(s.batch % s.micro_batches == 0, "--micro-batches ", s.micro_batches, " does not divide --batch ",
+                 s.batch);
+  const int rows = s.batch / s.micro_batches;
 
   remat::ParameterRegistry parameters(s.seed);
   const remat::models::GptConfig config{.vocabulary = static_cast<int>(corpus.vocabulary_size()),
@@ -168,7 +173,7 @@ int train(const Settings& s, const CLI::App& app) {
       s.dtype == "bf16" ? train_gpt::bfloat16_model(parameters / "gpt", config)
                         : std::make_unique<train_gpt::ModelOf<float>>(parameters / "gpt", config);
   if (s.plan || s.memory > 0) {
-    const auto plan = remat::plan([&](remat::Tape& tape) { return gpt->loss(tape, batches.at(0)); });
+    const auto plan = remat::plan([&](remat::Tape& tape) { return gpt->loss(tape, batches.at(0).rows(0, rows)); });
     if (s.plan) {
       std::cout << plan;
       return 0;
@@ -193,22 +198,27 @@ int train(const Settings& s, const CLI::App& app) {
   for (int step = 0; step < s.steps; ++step) {
     const auto start = Clock::now();
     const double lr = schedule(step);
-    remat::TapeStats stats;
-    double loss = 0;
-    {
-      remat::Tape tape({.seed = s.seed, .step = step, .trace = !s.trace.empty() && step + 1 == s.steps});
-      const auto mean = gpt->loss(tape, batches.at(step));
-      tape.backward(mean, global_norm.in_backward());
-      loss = static_cast<double>(mean.item());
-      stats = tape.stats();
+    const auto batch = batches.at(step);
+    std::size_t peak_bytes = 0;
+    double loss = 0, flops = 0;
+    for (int i = 0; i < s.micro_batches; ++i) {
+      // Gradients add up; masks of dropout are drawn anew.
+      remat::Tape tape({.seed = s.seed,
+                        .step = remat::Index{step} * s.micro_batches + i,
+                        .trace = !s.trace.empty() && step + 1 == s.steps});
+      const auto share = gpt->loss(tape, batch.rows(i * rows, (i + 1) * rows)) * (1.0 / s.micro_batches);
+      tape.backward(share, i + 1 == s.micro_batches ? global_norm.in_backward() : remat::GradientHook());
+      loss += static_cast<double>(share.item());
+      const remat::TapeStats stats = tape.stats();
+      peak_bytes = std::max(peak_bytes, stats.peak_bytes);
+      // Model flops: what a step needs without remat, so that recomputing does not count as progress.
+      flops += stats.forward_flops + stats.backward_flops - stats.replay_flops;
       trace = tape.trace();
     }
     const double norm = global_norm.value();
     adamw.step(lr, remat::optim::clip_scale(norm, s.clip));
     const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
 
-    // Model flops: what a step needs without remat, so that recomputing does not count as progress.
-    const double flops = stats.forward_flops + stats.backward_flops - stats.replay_flops;
     const double mfu = flops / seconds / (peak_gflops * 1e9), tokens = double(s.batch) * s.context / seconds;
     nlohmann::ordered_json line{{"step", step},
                                 {"loss", loss},
@@ -217,12 +227,12 @@ int train(const Settings& s, const CLI::App& app) {
                                 {"ms", 1e3 * seconds},
                                 {"tokens_per_s", tokens},
                                 {"mfu", mfu},
-                                {"activation_bytes", stats.peak_bytes},
+                                {"activation_bytes", peak_bytes},
                                 {"rss_bytes", remat::machine::resident_bytes()}};
     progress.show(step, text_of("step %d/%d  loss %.4f  lr %.2e  norm %.2f  %.1f ms  %.0f tok/s  %.0f%% of peak  "
                                 "activations %s",
                                 step + 1, s.steps, loss, lr, norm, 1e3 * seconds, tokens, 100 * mfu,
-                                remat::io::readable_bytes(static_cast<double>(stats.peak_bytes)).c_str()));
+                                remat::io::readable_bytes(static_cast<double>(peak_bytes)).c_str()));
     const bool is_last = step + 1 == s.steps;
     if (is_last || (step + 1) % s.eval_every == 0) {
       const double value = validation_loss(*gpt, validation, is_last ? validation.size() : s.eval_batches);

@@ -14,8 +14,8 @@ namespace {
 
 struct Settings {
   int layers = 0, dims = 0, heads = 0, context = 0, batch = 0, vocabulary = 0, threads = 0;
-  bool untied = false, bias = false, remat = false;
-  std::string tokens, dtype = "float32";
+  bool untied = false, bias = false;
+  std::string tokens, dtype = "float32", policy = "everything";
 };
 
 std::vector<std::int32_t> read_tokens(const Settings& s) {
@@ -41,6 +41,7 @@ template <class T>
 void serve(const Settings& s) {
   using Clock = std::chrono::steady_clock;
   const std::vector<std::int32_t> tokens = read_tokens(s);
+  const remat::Policy policy = remat::policy::parse(s.policy);
   bench::GptTraining<T> training({.vocabulary = s.vocabulary,
                                   .context = s.context,
                                   .num_layers = s.layers,
@@ -48,8 +49,8 @@ void serve(const Settings& s) {
                                   .num_heads = s.heads,
                                   .bias = s.bias,
                                   .tied_head = !s.untied,
-                                  .keep_head_gradients = !s.remat,
-                                  .remat = s.remat ? remat::policy::save_nothing : remat::policy::everything});
+                                  .keep_head_gradients = policy != remat::policy::save_nothing,
+                                  .remat = policy});
   std::size_t done = 0;
   std::cout << "{\"parameters\": " << training.parameters().count() << ", \"gemm\": \""
             << remat::kernels::gemm_backend() << "\"}" << std::endl;
@@ -83,7 +84,7 @@ void add_options(CLI::App& app, Settings& s) {
   app.add_option("--dtype", s.dtype, "to compute in")->check(CLI::IsMember({"float32", "bfloat16"}));
   app.add_flag("--untied", s.untied, "a head of its own, not the token embedding");
   app.add_flag("--bias", s.bias, "biases in linear layers and norms");
-  app.add_flag("--remat", s.remat, "keep no activation inside a layer");
+  app.add_option("--policy", s.policy, "what layers keep until backward");
 }
 
 }  // namespace

@@ -13,16 +13,16 @@ model(i) = system(sprintf("echo %s | cut -d, -f1", word(pairs, i)))
 dtype(i) = system(sprintf("echo %s | cut -d, -f2", word(pairs, i)))
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart; bars stand in the order of the key, too.
-array system_name[4] = ["remat", "pytorch", "pytorch compiled", "jax"]
-array title_of[4] = ["remat", "PyTorch eager", "PyTorch compiled", "JAX"]
-array colour[4] = ["#0072b2", "#e69f00", "#d55e00", "#009e73"]
+array system_name[5] = ["remat", "remat dots", "pytorch", "pytorch compiled", "jax"]
+array title_of[5] = ["remat", "remat, products kept", "PyTorch eager", "PyTorch compiled", "JAX"]
+array colour[5] = ["#0072b2", "#56b4e9", "#e69f00", "#d55e00", "#009e73"]
 # Rows of a system that ran: place of its bar, time in ms, resident MiB.
 rows(i, s) = sprintf("< awk -F, '$1 == \"%s\" && $2 == \"%s\" && $4 == \"%s\" && $9 > 0 { \
-  print 5 * $3 + %d \",\" $9 \",\" $14 / %g }' \"%s\"", model(i), dtype(i), system_name[s], s, MiB, table)
+  print 6 * $3 + %d \",\" $9 \",\" $14 / %g }' \"%s\"", model(i), dtype(i), system_name[s], s, MiB, table)
 # Numbers of the systems that ran, and the largest value of a column.
-ran(i) = system(sprintf("awk -F, 'BEGIN { n[\"%s\"] = 1; n[\"%s\"] = 2; n[\"%s\"] = 3; n[\"%s\"] = 4 } \
+ran(i) = system(sprintf("awk -F, 'BEGIN { n[\"%s\"] = 1; n[\"%s\"] = 2; n[\"%s\"] = 3; n[\"%s\"] = 4; n[\"%s\"] = 5 } \
   $1 == \"%s\" && $2 == \"%s\" && $9 > 0 && !seen[$4]++ { print n[$4] }' \"%s\"", \
-  system_name[1], system_name[2], system_name[3], system_name[4], model(i), dtype(i), table))
+  system_name[1], system_name[2], system_name[3], system_name[4], system_name[5], model(i), dtype(i), table))
 largest(i, column) = real(system(sprintf("awk -F, '$1 == \"%s\" && $2 == \"%s\" && $%d > most { most = $%d } \
   END { print most }' \"%s\"", model(i), dtype(i), column, column, table)))
 
@@ -45,28 +45,28 @@ do for [format in "svg png"] {
     at screen 0.015, screen 1 - 24.0 / h font ',14'
   set label 101 sprintf("%s threads, median of rounds in turn; forward, backward, clipping and AdamW", threads) \
     at screen 0.015, screen 1 - 48.0 / h
-  set label 106 "time of a step (ms)" at screen 16.0 / w, screen 0.66 center rotate
-  set label 107 "peak resident size (MiB)" at screen 16.0 / w, screen 0.25 center rotate
-  do for [s = 1:4] {
-    set object s rectangle at screen (20.0 + 200 * (s - 1)) / w, screen 1 - 72.0 / h \
+  set label 107 "time of a step (ms)" at screen 16.0 / w, screen 0.66 center rotate
+  set label 108 "peak resident size (MiB)" at screen 16.0 / w, screen 0.25 center rotate
+  do for [s = 1:5] {
+    set object s rectangle at screen (20.0 + 170 * (s - 1)) / w, screen 1 - 72.0 / h \
       size screen 12.0 / w, screen 12.0 / h fc rgb colour[s] fs solid noborder
-    set label 101 + s title_of[s] at screen (32.0 + 200 * (s - 1)) / w, screen 1 - 72.0 / h
+    set label 101 + s title_of[s] at screen (32.0 + 170 * (s - 1)) / w, screen 1 - 72.0 / h
   }
   unset key
   set style fill solid noborder
   set boxwidth 0.86
-  set xrange [0.2:9.8]
+  set xrange [0.2:11.8]
   do for [measure = 1:2] {
     do for [i = 1:columns] {
       set yrange [0:1.14 * (measure == 1 ? largest(i, 9) : largest(i, 14) / MiB)]
       set title measure == 1 ? model(i).", ".dtype(i) : "" offset 0, -0.5
-      set xtics (measure == 1 ? "" : "without remat" 2.5, measure == 1 ? "" : "with remat" 7.5) scale 0
+      set xtics (measure == 1 ? "" : "without remat" 3, measure == 1 ? "" : "with remat" 9) scale 0
       present = ran(i)
       plot for [s in present] rows(i, int(s)) using 1:measure + 1 with boxes lc rgb colour[int(s)], \
            for [s in present] rows(i, int(s)) using 1:measure + 1:(short(column(measure + 1))) with labels \
              offset 0, 0.6 font ',9'
-      do for [s = 1:4] { unset object s }
-      do for [k = 100:107] { unset label k }
+      do for [s = 1:5] { unset object s }
+      do for [k = 100:108] { unset label k }
     }
   }
   unset multiplot

@@ -14,6 +14,18 @@ namespace remat::inline REMAT_ABI::data {
 /// Tokens [B, T], and as targets the tokens one position later, [B, T].
 struct Batch {
   Tensor<std::int32_t> inputs, targets;
+
+  /// Sequences [begin, end): a micro-batch.
+  Batch rows(Index begin, Index end) const {
+    const Shape& whole = inputs.shape();
+    require(begin >= 0 && begin < end && end <= whole[0], "batch: rows [", begin, ", ", end, ") of ", whole[0]);
+    const auto part = [&](const Tensor<std::int32_t>& all) {
+      return Tensor<std::int32_t>(
+          {end - begin, whole[1]},
+          std::span(all.data() + begin * whole[1], static_cast<std::size_t>((end - begin) * whole[1])));
+    };
+    return {part(inputs), part(targets)};
+  }
 };
 
 /// Windows of `length` tokens in shuffled order: each epoch cuts the text side by side from another random beginning,

@@ -1,0 +1,86 @@
+// A batch in parts: gradients add up to those of the whole, and activations take the memory of a part.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <remat/data.hpp>
+#include <vector>
+
+#include "core/expect_error.hpp"
+#include "promises/small_gpt.hpp"
+
+namespace {
+
+using namespace remat;
+using remat_test::expect_error;
+
+struct Outcome {
+  double loss = 0, norm = 0;
+  std::size_t peak_bytes = 0;
+  std::vector<Tensor<float>> gradients{};  // in order of path
+};
+
+template <class T>
+Outcome in_parts(int parts, const Policy& policy) {
+  models::GptConfig config = remat_test::small_gpt();
+  config.remat = policy;
+  ParameterRegistry parameters(5);
+  const models::Gpt<T> gpt(parameters / "gpt", config);
+  const auto all = remat_test::tokens(6, config.context, config.vocabulary);
+  const data::Batch batch{all.inputs, all.targets};
+  optim::GlobalNorm norm(parameters);
+  Outcome outcome;
+  for (int i = 0; i < parts; ++i) {
+    Tape tape({.step = i});
+    const auto share = gpt.loss(tape, batch.rows(6 / parts * i, 6 / parts * (i + 1))) * (1.0 / parts);
+    tape.backward(share, i + 1 == parts ? norm.in_backward() : GradientHook());
+    outcome.loss += static_cast<double>(share.item());
+    outcome.peak_bytes = std::max(outcome.peak_bytes, tape.stats().peak_bytes);
+  }
+  outcome.norm = norm.value();
+  for (const auto& entry : parameters.entries()) outcome.gradients.push_back(Parameter<float>(entry).grad().copy());
+  return outcome;
+}
+
+/// The largest difference of two tensors, as a part of the largest number in the first.
+double distance(const Tensor<float>& a, const Tensor<float>& b) {
+  double difference = 0, largest = 1e-30;
+  for (Index i = 0; i < a.size(); ++i) {
+    difference = std::max(difference, std::abs(double{a[i]} - double{b[i]}));
+    largest = std::max(largest, std::abs(double{a[i]}));
+  }
+  return difference / largest;
+}
+
+template <class T>
+void expect_equal_gradients(double tolerance) {
+  for (const Policy& policy : {Policy(policy::everything), Policy(policy::save_nothing)}) {
+    const Outcome whole = in_parts<T>(1, policy);
+    for (const int parts : {2, 3, 6}) {
+      const Outcome sum = in_parts<T>(parts, policy);
+      EXPECT_NEAR(sum.loss, whole.loss, tolerance);
+      EXPECT_NEAR(sum.norm / whole.norm, 1, tolerance);
+      for (std::size_t i = 0; i < whole.gradients.size(); ++i)
+        EXPECT_LT(distance(whole.gradients[i], sum.gradients[i]), tolerance) << parts << " parts, parameter " << i;
+    }
+  }
+}
+
+TEST(MicroBatches, AddUpToTheWholeBatch) { expect_equal_gradients<float>(1e-5); }
+
+TEST(MicroBatches, AddUpToTheWholeBatchInBfloat16) { expect_equal_gradients<bfloat16>(0.05); }
+
+TEST(MicroBatches, TakeTheMemoryOfAPart) {
+  const double whole = static_cast<double>(in_parts<float>(1, policy::everything).peak_bytes);
+  EXPECT_LT(static_cast<double>(in_parts<float>(3, policy::everything).peak_bytes) / whole, 0.5);
+  EXPECT_LT(static_cast<double>(in_parts<float>(6, policy::everything).peak_bytes) / whole, 0.4);
+}
+
+TEST(MicroBatches, OfRowsThatAreNotThereAreRefused) {
+  const data::Batch batch{Tensor<std::int32_t>({4, 3}, 0), Tensor<std::int32_t>({4, 3}, 0)};
+  EXPECT_EQ(batch.rows(1, 3).targets.shape(), (Shape{2, 3}));
+  expect_error({"batch: rows [3, 5) of 4"}, [&] { batch.rows(3, 5); });
+  expect_error({"batch: rows [2, 2) of 4"}, [&] { batch.rows(2, 2); });
+}
+
+}  // namespace
