@@ -1,6 +1,7 @@
 """Time and memory of a training step against PyTorch, eager and compiled, and JAX: same shapes, tokens and optimizer.
 
-    ./run bench peers [--models gpt27,nanogpt,gpt2,long] [--rounds R] [--steps N] [--dtype float32|bfloat16]
+    ./run bench peers [--models gpt27,nanogpt,gpt2,long,attention512,attention2048] [--rounds R] [--steps N]
+                      [--dtype float32|bfloat16]
 
 Each system is a process that runs steps when asked, so that all of them take turns: A B C D, D C B A, ... On a shared
 machine times drift by far more than systems differ: what counts is the ratio within a round. A step is forward,
@@ -38,17 +39,20 @@ class Model:
     untied: bool = False
     bias: bool = True
     steps: int = 3  # of a round
+    attention: bool = False  # alone, forward and backward
 
     def flags(self):
         sizes = ("layers", "dims", "heads", "context", "batch", "vocabulary")
         words = [str(word) for size in sizes for word in ("--" + size, getattr(self, size))]
-        return words + ["--untied"] * self.untied + ["--bias"] * self.bias
+        return words + ["--untied"] * self.untied + ["--bias"] * self.bias + ["--attention"] * self.attention
 
     def tokens(self):
         return self.batch * self.context
 
     def flops(self):
         """Of a step, 2mnk for each product, nothing computed twice, of attention what is visible."""
+        if self.attention:
+            return 7 * self.dims * (self.context + 1) * self.tokens()
         products = 12 * self.layers * self.dims**2 + self.vocabulary * self.dims
         attention = self.layers * self.dims * (self.context + 1)
         return 6 * (products + attention) * self.tokens()
@@ -59,6 +63,8 @@ MODELS = {
     "nanogpt": Model(4, 128, 4, 64, 12, 65, bias=False, steps=40),
     "gpt2": Model(12, 768, 12, 256, 4, 50257, steps=2),
     "long": Model(4, 256, 4, 8192, 1, 256, steps=2),
+    "attention512": Model(1, 512, 8, 512, 4, 1, steps=10, attention=True),
+    "attention2048": Model(1, 512, 8, 2048, 1, 1, steps=5, attention=True),
     "tiny": Model(2, 64, 2, 32, 2, 100, steps=5),  # to try this program
 }
 
@@ -147,7 +153,7 @@ def write_tokens(model, path):
     path.write_bytes(tokens.tobytes())
 
 
-def commands(args, remat):
+def commands(args, remat, attention):
     torch, jax = ([sys.executable, str(here / "peers" / f"steps_{name}.py")] for name in ("torch", "jax"))
     with_remat = ["--remat"] * remat
     all = {
@@ -157,7 +163,7 @@ def commands(args, remat):
         "pytorch compiled": [*torch, "--compile", *with_remat],
         "jax": [*jax, *with_remat],
     }
-    ours = ("remat",) if remat else ("remat", "remat dots")
+    ours = ("remat",) if remat or attention else ("remat", "remat dots")
     return {name: all[name] for name in all if name in ours or name in args.systems}
 
 
@@ -185,7 +191,7 @@ def compare(model, remat, args):
         write_tokens(model, tokens)
         flags = [*model.flags(), "--tokens", str(tokens), "--dtype", args.dtype, "--threads", str(args.threads)]
         try:
-            for name, command in commands(args, remat).items():
+            for name, command in commands(args, remat, model.attention).items():
                 systems[name], outcomes[name] = start(name, [*command, *flags], args)
             if outcomes["remat"].failure:
                 sys.exit(f"peers: {outcomes['remat'].failure}")
@@ -279,7 +285,7 @@ def parse_arguments():
     parser = argparse.ArgumentParser(prog="./run bench peers", description=__doc__.splitlines()[0])
     words = lambda text: [word.strip() for word in text.split(",") if word.strip()]
     parser.add_argument("--stepper", required=True, help="the program steps_remat (./run gives it)")
-    parser.add_argument("--models", type=words, default="gpt27,nanogpt,gpt2,long", help=f"of {', '.join(MODELS)}")
+    parser.add_argument("--models", type=words, default="gpt27,nanogpt,gpt2,long,attention512,attention2048", help=f"of {', '.join(MODELS)}")
     parser.add_argument("--systems", type=words, default="pytorch,pytorch compiled,jax", help="to compare with")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each system")
     parser.add_argument("--steps", type=int, default=0, help="of a turn; 0: chosen by model")
@@ -309,8 +315,9 @@ def main():
         table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         table.writeheader()
         for name in args.models:
-            for remat in {"off": (False,), "on": (True,), "both": (False, True)}[args.remat]:
-                model = MODELS[name]
+            model = MODELS[name]
+            modes = {"off": (False,), "on": (True,), "both": (False, True)}[args.remat]
+            for remat in (False,) if model.attention else modes:
                 print(f"{name}, {args.dtype}, {'with' if remat else 'without'} remat of every layer")
                 outcomes, peaks = compare(model, remat, args)
                 check_that_models_are_equal(outcomes)
@@ -318,9 +325,10 @@ def main():
                 table.writerows(rows)
                 file.flush()
                 ours = outcomes["remat"]
+                what = "causal attention alone" if model.attention else f"{ours.parameters / 1e6:.2f} M parameters"
                 print(
-                    f"  {ours.parameters / 1e6:.2f} M parameters, {model.tokens()} tokens and "
-                    f"{model.flops() * 1e-9:.4g} GFLOP a step, FMA peak {statistics.median(peaks):.0f} GFLOP/s\n"
+                    f"  {what}, {model.tokens()} tokens and {model.flops() * 1e-9:.4g} GFLOP a step, "
+                    f"FMA peak {statistics.median(peaks):.0f} GFLOP/s\n"
                 )
                 print_table(rows)
     print(f"wrote {args.out}/peers.csv")

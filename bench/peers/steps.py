@@ -24,7 +24,15 @@ def parse_arguments(description):
     parser.add_argument("--untied", action="store_true", help="a head of its own, not the token embedding")
     parser.add_argument("--bias", action="store_true", help="biases in linear layers and norms")
     parser.add_argument("--remat", action="store_true", help="keep no activation inside a layer")
+    parser.add_argument("--attention", action="store_true", help="causal attention alone, forward and backward")
     return parser.parse_known_args()
+
+
+def queries_keys_values(args):
+    """The operands of attention alone, [batch, context, 3, heads, dims / heads]."""
+    shape = args.batch, args.context, 3, args.heads, args.dims // args.heads
+    words = numpy.arange(numpy.prod(shape), dtype=numpy.uint32) * numpy.uint32(2654435761)
+    return (((words >> 8) & 1023).astype(numpy.float32) / 512 - 1).reshape(shape)
 
 
 def serve(args, parameters, step):

@@ -69,9 +69,17 @@ def loss_of(args, parameters, inputs, targets):
     return optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), targets).mean()
 
 
+def attend(args):
+    attention = lambda qkv: jax.nn.dot_product_attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], is_causal=True).sum()
+    qkv, gradient_of = jnp.asarray(steps.queries_keys_values(args), args.dtype), jax.jit(jax.value_and_grad(attention))
+    steps.serve(args, 0, lambda inputs, targets: jax.block_until_ready(gradient_of(qkv))[0])
+
+
 def main():
     args, rest = steps.parse_arguments(__doc__.splitlines()[0])
     assert not rest, rest
+    if args.attention:
+        return attend(args)
     decays = lambda parameters: jax.tree.map(lambda each: each.ndim >= 2, parameters)
     b1, b2 = steps.BETAS
     optimizer = optax.chain(

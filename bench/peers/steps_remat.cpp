@@ -14,7 +14,7 @@ namespace {
 
 struct Settings {
   int layers = 0, dims = 0, heads = 0, context = 0, batch = 0, vocabulary = 0, threads = 0;
-  bool untied = false, bias = false;
+  bool untied = false, bias = false, attention = false;
   std::string tokens, dtype = "float32", policy = "everything";
 };
 
@@ -37,9 +37,31 @@ remat::data::Batch batch_of(const Settings& s, const std::vector<std::int32_t>& 
   return {part(begin), part(begin + 1)};
 }
 
-template <class T>
-void serve(const Settings& s) {
+/// Answers until the input ends. `step()` returns its loss.
+template <class Step>
+void serve(const Settings& s, remat::Index parameters, const Step& step) {
   using Clock = std::chrono::steady_clock;
+  std::cout << "{\"parameters\": " << parameters << ", \"gemm\": \"" << remat::kernels::gemm_backend() << "\"}"
+            << std::endl;
+  for (std::string line; std::getline(std::cin, line);) {
+    if (line == "peak") {
+      std::cout << "{\"gflops\": " << remat::machine::peak_fma_gflops(s.threads) << '}' << std::endl;
+      continue;
+    }
+    std::string times;
+    double loss = 0;
+    for (int i = 0, steps = std::stoi(line); i < steps; ++i) {
+      const auto start = Clock::now();
+      loss = step();
+      const double ms = std::chrono::duration<double, std::milli>(Clock::now() - start).count();
+      times.append(i > 0 ? ", " : "").append(std::to_string(ms));
+    }
+    std::cout << "{\"ms\": [" << times << "], \"loss\": " << loss << '}' << std::endl;
+  }
+}
+
+template <class T>
+void train(const Settings& s) {
   const std::vector<std::int32_t> tokens = read_tokens(s);
   const remat::Policy policy = remat::policy::parse(s.policy);
   bench::GptTraining<T> training({.vocabulary = s.vocabulary,
@@ -52,23 +74,27 @@ void serve(const Settings& s) {
                                   .keep_head_gradients = policy != remat::policy::save_nothing,
                                   .remat = policy});
   std::size_t done = 0;
-  std::cout << "{\"parameters\": " << training.parameters().count() << ", \"gemm\": \""
-            << remat::kernels::gemm_backend() << "\"}" << std::endl;
-  for (std::string line; std::getline(std::cin, line);) {
-    if (line == "peak") {
-      std::cout << "{\"gflops\": " << remat::machine::peak_fma_gflops(s.threads) << '}' << std::endl;
-      continue;
-    }
-    std::string times;
-    double loss = 0;
-    for (int i = 0, steps = std::stoi(line); i < steps; ++i) {
-      const auto start = Clock::now();
-      loss = training.step(batch_of(s, tokens, done++)).loss;
-      const double ms = std::chrono::duration<double, std::milli>(Clock::now() - start).count();
-      times.append(i > 0 ? ", " : "").append(std::to_string(ms));
-    }
-    std::cout << "{\"ms\": [" << times << "], \"loss\": " << loss << '}' << std::endl;
-  }
+  serve(s, training.parameters().count(), [&] { return training.step(batch_of(s, tokens, done++)).loss; });
+}
+
+// Forward and backward of attention alone, on what steps.py calls `queries_keys_values`.
+template <class T>
+void attend(const Settings& s) {
+  remat::Tensor<T> qkv({s.batch, s.context, 3 * s.dims});
+  for (remat::Index i = 0; i < qkv.size(); ++i)
+    qkv[i] = static_cast<T>(static_cast<float>(static_cast<std::uint32_t>(i) * 2654435761U >> 8 & 1023U) / 512 - 1);
+  serve(s, 0, [&] {
+    remat::Tape tape;
+    const auto x = tape.input(qkv, {.wants_gradient = true});
+    const auto loss = remat::sum(remat::attention_qkv(x, s.heads, s.heads, {.causal = true}));
+    tape.backward(loss);
+    return static_cast<double>(loss.item());
+  });
+}
+
+template <class T>
+void run(const Settings& s) {
+  s.attention ? attend<T>(s) : train<T>(s);
 }
 
 void add_options(CLI::App& app, Settings& s) {
@@ -85,6 +111,7 @@ void add_options(CLI::App& app, Settings& s) {
   app.add_flag("--untied", s.untied, "a head of its own, not the token embedding");
   app.add_flag("--bias", s.bias, "biases in linear layers and norms");
   app.add_option("--policy", s.policy, "what layers keep until backward");
+  app.add_flag("--attention", s.attention, "causal attention alone, of [batch, context, heads, dims / heads]");
 }
 
 }  // namespace
@@ -94,7 +121,7 @@ int main(int argc, char** argv) {
                                "Steps of a GPT on request, to compare with the other programs of this folder.",
                                Settings(), add_options, [](const Settings& s) {
                                  omp_set_num_threads(s.threads);
-                                 s.dtype == "bfloat16" ? serve<remat::bfloat16>(s) : serve<float>(s);
+                                 s.dtype == "bfloat16" ? run<remat::bfloat16>(s) : run<float>(s);
                                  return 0;
                                });
 }

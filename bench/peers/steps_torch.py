@@ -5,7 +5,27 @@ With --remat each layer is under torch.utils.checkpoint. bfloat16 is autocast ov
 
 import steps
 import torch
+import torch.nn.functional as F
 from gpt_torch import Gpt
+
+
+def attention_loss(qkv):
+    q, k, v = qkv.permute(2, 0, 3, 1, 4)
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True).sum()
+
+
+def attend(args, is_compiled):
+    dtype = torch.bfloat16 if args.dtype == "bfloat16" else torch.float32
+    qkv = torch.from_numpy(steps.queries_keys_values(args)).to(dtype).requires_grad_()
+    loss_of = torch.compile(attention_loss) if is_compiled else attention_loss
+
+    def step(inputs, targets):
+        loss = loss_of(qkv)
+        qkv.grad = None
+        loss.backward()
+        return loss.item()
+
+    steps.serve(args, 0, step)
 
 
 def main():
@@ -13,6 +33,8 @@ def main():
     assert rest in ([], ["--compile"]), rest
     torch.set_num_threads(args.threads)
     torch.manual_seed(1)
+    if args.attention:
+        return attend(args, bool(rest))
     model = Gpt(
         args.vocabulary, args.context, args.layers, args.dims, args.heads, args.bias, not args.untied, args.remat
     )

@@ -29,7 +29,7 @@ template <class E>
 struct BackwardTiles {
   using T = Accum<E>;
   /// Keys stay while one query tile after another is copied: the more of them, the fewer copies.
-  static constexpr Index most_keys = 4 * tile_rows;
+  static constexpr Index most_keys = 8 * tile_rows;
   T* query;       // [tile][pitch]
   T* dout;        // [tile][pitch]
   T* dquery;      // [tile][pitch]

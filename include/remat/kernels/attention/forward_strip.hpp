@@ -14,9 +14,9 @@ namespace remat::inline REMAT_ABI::kernels::attention {
 template <class E>
 Tiling strip_tiling(const AttentionProblem<E>& p) {
   using T = Accum<E>;
-  constexpr Index state_bytes = 128 * 1024, enough_tasks = 32;
+  constexpr Index state_bytes = 256 * 1024, enough_tasks = 32;
   const Index row_bytes = 2 * padded<T>(p.head_dims) * static_cast<Index>(sizeof(T));
-  Index rows = std::clamp<Index>(state_bytes / std::max<Index>(1, row_bytes) / tile_rows, 1, 4) * tile_rows;
+  Index rows = std::clamp<Index>(state_bytes / std::max<Index>(1, row_bytes) / tile_rows, 1, 8) * tile_rows;
   while (rows > tile_rows && p.batch * p.heads * ((p.query_length + rows - 1) / rows) < enough_tasks) rows -= tile_rows;
   return {p.query_length, p.query_chunk > 0 ? chunk_or_tile(p.query_chunk, p.query_length) : rows, rows};
 }
