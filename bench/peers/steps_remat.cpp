@@ -63,7 +63,6 @@ void serve(const Settings& s, remat::Index parameters, const Step& step) {
 template <class T>
 void train(const Settings& s) {
   const std::vector<std::int32_t> tokens = read_tokens(s);
-  const remat::Policy policy = remat::policy::parse(s.policy);
   bench::GptTraining<T> training({.vocabulary = s.vocabulary,
                                   .context = s.context,
                                   .num_layers = s.layers,
@@ -71,8 +70,8 @@ void train(const Settings& s) {
                                   .num_heads = s.heads,
                                   .bias = s.bias,
                                   .tied_head = !s.untied,
-                                  .keep_head_gradients = policy != remat::policy::save_nothing,
-                                  .remat = policy});
+                                  .keep_head_gradients = true,  // the head is no layer: peers keep its logits, too
+                                  .remat = remat::policy::parse(s.policy)});
   std::size_t done = 0;
   serve(s, training.parameters().count(), [&] { return training.step(batch_of(s, tokens, done++)).loss; });
 }
