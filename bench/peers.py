@@ -5,8 +5,8 @@
 
 Each system is a process that runs steps when asked, so that all of them take turns: A B C D, D C B A, ... On a shared
 machine times drift by far more than systems differ: what counts is the ratio within a round. A step is forward,
-backward, clipping by global norm and AdamW. Beside peers without remat stands `remat dots`, too: it keeps the results of
-products and makes what lies between them again. Compilation and the first steps come before and are not counted. Who
+backward, clipping by global norm and AdamW. Beside peers without remat stands `remat dots`, too: it keeps the results
+of products and makes what lies between them again. Compilation and the first steps come before and are not counted. Who
 waits is stopped, so that its threads take no time from the others: OMP_WAIT_POLICY=active lets them spin within a step.
 """
 
