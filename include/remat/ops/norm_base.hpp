@@ -28,8 +28,9 @@ struct Norm : Op {
     require(epsilon > 0, "epsilon ", epsilon, " must be positive");
     require(xs.rank() > 0, "x is a number, a last axis to normalize over is needed");
     for (const auto& [operand, what] : {std::pair{scale, "scale"}, std::pair{bias, "bias"}})
-      require(!in.has(operand) || in[operand].shape == Shape{xs.back()}, in.name(operand, what), " has shape ",
-              in[operand].shape, ", x has ", xs.back(), " features");
+      if (in.has(operand))  // RMS norms are recorded without a bias
+        require(in[operand].shape == Shape{xs.back()}, in.name(operand, what), " has shape ", in[operand].shape,
+                ", x has ", xs.back(), " features");
     const Spec stats = statistics(xs.drop_last().with(Row<A>::statistics));
     if constexpr (!Skip) return {y(xs), stats};
     check_rate(mask);
