@@ -13,7 +13,7 @@
 namespace {
 
 struct Settings {
-  int layers = 0, dims = 0, heads = 0, context = 0, batch = 0, vocabulary = 0, threads = 0;
+  int layers = 0, dims = 0, heads = 0, context = 0, batch = 0, vocabulary = 0, threads = 0, ffn_chunk = 0;
   bool untied = false, bias = false, attention = false;
   std::string tokens, dtype = "float32", policy = "everything";
 };
@@ -63,6 +63,7 @@ void serve(const Settings& s, remat::Index parameters, const Step& step) {
 template <class T>
 void train(const Settings& s) {
   const std::vector<std::int32_t> tokens = read_tokens(s);
+  const auto policy = remat::policy::parse(s.policy);
   bench::GptTraining<T> training({.vocabulary = s.vocabulary,
                                   .context = s.context,
                                   .num_layers = s.layers,
@@ -71,7 +72,8 @@ void train(const Settings& s) {
                                   .bias = s.bias,
                                   .tied_head = !s.untied,
                                   .keep_head_gradients = true,  // the head is no layer: peers keep its logits, too
-                                  .remat = remat::policy::parse(s.policy)});
+                                  .remat = policy,
+                                  .blockwise = {.ffn_chunk = s.ffn_chunk, .policy = policy}});
   std::size_t done = 0;
   serve(s, training.parameters().count(), [&] { return training.step(batch_of(s, tokens, done++)).loss; });
 }
@@ -110,6 +112,8 @@ void add_options(CLI::App& app, Settings& s) {
   app.add_flag("--untied", s.untied, "a head of its own, not the token embedding");
   app.add_flag("--bias", s.bias, "biases in linear layers and norms");
   app.add_option("--policy", s.policy, "what layers keep until backward");
+  app.add_option("--ffn-chunk", s.ffn_chunk, "tokens of a feed-forward at a time; 0: all")
+      ->check(CLI::NonNegativeNumber);
   app.add_flag("--attention", s.attention, "causal attention alone, of [batch, context, heads, dims / heads]");
 }
 

@@ -73,10 +73,10 @@ class TilePair {
     if (rows <= 0) return {first, 0};
     note_block(p, t0, s);
     T *weights = tile.weights + first * group, *dscores = tile.dscores + first * group;
-    multiply<false>(rows, group, h, tile.query + first * pitch, pitch, Index{1}, tile.key_panels + g * pitch, group,
-                    weights, group);
-    multiply<false>(rows, group, h, tile.dout + first * pitch, pitch, Index{1}, tile.value_panels + g * pitch, group,
-                    dscores, group);
+    multiply<false, Trans::no>(rows, group, h, tile.query + first * pitch, pitch, tile.key_panels + g * pitch, group,
+                               weights, group);
+    multiply<false, Trans::no>(rows, group, h, tile.dout + first * pitch, pitch, tile.value_panels + g * pitch, group,
+                               dscores, group);
     T* derivative = of_products ? tile.derivative : nullptr;
     if constexpr (Changed)
       ScoreChange<E, true>(p, tables.buckets, b, query_head)(weights, derivative, t0 + first, rows, s, lanes);
@@ -89,7 +89,6 @@ class TilePair {
   /// dq into tile.dquery (overwritten), dk and dv added to theirs.
   void multiply_gradients(bool with_dq, bool with_dk, bool with_dv) {
     if (with_dq) std::fill_n(tile.dquery, query_rows * pitch, T{0});
-    const auto product = [](bool finite) { return finite ? multiply<true, T> : multiply_hiding<T>; };
     for (Index g = 0; g < key_rows; g += group) {
       const auto [first, rows] = differentiate(g, true);
       const Index lanes = std::min(group, key_rows - g);
@@ -97,12 +96,14 @@ class TilePair {
       const T *query = tile.query + first * pitch, *dout = tile.dout + first * pitch;
       if (rows == 0) continue;
       if (with_dv)
-        product(douts_finite)(lanes, pitch, rows, weights, 1, group, dout, pitch, tile.dvalue + g * pitch, pitch);
+        multiply_weights<Trans::yes>(douts_finite, lanes, pitch, rows, weights, group, dout, pitch,
+                                     tile.dvalue + g * pitch, pitch);
       if (with_dk)
-        product(queries_finite)(lanes, pitch, rows, dscores, 1, group, query, pitch, tile.dkey + g * pitch, pitch);
+        multiply_weights<Trans::yes>(queries_finite, lanes, pitch, rows, dscores, group, query, pitch,
+                                     tile.dkey + g * pitch, pitch);
       if (with_dq)
-        product(keys_finite)(rows, pitch, lanes, dscores, group, 1, tile.key + g * pitch, pitch,
-                             tile.dquery + first * pitch, pitch);
+        multiply_weights<Trans::no>(keys_finite, rows, pitch, lanes, dscores, group, tile.key + g * pitch, pitch,
+                                    tile.dquery + first * pitch, pitch);
     }
   }
 
@@ -128,22 +129,25 @@ class TilePair {
     const auto end = static_cast<int>(std::clamp<Index>(seen.end(t) - s, 0, group));
     if (begin > 0) std::fill_n(weights, begin, -infinity);
     if (end < group) std::fill_n(weights + end, group - end, -infinity);
-    T factors[group];
-    if (p.dropout.active()) {
-      dropout_factors(p.dropout, coordinate(p, b, query_head, t, s), group, factors);
-    } else {
-      std::fill_n(factors, group, T{1});
-    }
     // A loop of its own: with the rest in it, GCC would not vectorize the exponential.
     if (shift == shift) {
       for (int j = 0; j < group; ++j) weights[j] = fast_exp(weights[j] - shift);
     } else {  // NaN is for those who see it only
       for (int j = 0; j < group; ++j) weights[j] = weights[j] == -infinity ? T{0} : shift;
     }
-    for (int j = 0; j < group; ++j) {
-      const T weight = weights[j], slope = weight * (factors[j] * dscores[j] - delta);
-      weights[j] = weight * factors[j];
-      dscores[j] = weight == 0 ? T{0} : slope;  // hides NaN of what nobody sees
+    const auto finish = [&](const auto& factor) {
+      for (int j = 0; j < group; ++j) {
+        const T weight = weights[j], slope = weight * (factor(j) * dscores[j] - delta);
+        weights[j] = weight * factor(j);
+        dscores[j] = weight == 0 ? T{0} : slope;  // hides NaN of what nobody sees
+      }
+    };
+    if (p.dropout.active()) {
+      T factors[group];
+      dropout_factors(p.dropout, coordinate(p, b, query_head, t, s), group, factors);
+      finish([&](int j) { return factors[j]; });
+    } else {
+      finish([](int) { return T{1}; });
     }
     if (derivative != nullptr)
       for (int j = 0; j < group; ++j) dscores[j] = dscores[j] == 0 ? T{0} : dscores[j] * derivative[j];

@@ -104,7 +104,7 @@ class QueryStrip {
       if (!segments_meet(p, b, t, lanes, first, keys)) return;
     note_block(p, t, s0);
     const T *key = tile.key + (first - s0) * pitch, *value = tile.value + (first - s0) * pitch;
-    multiply<false>(keys, group, h, key, pitch, Index{1}, tile.query + g * pitch, group, tile.scores, group);
+    multiply<false, Trans::no>(keys, group, h, key, pitch, tile.query + g * pitch, group, tile.scores, group);
     if constexpr (Changed) ScoreChange<E, false>(p, tables.buckets, b, n)(tile.scores, nullptr, first, keys, t, lanes);
     hide(seen, t, lanes, first, keys);
     T decay[group];
@@ -121,8 +121,8 @@ class QueryStrip {
         for (Index i = 0; i < keys; ++i) tile.scores[i * group + j] *= factors[i];
       }
     }
-    const auto accumulate = values_finite ? multiply<true, T> : multiply_hiding<T>;
-    accumulate(lanes, pitch, keys, tile.scores, 1, group, value, pitch, tile.context + g * pitch, pitch);
+    multiply_weights<Trans::yes>(values_finite, lanes, pitch, keys, tile.scores, group, value, pitch,
+                                 tile.context + g * pitch, pitch);
   }
 
   /// Scores outside a query's interval of keys become -infinity.

@@ -34,9 +34,9 @@ inline void multiply_weights(const Gemm& shape, const bfloat16* weights, const b
   if (b_finite) return gemm(shape, weights, b, c);
   if (!shape.accumulate)
     for (Index i = 0; i < shape.m; ++i) std::fill_n(c + i * shape.ldc, shape.n, 0.0F);
-  const bool by_rows = shape.a == Trans::no;
-  multiply_hiding(shape.m, shape.n, shape.k, weights, by_rows ? shape.lda : 1, by_rows ? 1 : shape.lda, b, shape.ldb, c,
-                  shape.ldc);
+  const auto product =
+      shape.a == Trans::no ? multiply_hiding<Trans::no, float, bfloat16> : multiply_hiding<Trans::yes, float, bfloat16>;
+  product(shape.m, shape.n, shape.k, weights, shape.lda, b, shape.ldb, c, shape.ldc);
 }
 
 /// Folds neighbouring lanes until lane 0 has them all.

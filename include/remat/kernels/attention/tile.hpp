@@ -5,6 +5,7 @@
 #include <cstring>
 #include <remat/core/numbers.hpp>
 #include <remat/core/shape.hpp>
+#include <remat/kernels/gemm/shape.hpp>
 #include <utility>
 
 namespace remat::inline REMAT_ABI::kernels::attention {
@@ -35,9 +36,10 @@ constexpr Index padded(Index dims) {
 }
 
 /// c[i][:] = (or +=, if Accumulate) sum over p of a(i, p) b[p][:], for Rows x (Columns registers) held in registers.
-template <int Rows, int Columns, bool Accumulate, class T>
-inline void multiply_block(Index depth, const T* a, Index a_row, Index a_step, const T* b, Index b_row, T* c,
-                           Index c_row) {
+/// a lies by rows or, if Left is Trans::yes, by columns: two strides known only at run time would leave the inner loop
+/// too few registers for addresses.
+template <int Rows, int Columns, bool Accumulate, Trans Left, class T>
+inline void multiply_block(Index depth, const T* a, Index a_pitch, const T* b, Index b_pitch, T* c, Index c_pitch) {
   using V = typename Vector<T>::type;
   constexpr int width = Vector<T>::width;
   V sum[Rows][Columns];
@@ -49,10 +51,10 @@ inline void multiply_block(Index depth, const T* a, Index a_row, Index a_step, c
   for (Index p = 0; p < depth; ++p) {
     V right[Columns];
 #pragma GCC unroll 2
-    for (int j = 0; j < Columns; ++j) std::memcpy(&right[j], b + p * b_row + j * width, sizeof(V));
+    for (int j = 0; j < Columns; ++j) std::memcpy(&right[j], b + p * b_pitch + j * width, sizeof(V));
 #pragma GCC unroll 16
     for (int i = 0; i < Rows; ++i) {
-      const T left = a[i * a_row + p * a_step];
+      const T left = Left == Trans::no ? a[i * a_pitch + p] : a[p * a_pitch + i];
 #pragma GCC unroll 2
       for (int j = 0; j < Columns; ++j) sum[i][j] += left * right[j];
     }
@@ -63,49 +65,58 @@ inline void multiply_block(Index depth, const T* a, Index a_row, Index a_step, c
     for (int j = 0; j < Columns; ++j) {
       if constexpr (Accumulate) {  // at the end: sums of sums of a tile each lose fewer digits than one long sum
         V before;
-        std::memcpy(&before, c + i * c_row + j * width, sizeof(V));
+        std::memcpy(&before, c + i * c_pitch + j * width, sizeof(V));
         sum[i][j] += before;
       }
-      std::memcpy(c + i * c_row + j * width, &sum[i][j], sizeof(V));
+      std::memcpy(c + i * c_pitch + j * width, &sum[i][j], sizeof(V));
     }
   }
 }
 
 /// As `multiply_block` for any number of rows.
-template <int Columns, bool Accumulate, class T>
-inline void multiply_panel(Index rows, Index depth, const T* a, Index a_row, Index a_step, const T* b, Index b_row,
-                           T* c, Index c_row) {
+template <int Columns, bool Accumulate, Trans Left, class T>
+inline void multiply_panel(Index rows, Index depth, const T* a, Index a_pitch, const T* b, Index b_pitch, T* c,
+                           Index c_pitch) {
   Index i = 0;
   const auto blocks = [&]<int Rows>(std::integral_constant<int, Rows>) {
     for (; i + Rows <= rows; i += Rows)
-      multiply_block<Rows, Columns, Accumulate>(depth, a + i * a_row, a_row, a_step, b, b_row, c + i * c_row, c_row);
+      multiply_block<Rows, Columns, Accumulate, Left>(depth, a + (Left == Trans::no ? i * a_pitch : i), a_pitch, b,
+                                                      b_pitch, c + i * c_pitch, c_pitch);
   };
   blocks(std::integral_constant<int, block_rows>{});
   blocks(std::integral_constant<int, 4>{});
   blocks(std::integral_constant<int, 1>{});
 }
 
-/// c[rows, columns] = (or +=) a b, where a(i, p) = a[i * a_row + p * a_step]; `columns` is a whole number of registers.
+/// c[rows, columns] = (or +=) a b; `columns` is a whole number of registers.
 /// Not inlined, like all of a tile's work here: one copy of the register blocks is enough to compile.
-template <bool Accumulate, class T>
-[[gnu::noinline]] void multiply(Index rows, Index columns, Index depth, const T* a, Index a_row, Index a_step,
-                                const T* b, Index b_row, T* c, Index c_row) {
+template <bool Accumulate, Trans Left, class T>
+[[gnu::noinline]] void multiply(Index rows, Index columns, Index depth, const T* a, Index a_pitch, const T* b,
+                                Index b_pitch, T* c, Index c_pitch) {
   constexpr int width = Vector<T>::width;
   Index j = 0;
   for (; j + 2 * width <= columns; j += 2 * width)
-    multiply_panel<2, Accumulate>(rows, depth, a, a_row, a_step, b + j, b_row, c + j, c_row);
-  if (j < columns) multiply_panel<1, Accumulate>(rows, depth, a, a_row, a_step, b + j, b_row, c + j, c_row);
+    multiply_panel<2, Accumulate, Left>(rows, depth, a, a_pitch, b + j, b_pitch, c + j, c_pitch);
+  if (j < columns) multiply_panel<1, Accumulate, Left>(rows, depth, a, a_pitch, b + j, b_pitch, c + j, c_pitch);
 }
 
 /// c += a b in which a zero weight of a hides whatever is in b, NaN too: masked rows must not leak.
-template <class T, class E = T>
-[[gnu::noinline]] void multiply_hiding(Index rows, Index columns, Index depth, const E* a, Index a_row, Index a_step,
-                                       const E* b, Index b_row, T* c, Index c_row) {
+template <Trans Left, class T, class E = T>
+[[gnu::noinline]] void multiply_hiding(Index rows, Index columns, Index depth, const E* a, Index a_pitch, const E* b,
+                                       Index b_pitch, T* c, Index c_pitch) {
   const auto lefts = numbers(a), rights = numbers(b);
   for (Index i = 0; i < rows; ++i)
     for (Index p = 0; p < depth; ++p)
-      if (const T left = lefts[i * a_row + p * a_step]; left != 0)
-        for (Index j = 0; j < columns; ++j) c[i * c_row + j] += left * rights[p * b_row + j];
+      if (const T left = lefts[Left == Trans::no ? i * a_pitch + p : p * a_pitch + i]; left != 0)
+        for (Index j = 0; j < columns; ++j) c[i * c_pitch + j] += left * rights[p * b_pitch + j];
+}
+
+/// c += a b, hiding unless b is finite.
+template <Trans Left, class T>
+void multiply_weights(bool b_finite, Index rows, Index columns, Index depth, const T* a, Index a_pitch, const T* b,
+                      Index b_pitch, T* c, Index c_pitch) {
+  const auto product = b_finite ? multiply<true, Left, T> : multiply_hiding<Left, T>;
+  product(rows, columns, depth, a, a_pitch, b, b_pitch, c, c_pitch);
 }
 
 /// Copies [rows, dims] from a strided source into a tile of `filled` rows, zeros around it. False if anything copied
