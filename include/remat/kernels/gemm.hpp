@@ -140,8 +140,8 @@ void gemm_batched(Gemm shape, const Batch& batch, const T* a, const T* b, C* c,
     Gemm part = shape;
     part.m = std::min(tiling.rows, shape.m - row);
     part.n = std::min(tiling.columns, shape.n - column);
-    const T* part_a = a + product * batch.stride_a + (shape.a == Trans::no ? row * shape.lda : row);
-    const T* part_b = b + product * batch.stride_b + (shape.b == Trans::no ? column : column * shape.ldb);
+    const T* part_a = a + product * batch.stride_a + offset(shape.a, row, 0, shape.lda);
+    const T* part_b = b + product * batch.stride_b + offset(shape.b, 0, column, shape.ldb);
     C* part_c = c + product * batch.stride_c + row * shape.ldc + column;
     const Accum<T>* part_bias = bias == nullptr ? nullptr : bias + column;
 #if defined(REMAT_GEMM_ONEDNN)

@@ -54,7 +54,7 @@ inline void multiply_block(Index depth, const T* a, Index a_pitch, const T* b, I
     for (int j = 0; j < Columns; ++j) std::memcpy(&right[j], b + p * b_pitch + j * width, sizeof(V));
 #pragma GCC unroll 16
     for (int i = 0; i < Rows; ++i) {
-      const T left = Left == Trans::no ? a[i * a_pitch + p] : a[p * a_pitch + i];
+      const T left = a[offset(Left, i, p, a_pitch)];
 #pragma GCC unroll 2
       for (int j = 0; j < Columns; ++j) sum[i][j] += left * right[j];
     }
@@ -80,8 +80,8 @@ inline void multiply_panel(Index rows, Index depth, const T* a, Index a_pitch, c
   Index i = 0;
   const auto blocks = [&]<int Rows>(std::integral_constant<int, Rows>) {
     for (; i + Rows <= rows; i += Rows)
-      multiply_block<Rows, Columns, Accumulate, Left>(depth, a + (Left == Trans::no ? i * a_pitch : i), a_pitch, b,
-                                                      b_pitch, c + i * c_pitch, c_pitch);
+      multiply_block<Rows, Columns, Accumulate, Left>(depth, a + offset(Left, i, 0, a_pitch), a_pitch, b, b_pitch,
+                                                      c + i * c_pitch, c_pitch);
   };
   blocks(std::integral_constant<int, block_rows>{});
   blocks(std::integral_constant<int, 4>{});
@@ -107,7 +107,7 @@ template <Trans Left, class T, class E = T>
   const auto lefts = numbers(a), rights = numbers(b);
   for (Index i = 0; i < rows; ++i)
     for (Index p = 0; p < depth; ++p)
-      if (const T left = lefts[Left == Trans::no ? i * a_pitch + p : p * a_pitch + i]; left != 0)
+      if (const T left = lefts[offset(Left, i, p, a_pitch)]; left != 0)
         for (Index j = 0; j < columns; ++j) c[i * c_pitch + j] += left * rights[p * b_pitch + j];
 }
 

@@ -7,6 +7,11 @@ namespace remat::inline REMAT_ABI::kernels {
 
 enum class Trans : bool { no, yes };
 
+/// Where in memory element (row, column) of op(A) is, whose rows, or columns if transposed, are `leading` apart.
+constexpr Index offset(Trans trans, Index row, Index column, Index leading) {
+  return trans == Trans::no ? row * leading + column : column * leading + row;
+}
+
 /// C[m, n] = op(A)[m, k] op(B)[k, n], or C += when `accumulate`. Everything is row-major; `op(A)` is A[m, k], or the
 /// transpose of A[k, m], and likewise B. A leading dimension is the distance between rows in elements; 0: no gap.
 struct Gemm {
