@@ -52,8 +52,7 @@ class Backward {
       n.live = n.live && is_reached;
       if (!n.live) continue;
       for (const Operand& operand : p_.operands_of(n))
-        if (operand.slot >= 0 && p_.slot(operand.slot).wants_gradient)
-          reached[static_cast<std::size_t>(operand.slot)] = 1;
+        if (p_.wants_gradient(operand)) reached[static_cast<std::size_t>(operand.slot)] = 1;
     }
   }
 
@@ -118,7 +117,7 @@ class Backward {
   void enter(std::int32_t id) {
     for (const SlotId slot : p_.region(id).held) p_.fetch(slot);
     read_ahead_before(id);
-    const std::vector<Need> targets = level_needs(p_, id);
+    const std::vector<Need> targets = std::move(p_.region(id).targets);
     for (const Need& need : targets) p_.hold(need.slot);
     const std::int32_t begin = p_.region(id).node_begin, end = p_.region(id).node_end;
     std::vector<std::uint8_t> replayed(static_cast<std::size_t>(end - begin));

@@ -66,6 +66,9 @@ struct Slot {
   Storage grad{};
   std::int32_t node = -1;       // who makes it; -1 for leaves
   std::int32_t vars = 0;        // living Vars
+  std::int32_t constants = 0;   // those of them made by stop_gradient
+  std::int32_t readers = 0;     // recorded ops that read it and whose results can still be used
+  std::int32_t gradients = 0;   // those of them whose backward may give it a gradient
   std::int32_t holds = 0;       // backwards, replays and open regions still to read it
   std::int32_t holder = -1;     // the last region to hold it for its replay
   std::int32_t labels = -1;     // index into Program::labels
@@ -73,9 +76,11 @@ struct Slot {
   bool wants_gradient = false;
   bool keep = false;                     // until the tape ends
   bool sealed = false;                   // made in a region that closed without returning it
+  bool labelled_part = false;            // a label was given to a slice of it
   Index place = -1;                      // in the offload file, when the value was written there
   Storage packed{};                      // the value, compressed, when a lossy policy keeps it
   std::optional<Compression> packing{};  // how it was, once it was
+  SlotId run_begin = -1, run_end = -1;   // evaluate mode: the results of its op, which are used again together
   bool is_leaf() const { return node < 0; }
   /// What keeping it takes in memory or, offloaded, on disk.
   std::size_t kept_bytes() const {
@@ -88,6 +93,7 @@ struct Operand {
   SlotId slot = -1;  // -1: an optional operand left out
   Index offset = 0;  // elements
   Shape shape{};
+  bool stops_gradient = false;  // read as a constant, see stop_gradient
 };
 
 /// One recorded op.
@@ -96,12 +102,21 @@ struct Node {
   std::int32_t first_operand = 0, operand_count = 0;
   SlotId first_output = 0;
   std::int32_t output_count = 0;
-  std::int32_t region = -1;  // the innermost region around it
-  std::int32_t path = 0;     // index into Program::paths
-  bool live = false;         // its backward will run
+  std::int32_t region = -1;      // the innermost region around it
+  std::int32_t path = 0;         // index into Program::paths
+  bool live = false;             // its backward may run
+  bool gone = false;             // nobody can use its results any more
+  bool holds_residuals = false;  // itself, not the region around it
   Cost cost{};
   Residuals residuals{};   // what backward reads
   double moved_bytes = 0;  // of forward; backward moves values and gradients
+};
+
+/// Why a value is held: which node reads it, in its backward or in a replay.
+struct Need {
+  SlotId slot = -1;
+  std::int32_t reader = -1;
+  bool replay = false;
 };
 
 /// A stretch of the tape under one policy. Slots and nodes of a region are contiguous.
@@ -113,16 +128,11 @@ struct Region {
   std::vector<std::uint8_t> verdicts{};  // by slot, once asked
   std::vector<SlotId> open_holds{};      // outer values that must stay while the region is open
   std::vector<SlotId> held{};            // what a replay of the region reads
+  std::vector<SlotId> holding{};         // of that, what it holds until backward begins
   std::vector<SlotId> frontier{};        // `held` when the outermost region closed: later only less is at hand
   std::vector<SlotId> returned{};        // what may be used after it
+  std::vector<Need> targets{};           // what its backward reads, once backward has begun
   bool contains(SlotId slot) const { return slot >= slot_begin && slot < slot_end; }
-};
-
-/// Why a value is held: which node reads it, in its backward or in a replay.
-struct Need {
-  SlotId slot = -1;
-  std::int32_t reader = -1;
-  bool replay = false;
 };
 
 /// A stretch of the tape that is no region but that a plan may make one.
@@ -143,6 +153,7 @@ struct Event {
   enum class Kind : std::uint8_t {
     record,
     drop,
+    only_constants,
     open,
     close,
     open_place,
@@ -150,7 +161,7 @@ struct Event {
     label,
     keep
   } kind = Kind::record;
-  std::int32_t id = -1;  // a node, a slot whose last Var died, a region, a place
+  std::int32_t id = -1;  // a node, a slot whose last Var (or last one that passes gradients) died, a region, a place
 };
 
 }  // namespace remat::inline REMAT_ABI

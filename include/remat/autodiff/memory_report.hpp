@@ -48,7 +48,7 @@ class MemoryClasses {
 inline std::vector<Inhabitant> peak_inhabitants(const Program& program) {
   const MemoryClasses classes(program);
   std::vector<Inhabitant> inhabitants;
-  for (const MemoryBlock& block : program.account->log.at_peak()) {
+  for (const MemoryBlock& block : program.account->with_log([](MemoryLog& log) { return log.at_peak(); })) {
     if (block.bytes == 0) continue;
     Inhabitant who{block.bytes, classes.of(block.tag)};
     std::int32_t node = block.tag.id;
@@ -78,7 +78,9 @@ inline std::vector<MemorySample> memory_timeline(const Program& program) {
   std::unordered_map<std::uint32_t, MemoryClass> living;
   std::vector<MemorySample> samples;
   MemorySample now;
-  for (const MemoryEvent& event : program.account->log.events()) {
+  const std::vector<MemoryEvent> events =
+      program.account->with_log([](MemoryLog& log) { return std::vector(log.events().begin(), log.events().end()); });
+  for (const MemoryEvent& event : events) {
     const MemoryBlock& block = event.block;
     const auto known = living.try_emplace(block.number, classes.of(block.tag)).first;
     std::size_t& bytes = now.bytes[static_cast<int>(known->second)];

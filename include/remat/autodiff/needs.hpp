@@ -10,27 +10,27 @@
 
 namespace remat::inline REMAT_ABI {
 
-/// Calls `visit(slot)` for each residual of a node that is not a leaf.
-template <class Visit>
-void for_each_residual(const Program& program, const Node& node, Visit&& visit) {
-  const auto operands = program.operands_of(node);
-  for (std::size_t i = 0; i < operands.size(); ++i)
-    if (node.residuals.input(static_cast<int>(i)) && operands[i].slot >= 0 && !program.slot(operands[i].slot).is_leaf())
-      visit(operands[i].slot);
-  for (int i = 0; i < node.output_count; ++i)
-    if (node.residuals.output(i)) visit(node.first_output + i);
-}
+/// What the policies of a region and of those around it keep, by slot of the region.
+struct KeptAround {
+  SlotId begin = 0;
+  std::vector<std::uint8_t> kept{};
+  bool operator()(SlotId slot) const { return kept[static_cast<std::size_t>(slot - begin)] != 0; }
+};
 
-/// What backward of a level reads (-1: the tape): one entry for each reader. Sets `held` of its child regions.
-std::vector<Need> level_needs(Program& program, std::int32_t level);
+/// What backward of a level reads (-1: the tape): one entry for each reader. Sets `held` and `targets` of the regions
+/// inside. `around`: of the region around this one, if there is one.
+std::vector<Need> level_needs(Program& program, std::int32_t level, const KeptAround* around = nullptr);
 
 /// What a replay of region `id` starts from. `at_hand(slot)`: is a slot of the region held from outside already?
 template <class AtHand>
-std::vector<Need> region_needs(Program& program, std::int32_t id, AtHand&& at_hand) {
-  const std::vector<Need> targets = level_needs(program, id);
-  const Region& r = program.region(id);
+std::vector<Need> region_needs(Program& program, std::int32_t id, const KeptAround* around, AtHand&& at_hand) {
+  Region& r = program.region(id);
+  KeptAround kept{r.slot_begin, std::vector<std::uint8_t>(static_cast<std::size_t>(r.slot_end - r.slot_begin))};
   for (SlotId slot = r.slot_begin; slot < r.slot_end; ++slot)
-    if (!program.slot(slot).is_leaf()) program.verdict(id, slot);
+    if (!program.slot(slot).is_leaf())
+      kept.kept[static_cast<std::size_t>(slot - r.slot_begin)] =
+          program.kept_by(id, slot) || (around != nullptr && (*around)(slot));
+  r.targets = level_needs(program, id, &kept);
   std::vector<Need> needs;
   std::vector<std::uint8_t> seen(static_cast<std::size_t>(r.slot_end - r.slot_begin));
   std::vector<std::uint8_t> replayed(static_cast<std::size_t>(r.node_end - r.node_begin));
@@ -52,7 +52,7 @@ std::vector<Need> region_needs(Program& program, std::int32_t id, AtHand&& at_ha
     else
       replayed[static_cast<std::size_t>(program.slot(slot).node - r.node_begin)] = 1;
   };
-  for (const Need& target : targets) visit(target.slot, target.reader, target.replay);
+  for (const Need& target : r.targets) visit(target.slot, target.reader, target.replay);
   for (std::int32_t i = r.node_end - 1; i >= r.node_begin; --i) {
     if (!replayed[static_cast<std::size_t>(i - r.node_begin)]) continue;
     for (const Operand& operand : program.operands_of(program.node(i)))
@@ -61,7 +61,7 @@ std::vector<Need> region_needs(Program& program, std::int32_t id, AtHand&& at_ha
   return needs;
 }
 
-inline std::vector<Need> level_needs(Program& program, std::int32_t level) {
+inline std::vector<Need> level_needs(Program& program, std::int32_t level, const KeptAround* around) {
   const bool is_tape = level < 0;
   const SlotId slot_begin = is_tape ? 0 : program.region(level).slot_begin;
   const SlotId slot_end = is_tape ? static_cast<SlotId>(program.slots.size()) : program.region(level).slot_end;
@@ -87,12 +87,9 @@ inline std::vector<Need> level_needs(Program& program, std::int32_t level) {
     }
   }
   for (auto child = children.rbegin(); child != children.rend(); ++child) {
-    const auto found = region_needs(program, *child, [&](SlotId slot) {
-      if (at_hand[static_cast<std::size_t>(slot - slot_begin)] != 0) return true;
-      // What the policies around the child keep is there before the child's own policy is asked.
-      for (std::int32_t around = level; around >= 0; around = program.region(around).parent)
-        if (program.kept_by(around, slot)) return true;
-      return false;
+    // What the policies around the child keep is there before the child's own policy is asked.
+    const auto found = region_needs(program, *child, around, [&](SlotId slot) {
+      return at_hand[static_cast<std::size_t>(slot - slot_begin)] != 0 || (around != nullptr && (*around)(slot));
     });
     auto& held = program.region(*child).held;
     held.clear();
@@ -103,6 +100,22 @@ inline std::vector<Need> level_needs(Program& program, std::int32_t level) {
     }
   }
   return needs;
+}
+
+inline void Program::hold_for_replay(std::int32_t id) {
+  const std::vector<Need> needs = region_needs(*this, id, nullptr, [](SlotId) { return false; });
+  region(id).held.clear();
+  for (const Need& need : needs) {
+    hold(need.slot);
+    slot(need.slot).holder = id;
+    region(id).held.push_back(need.slot);
+  }
+  const std::vector<SlotId> before = std::exchange(region(id).holding, region(id).held);
+  for (auto each = static_cast<std::size_t>(id); each < regions.size(); ++each) {
+    if (each > static_cast<std::size_t>(id) && regions[each].parent < id) break;  // no region inside this one
+    regions[each].frontier = regions[each].held;
+  }
+  for (const SlotId slot : before) unhold(slot);
 }
 
 }  // namespace remat::inline REMAT_ABI

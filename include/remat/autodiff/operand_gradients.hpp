@@ -54,7 +54,7 @@ class OperandGradients {
     const std::span<const Operand> operands = p_.operands_of(n);
     const Operand& operand = operands[i];
     const int input = static_cast<int>(i);
-    if (operand.slot < 0 || !p_.slot(operand.slot).wants_gradient) return {};
+    if (!p_.wants_gradient(operand)) return {};
     Slot& s = p_.slot(operand.slot);
     Slot& y = p_.slot(n.first_output);
     const bool same_spec = y.spec.dtype == s.spec.dtype && y.spec.shape == operand.shape;

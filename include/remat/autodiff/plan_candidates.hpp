@@ -21,7 +21,7 @@ inline void record_again(const Program& recorded, const std::optional<Policy>& p
   const auto add_leaves = [&](std::size_t end) {
     while (p.slots.size() < end) {
       const Slot& leaf = recorded.slots[p.slots.size()];
-      Slot& s = p.slot(p.add_slot());
+      Slot& s = p.slot(p.add_slots(1));
       s.spec = leaf.spec;
       s.value = pool().imagine(0, {});
       s.parameter = leaf.parameter;
@@ -33,7 +33,9 @@ inline void record_again(const Program& recorded, const std::optional<Policy>& p
       case Event::Kind::record: {
         const Node& n = recorded.node(event.id);
         add_leaves(static_cast<std::size_t>(n.first_output));
-        Checked checked{n.op, {}, n.cost, n.residuals, n.live};
+        Checked checked{n.op, {}, n.cost, n.residuals};
+        for (const Operand& operand : recorded.operands_of(n))
+          checked.wants = checked.wants || recorded.wants_gradient(operand);
         for (int i = 0; i < n.output_count; ++i) checked.outputs.push_back(recorded.slot(n.first_output + i).spec);
         p.path = n.path;
         run_and_write(p, checked, recorded.operands_of(n));
@@ -41,7 +43,13 @@ inline void record_again(const Program& recorded, const std::optional<Policy>& p
       }
       case Event::Kind::drop:
         add_leaves(static_cast<std::size_t>(event.id) + 1);
-        if (!recorded.slot(event.id).is_leaf()) p.drop_var(event.id);
+        if (!recorded.slot(event.id).is_leaf())
+          p.drop_var({.slot = event.id, .stops_gradient = p.slot(event.id).constants > 0});
+        break;
+      case Event::Kind::only_constants:
+        add_leaves(static_cast<std::size_t>(event.id) + 1);
+        p.slot(event.id).constants = p.slot(event.id).vars;
+        if (!recorded.slot(event.id).is_leaf()) p.forget(p.slot(event.id).node);
         break;
       case Event::Kind::keep:
         add_leaves(static_cast<std::size_t>(event.id) + 1);
@@ -85,7 +93,7 @@ inline void record_again(const Program& recorded, const std::optional<Policy>& p
 /// What the recorded step would do under `policy`.
 inline TapeStats simulate(const Program& recorded, SlotId loss, const std::optional<Policy>& policy) {
   Tape tape({.mode = Mode::plan});
-  tape.program().account->log.keep_nothing();  // only the sum is asked for
+  tape.program().account->with_log([](MemoryLog& log) { log.keep_nothing(); });  // only the sum is asked for
   record_again(recorded, policy, tape);
   Backward(tape.program(), loss).run();
   TapeStats stats = tape.program().stats;

@@ -11,18 +11,35 @@
 
 namespace remat::inline REMAT_ABI {
 
+/// Calls `visit(slot)` for each residual of a node that is not a leaf.
+template <class Visit>
+void for_each_residual(const RecordedProgram& program, const Node& node, Visit&& visit) {
+  const auto operands = program.operands_of(node);
+  for (std::size_t i = 0; i < operands.size(); ++i)
+    if (node.residuals.input(static_cast<int>(i)) && operands[i].slot >= 0 && !program.slot(operands[i].slot).is_leaf())
+      visit(operands[i].slot);
+  for (int i = 0; i < node.output_count; ++i)
+    if (node.residuals.output(i)) visit(node.first_output + i);
+}
+
 /// The program of one tape. Tape and Vars share it; without its tape it holds no value.
 class Program : public RecordedProgram {
  public:
-  void add_var(SlotId id) {
-    if (tape != nullptr) ++slot(id).vars;
-  }
-  void drop_var(SlotId id) {
+  void add_var(const Operand& where) {
     if (tape == nullptr) return;
-    if (--slot(id).vars > 0) return;
-    note(Event::Kind::drop, id);
+    ++slot(where.slot).vars;
+    if (where.stops_gradient) ++slot(where.slot).constants;
+  }
+  void drop_var(const Operand& where) {
+    if (tape == nullptr) return;
+    const SlotId id = where.slot;
+    Slot& s = slot(id);
+    if (where.stops_gradient) --s.constants;
+    if (--s.vars > s.constants || (s.vars > 0 && where.stops_gradient)) return;
+    note(s.vars == 0 ? Event::Kind::drop : Event::Kind::only_constants, id);
     try {
-      settle(id);
+      if (s.vars == 0) settle(id);
+      if (!slot(id).is_leaf()) forget(slot(id).node);
     } catch (...) {  // a policy threw, and this may be the destructor of a Var: the tape says so when it is used next
       if (!error) error = std::current_exception();
     }
@@ -32,7 +49,65 @@ class Program : public RecordedProgram {
   }
   void hold(SlotId id) { ++slot(id).holds; }
   void unhold(SlotId id) {
-    if (--slot(id).holds == 0) settle(id);
+    Slot& s = slot(id);
+    if (--s.holds > 0) return;
+    s.packed = {};
+    settle(id);
+  }
+
+  /// Lets go of what only this op and those before it needed, where nobody can use its results any more: its backward
+  /// cannot run, and what no Var and no other op will read need not be there for a replay.
+  void forget(std::int32_t first) {
+    if (mode == Mode::evaluate || finished) return;
+    std::vector<std::int32_t> pending, closed;
+    for (std::int32_t id = first; id >= 0; id = pop(pending)) {
+      Node& n = node(id);
+      bool is_read = false, may_pass = false;
+      for (SlotId each = n.first_output; each < n.first_output + n.output_count; ++each) {
+        const Slot& s = slot(each);
+        is_read = is_read || (s.vars > 0 && !s.sealed) || s.readers > 0;
+        may_pass = may_pass || (s.vars > s.constants && !s.sealed) || s.gradients > 0;
+      }
+      if (n.live && !may_pass) {
+        n.live = false;
+        if (n.holds_residuals) for_each_residual(*this, n, [this](SlotId slot) { unhold(slot); });
+        if (const std::int32_t around = outermost_region_of(n); around >= 0 && !is_open(around))
+          closed.push_back(around);
+        for (const Operand& operand : operands_of(n))
+          if (wants_gradient(operand) && --slot(operand.slot).gradients == 0) add_maker(operand.slot, pending);
+      }
+      if (n.gone || is_read) continue;
+      n.gone = true;
+      for (SlotId each = n.first_output; each < n.first_output + n.output_count; ++each)
+        if (Slot& s = slot(each); s.holds == 0 && !s.keep) s.value = {};
+      for (const Operand& operand : operands_of(n))
+        if (operand.slot >= 0 && --slot(operand.slot).readers == 0) add_maker(operand.slot, pending);
+    }
+    std::sort(closed.begin(), closed.end());
+    closed.erase(std::unique(closed.begin(), closed.end()), closed.end());
+    for (const std::int32_t id : closed)
+      if (region(id).policy != policy::everything) hold_for_replay(id);
+  }
+
+  /// Holds what a replay of a closed outermost region starts from, and no longer what it was said to start from before.
+  void hold_for_replay(std::int32_t id);
+
+  /// A label that is given when the region of a returned value has closed: its policy is asked again.
+  void label_late(SlotId id) {
+    const std::int32_t outermost = mode == Mode::evaluate ? -1 : outermost_region(id);
+    if (outermost < 0 || is_open(outermost) || region(outermost).policy == policy::everything) return;
+    const Verdict before = verdict(outermost, id);
+    const auto [first, end] = decided_with(id);
+    for (std::int32_t r = node(slot(id).node).region; r >= 0; r = region(r).parent)
+      for (SlotId each = first; each < end; ++each)
+        if (const auto at = static_cast<std::size_t>(each - region(r).slot_begin); at < region(r).verdicts.size())
+          region(r).verdicts[at] = unasked;
+    if (verdict(outermost, id) != before) hold_for_replay(outermost);
+  }
+
+  /// May the backward of an op that reads this operand give it a gradient?
+  bool wants_gradient(const Operand& operand) const {
+    return operand.slot >= 0 && !operand.stops_gradient && slot(operand.slot).wants_gradient;
   }
 
   /// The policy's answer for a slot of the region, asked once.
@@ -54,10 +129,14 @@ class Program : public RecordedProgram {
 
   /// The outermost region around the op that made a slot; -1 for none.
   std::int32_t outermost_region(SlotId id) const {
-    std::int32_t found = slot(id).is_leaf() ? -1 : node(slot(id).node).region;
+    return slot(id).is_leaf() ? -1 : outermost_region_of(node(slot(id).node));
+  }
+  std::int32_t outermost_region_of(const Node& n) const {
+    std::int32_t found = n.region;
     while (found >= 0 && region(found).parent >= 0) found = region(found).parent;
     return found;
   }
+  bool is_open(std::int32_t outermost) const { return !open_regions.empty() && open_regions.front() == outermost; }
 
   /// Writes the value to disk, or compresses it, and frees it, where the policy of its region says so and only the
   /// backward of one region, its own or a later one, will read it.
@@ -66,7 +145,7 @@ class Program : public RecordedProgram {
     if (mode == Mode::evaluate || !s.value || (s.vars > 0 && !finished) || s.holds == 0 || s.holder < 0 || s.keep)
       return;
     const std::int32_t maker = outermost_region(id);
-    if (maker < 0 || (!open_regions.empty() && open_regions.front() == maker) || !kept_by(maker, id)) return;
+    if (maker < 0 || is_open(maker) || !kept_by(maker, id)) return;
     const Verdict kept = verdict(maker, id);
     if (kept == Verdict::save) return;
     const std::vector<SlotId>& held = region(s.holder).held;
@@ -96,7 +175,7 @@ class Program : public RecordedProgram {
     if (s.parameter >= 0 || (s.is_leaf() && mode != Mode::evaluate)) return;
     if (mode == Mode::evaluate) {
       slot(id).value = {};
-      free_slots.push_back(id);
+      use_again(s.run_begin, s.run_end);
       return;
     }
     if (const std::int32_t ruling = ruling_region(); ruling >= 0 && id >= region(ruling).slot_begin) {
@@ -119,6 +198,22 @@ class Program : public RecordedProgram {
 
  private:
   static constexpr std::uint8_t unasked = 255;
+
+  /// In evaluate mode: once all results of an op are gone, another op may have their slots.
+  void use_again(SlotId begin, SlotId end) {
+    for (SlotId id = begin; id < end; ++id)
+      if (slot(id).value || slot(id).vars > 0) return;
+    free_runs[end - begin].push_back(begin);
+  }
+  void add_maker(SlotId id, std::vector<std::int32_t>& nodes) const {
+    if (!slot(id).is_leaf()) nodes.push_back(slot(id).node);
+  }
+  static std::int32_t pop(std::vector<std::int32_t>& nodes) {
+    if (nodes.empty()) return -1;
+    const std::int32_t last = nodes.back();
+    nodes.pop_back();
+    return last;
+  }
 
   void write_away(Slot& s) {
     const std::size_t bytes = s.spec.bytes();

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cstdint>
 #include <exception>
+#include <map>
 #include <memory>
 #include <optional>
 #include <remat/autodiff/graph.hpp>
@@ -40,7 +41,10 @@ struct RecordedProgram {
   std::vector<Region> regions;
   std::vector<std::int32_t> open_regions;  // innermost last
   std::vector<std::string> paths{""};
+  std::unordered_map<std::string, std::int32_t> path_ids{{"", 0}};
   std::int32_t path = 0;
+  Frame frame;              // of the op that is being recorded
+  bool is_running = false;  // an op, whose own code may record on any tape but this one
   std::vector<std::vector<std::string>> labels;
   std::vector<std::shared_ptr<ParameterEntry>> parameters;
   struct ParameterSlots {
@@ -48,11 +52,12 @@ struct RecordedProgram {
     SlotId value = -1, cast = -1;  // of the master itself, and of its cast to bfloat16
   };
   std::unordered_map<const ParameterEntry*, ParameterSlots> parameter_slots;
-  std::vector<SlotId> free_slots;  // evaluate mode uses slots again
-  std::vector<Need> saved;         // when backward began
-  std::vector<Event> events;       // plan mode only
-  std::vector<Place> places;       // likewise
-  std::exception_ptr error;        // what a policy threw while a Var died
+  std::map<int, std::vector<SlotId>> free_runs;  // evaluate mode uses the slots of an op's results again, by number
+  std::vector<SlotId> kept;                      // by Tape::keep
+  std::vector<Need> saved;                       // when backward began
+  std::vector<Event> events;                     // plan mode only
+  std::vector<Place> places;                     // likewise
+  std::exception_ptr error;                      // what a policy threw while a Var died
   std::string offload_directory;
   std::unique_ptr<OffloadFile> offload_file;
   bool verify = false, find_nan = false, tracing = false;
@@ -87,7 +92,7 @@ struct RecordedProgram {
   }
 
   SlotId add_leaf(AnyTensor tensor, bool wants_gradient) {
-    const SlotId id = add_slot();
+    const SlotId id = add_slots(1);
     Slot& s = slot(id);
     s.spec = {tensor.dtype, tensor.shape};
     s.offset = tensor.offset;
@@ -116,33 +121,45 @@ struct RecordedProgram {
   DType gradient_type(const Slot& s) const {
     return s.parameter < 0 ? s.spec.dtype : parameters[static_cast<std::size_t>(s.parameter)]->value.dtype;
   }
-  SlotId add_slot(bool may_reuse = true) {
-    if (may_reuse && !free_slots.empty()) {
-      const SlotId id = free_slots.back();
-      free_slots.pop_back();
+  /// The first of `count` neighbouring slots, new or used again.
+  SlotId add_slots(int count) {
+    auto first = static_cast<SlotId>(slots.size());
+    if (const auto free = free_runs.find(count); free != free_runs.end() && !free->second.empty()) {
+      first = free->second.back();
+      free->second.pop_back();
+    } else {
+      require(slots.size() + static_cast<std::size_t>(count) < std::size_t{1} << 31, "tape: more than 2^31 values");
+      slots.resize(slots.size() + static_cast<std::size_t>(count));
+    }
+    for (SlotId id = first; id < first + count; ++id) {
       slot(id) = Slot{};
-      return id;
+      slot(id).run_begin = first;
+      slot(id).run_end = first + count;
     }
-    require(slots.size() < std::size_t{1} << 31, "tape: more than 2^31 values");
-    slots.emplace_back();
-    return static_cast<SlotId>(slots.size()) - 1;
+    return first;
   }
-
-  /// Takes back the newest slot, or one that was used again, because its op threw.
-  void discard_slot(SlotId id) {
-    if (static_cast<std::size_t>(id) + 1 == slots.size()) {
-      slots.pop_back();
-      return;
-    }
-    slot(id) = Slot{};
-    free_slots.push_back(id);
+  /// Takes back slots that `add_slots` gave, because their op threw.
+  void discard_slots(SlotId first, int count) {
+    if (count == 0) return;
+    for (SlotId id = first; id < first + count; ++id) slot(id) = Slot{};
+    if (static_cast<std::size_t>(first + count) == slots.size())
+      slots.resize(static_cast<std::size_t>(first));
+    else
+      free_runs[count].push_back(first);
+  }
+  /// The number of a layer path, the same whenever it is asked for.
+  std::int32_t path_id(std::string_view layer) {
+    const auto [found, is_new] = path_ids.try_emplace(std::string(layer), static_cast<std::int32_t>(paths.size()));
+    if (is_new) paths.emplace_back(layer);
+    return found->second;
   }
 
   void note(Event::Kind kind, std::int32_t id) {
     if (mode == Mode::plan && !finished) events.push_back({kind, id});
   }
-  /// Adds a label to the slot's set.
+  /// Adds a label to the slot's set. Evaluate mode asks no policy.
   void add_label(SlotId id, const std::string& label) {
+    if (mode == Mode::evaluate) return;
     Slot& s = slot(id);
     if (s.labels < 0) {
       s.labels = static_cast<std::int32_t>(labels.size());

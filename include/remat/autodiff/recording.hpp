@@ -72,7 +72,7 @@ inline std::vector<OperandSpec> operand_specs(const Program& program, std::span<
     require(!s.sealed, op, ": an operand was made inside a checkpoint region that did not return it; return it from ",
             "the region's function");
     require(static_cast<bool>(s.value), op, ": an operand's value is gone");
-    OperandSpec spec{{s.spec.dtype, operand.shape}, true, s.wants_gradient, {}};
+    OperandSpec spec{{s.spec.dtype, operand.shape}, true, program.wants_gradient(operand), {}};
     if (s.parameter >= 0) spec.name = program.parameters[static_cast<std::size_t>(s.parameter)]->path;
     specs.push_back(spec);
   }
@@ -102,6 +102,8 @@ struct Checked {
 inline Checked check(Program& program, std::shared_ptr<const Op> op, std::span<const Operand> operands) {
   program.rethrow();
   require(!program.finished, op->name(), ": backward has ended the recording of this tape; make a new tape");
+  require(!program.is_running, op->name(), ": recorded by an op that this tape is running; an op's own code may use a ",
+          "tape of its own, not the one it is recorded on");
   const std::vector<OperandSpec> specs = operand_specs(program, operands, op->name());
   const Operands view(specs);
   Checked checked{std::move(op)};
@@ -126,19 +128,18 @@ inline SlotId run_and_write(Program& program, const Checked& checked, std::span<
   for (const Spec& spec : checked.outputs)
     values.push_back(
         program.allocate(spec.bytes(), {MemoryUse::value, static_cast<SlotId>(program.slots.size() + values.size())}));
-  SlotId first = -1;
+  const SlotId first = program.add_slots(count);
   for (std::size_t i = 0; i < checked.outputs.size(); ++i) {
-    const SlotId id = program.add_slot(count == 1);  // several results must be neighbours
-    if (i == 0) first = id;
-    Slot& s = program.slot(id);
+    Slot& s = program.slot(first + static_cast<SlotId>(i));
     s.spec = checked.outputs[i];
     s.value = std::move(values[i]);
     s.wants_gradient = checked.wants && is_floating(s.spec.dtype);
     s.vars = 1;
     s.node = program.node_count();
   }
-  static thread_local Frame frame;
+  Frame& frame = program.frame;
   try {
+    program.is_running = true;
     set_values(program, frame, operands, first, count, nullptr);
     // Verifying runs every op twice, as a replay would.
     for (int run = 0; run <= (program.verify && op.replayable() ? 1 : 0); ++run) {
@@ -147,8 +148,10 @@ inline SlotId run_and_write(Program& program, const Checked& checked, std::span<
       diagnose_forward(program, op, program.path, first, count, run == 1);
     }
     if (program.mode == Mode::train) op.update_state(frame);
+    program.is_running = false;
   } catch (...) {
-    for (int i = count - 1; i >= 0; --i) program.discard_slot(first + i);
+    program.is_running = false;
+    program.discard_slots(first, count);
     throw;
   }
   program.stats.forward_flops += checked.cost.flops;
@@ -175,11 +178,43 @@ inline SlotId run_and_write(Program& program, const Checked& checked, std::span<
   program.note(Event::Kind::record, program.node_count());
   program.operands.insert(program.operands.end(), operands.begin(), operands.end());
   program.nodes.push_back(std::move(node));
-  if (program.ruling_region() >= 0)
+  for (const Operand& operand : operands) {
+    if (operand.slot < 0) continue;
+    ++program.slot(operand.slot).readers;
+    if (program.wants_gradient(operand)) ++program.slot(operand.slot).gradients;
+  }
+  if (program.ruling_region() >= 0) {
     hold_for_region(program, operands);
-  else if (checked.wants)
+  } else if (checked.wants) {
+    program.nodes.back().holds_residuals = true;
     for_each_residual(program, program.nodes.back(), [&](SlotId slot) { program.hold(slot); });
+  }
+  if (count == 0) program.forget(program.node_count() - 1);
   return first;
+}
+
+/// The first result of a recorded op, and how many there are.
+struct Recorded {
+  SlotId first = 0;
+  int count = 0;
+};
+
+/// Checks, runs and writes down an op. In evaluate mode the constants among its operands go with it.
+inline Recorded record(Program& program, std::shared_ptr<const Op> op, std::span<const Operand> operands) {
+  const auto release_constants = [&] {
+    if (program.mode != Mode::evaluate) return;
+    for (const Operand& operand : operands)
+      if (operand.slot >= 0 && program.slot(operand.slot).vars == 0) program.settle(operand.slot);
+  };
+  try {
+    const Checked checked = check(program, std::move(op), operands);
+    const SlotId first = run_and_write(program, checked, operands);
+    release_constants();
+    return {first, static_cast<int>(checked.outputs.size())};
+  } catch (...) {
+    release_constants();
+    throw;
+  }
 }
 
 inline std::int32_t open_region(Program& program, const Policy& policy) {
@@ -212,6 +247,19 @@ inline void refuse_unreplayable(Program& program, std::int32_t id) {
   }
 }
 
+/// A value that tape.keep is to keep and that the innermost region does not return could never be read.
+inline void refuse_kept(Program& program, std::span<const SlotId> returned) {
+  const Region& r = program.region(program.open_regions.back());
+  for (const SlotId slot : program.kept) {
+    if (!program.slot(slot).keep || slot < r.slot_begin || program.slot(slot).sealed) continue;
+    if (std::find(returned.begin(), returned.end(), slot) != returned.end()) continue;
+    program.slot(slot).keep = false;
+    const SlotInfo info = program.describe(slot);
+    fail("checkpoint: tape.keep was asked to keep a result of ", info.op,
+         " that the region's function does not return, ", "so that it could never be read; return it");
+  }
+}
+
 /// Ends the innermost region. Of its values only those in `returned` may be used from now on; when it was the
 /// outermost, what no backward or replay of it would read is dropped.
 inline void close_region(Program& program, std::span<const SlotId> returned) {
@@ -222,7 +270,10 @@ inline void close_region(Program& program, std::span<const SlotId> returned) {
     Region& r = program.region(id);
     r.node_end = program.node_count();
     r.slot_end = static_cast<SlotId>(program.slots.size());
-    if (program.mode == Mode::evaluate) return;
+    if (program.mode == Mode::evaluate) {
+      program.regions.pop_back();
+      return;
+    }
     for (const SlotId slot : returned)
       require(!program.slot(slot).sealed, "checkpoint: returns a Var that an inner region made and did not return");
     for (SlotId slot = r.slot_begin; slot < r.slot_end; ++slot)
@@ -232,6 +283,8 @@ inline void close_region(Program& program, std::span<const SlotId> returned) {
     r.returned.assign(returned.begin(), returned.end());
   }
   program.rethrow();
+  for (std::int32_t node = program.region(id).node_end - 1; node >= program.region(id).node_begin; --node)
+    program.forget(node);
   if (!program.open_regions.empty()) return;
   if (program.region(id).policy == policy::everything) {
     // Its residuals are held one by one; only what was not returned goes now.
@@ -240,13 +293,7 @@ inline void close_region(Program& program, std::span<const SlotId> returned) {
     return;
   }
 
-  for (const Need& need : region_needs(program, id, [](SlotId) { return false; })) {
-    program.hold(need.slot);
-    program.slot(need.slot).holder = id;
-    program.region(id).held.push_back(need.slot);
-  }
-  for (auto each = static_cast<std::size_t>(id); each < program.regions.size(); ++each)
-    program.regions[each].frontier = program.regions[each].held;
+  program.hold_for_replay(id);
   const std::vector<SlotId> open_holds = std::exchange(program.region(id).open_holds, {});
   for (const SlotId slot : open_holds) program.unhold(slot);
   const Region& r = program.region(id);

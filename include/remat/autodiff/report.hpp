@@ -22,6 +22,7 @@ struct SavedResidual {
   std::size_t bytes = 0;            // in memory or, offloaded, on disk
   Verdict verdict = Verdict::save;  // of the outermost region around it; save outside regions
   std::string why{};                // who reads it: "backward of sin", "replay of linear (decoder/layer_0)"
+  bool labelled_part = false;       // a label was given to a slice of it; the whole is kept
 };
 
 namespace detail {
@@ -69,7 +70,8 @@ inline std::vector<SavedResidual> saved_residuals(Tape& tape) {
                      info.shape,
                      program.slot(need.slot).kept_bytes(),
                      detail::outermost_verdict(program, need.slot),
-                     why});
+                     why,
+                     program.slot(need.slot).labelled_part});
   }
   return saved;
 }
@@ -82,7 +84,8 @@ inline std::ostream& operator<<(std::ostream& out, const std::vector<SavedResidu
     out << '%' << std::left << std::setw(6) << s.slot << std::setw(32) << what << ' ' << std::setw(24)
         << name_of(s.dtype) + s.shape.to_string() << std::right << std::setw(12) << s.bytes << " B  " << std::left
         << std::setw(10) << policy::to_string(s.verdict) << s.layer_path << (s.layer_path.empty() ? "" : ": ")
-        << "read by " << s.why << std::right << '\n';
+        << "read by " << s.why << (s.labelled_part ? "; a slice of it was labelled, it is kept whole" : "")
+        << std::right << '\n';
     total += s.bytes;
   }
   return out << saved.size() << " residuals, " << total << " B\n";

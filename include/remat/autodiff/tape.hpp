@@ -71,7 +71,7 @@ class Tape {
     program_->step = static_cast<std::uint32_t>(options.step);
     program_->offload_directory = options.offload_directory;
     program_->tracing = options.trace;
-    if (options.timeline) program_->account->log.keep_all();
+    if (options.timeline) program_->account->with_log([](MemoryLog& log) { log.keep_all(); });
     program_->verify = options.verify && options.mode == Mode::train;
     program_->find_nan = options.find_nan || detail::find_nan_by_environment();
   }
@@ -99,9 +99,13 @@ class Tape {
   template <class Fn>
   auto checkpoint(const Policy& policy, Fn&& fn) {
     detail::open_region(*program_, policy);
+    std::vector<SlotId> returned;
     auto result = [&] {
       try {
-        return std::forward<Fn>(fn)();
+        auto made = std::forward<Fn>(fn)();
+        returned = returned_by(made, "checkpoint");
+        detail::refuse_kept(*program_, returned);
+        return made;
       } catch (...) {
         try {
           detail::close_region(*program_, {});
@@ -110,8 +114,6 @@ class Tape {
         throw;
       }
     }();
-    std::vector<SlotId> returned;
-    detail::for_each_var(result, [&](const AnyVar& var) { returned.push_back(var.where().slot); });
     detail::close_region(*program_, returned);
     return result;
   }
@@ -119,16 +121,28 @@ class Tape {
   /// Runs `fn()` without a region, at a place where a plan may put one: what layers do by default.
   template <class Fn>
   auto place(Fn&& fn) {
-    if (mode() != Mode::plan || !program_->open_regions.empty()) return std::forward<Fn>(fn)();
+    if (mode() != Mode::plan || !program_->open_regions.empty()) {
+      auto result = std::forward<Fn>(fn)();
+      returned_by(result, "place");
+      return result;
+    }
     const auto id = static_cast<std::int32_t>(program_->places.size());
     program_->places.push_back({.slot_begin = static_cast<SlotId>(program_->slots.size())});
     program_->note(Event::Kind::open_place, id);
-    auto result = std::forward<Fn>(fn)();
-    Place& place = program_->places[static_cast<std::size_t>(id)];
-    place.slot_end = static_cast<SlotId>(program_->slots.size());
-    detail::for_each_var(result, [&](const AnyVar& var) { place.returned.push_back(var.where().slot); });
-    program_->note(Event::Kind::close_place, id);
-    return result;
+    const auto close = [&](std::vector<SlotId> returned) {
+      Place& place = program_->places[static_cast<std::size_t>(id)];
+      place.slot_end = static_cast<SlotId>(program_->slots.size());
+      place.returned = std::move(returned);
+      program_->note(Event::Kind::close_place, id);
+    };
+    try {
+      auto result = std::forward<Fn>(fn)();
+      close(returned_by(result, "place"));
+      return result;
+    } catch (...) {
+      close({});
+      throw;
+    }
   }
 
   /// Adds the gradient of the scalar `loss` into every parameter it depends on. Ends the recording. `when_complete` is
@@ -142,6 +156,7 @@ class Tape {
     require(loss.shape().size() == 1, "backward: the loss must be one number, its shape is ", loss.shape());
     const Slot& slot = program_->slot(loss.where().slot);
     require(slot.spec.shape.size() == 1, "backward: the loss is a slice; sum it first");
+    require(!loss.where().stops_gradient, "backward: the loss is read through stop_gradient");
     require(slot.wants_gradient && !slot.is_leaf(),
             "backward: the loss depends on no parameter and no input that wants a gradient");
     program_->rethrow();
@@ -152,13 +167,17 @@ class Tape {
   /// The gradient of an input that asked for it, or zeros if the loss does not depend on it; after backward.
   template <class T>
   Tensor<T> grad(const Var<T>& input) const {
+    require(&input.program() == program_.get(), "grad: the input lies on another tape");
     const Slot& s = program_->slot(input.where().slot);
     require(program_->finished, "grad: call backward first");
     require(s.is_leaf() && s.wants_gradient, "grad: only inputs made with {.wants_gradient = true} keep a gradient");
     require(program_->computes(), "grad: a tape in plan mode has no values to read");
-    if (s.parameter >= 0)
-      return Tensor<T>(program_->parameters[static_cast<std::size_t>(s.parameter)]->grad_or_zeros())
-          .reshape(input.shape());
+    if (s.parameter >= 0) {
+      AnyTensor grad = program_->parameters[static_cast<std::size_t>(s.parameter)]->grad_or_zeros();
+      grad.shape = input.shape();
+      grad.offset += input.where().offset;
+      return Tensor<T>(grad);
+    }
     if (!s.grad) return Tensor<T>(input.shape(), T{0});
     return Tensor<T>(AnyTensor{s.spec.dtype, input.shape(), s.grad, input.where().offset});
   }
@@ -167,7 +186,8 @@ class Tape {
   void keep(const Var<T>& x) {
     require(&x.program() == program_.get(), "keep: the value lies on another tape");
     require(!program_->slot(x.where().slot).sealed, "keep: made inside a checkpoint region that did not return it");
-    program_->slot(x.where().slot).keep = true;
+    Slot& slot = program_->slot(x.where().slot);
+    if (!std::exchange(slot.keep, true)) program_->kept.push_back(x.where().slot);
     program_->note(Event::Kind::keep, x.where().slot);
   }
 
@@ -194,9 +214,7 @@ class Tape {
   class LayerGuard {
    public:
     LayerGuard(Program& program, std::string_view path) : program_(program), before_(program.path) {
-      if (program.paths[static_cast<std::size_t>(before_)] == path) return;
-      program.path = static_cast<std::int32_t>(program.paths.size());
-      program.paths.emplace_back(path);
+      if (program.paths[static_cast<std::size_t>(before_)] != path) program.path = program.path_id(path);
     }
     LayerGuard(const LayerGuard&) = delete;
     LayerGuard& operator=(const LayerGuard&) = delete;
@@ -212,6 +230,17 @@ class Tape {
   const Program& program() const { return *program_; }
 
  private:
+  /// The slots of the Vars in what a region's function gave; an `Error` where one was never set or lies elsewhere.
+  template <class Made>
+  std::vector<SlotId> returned_by(const Made& made, const char* what) const {
+    std::vector<SlotId> slots;
+    detail::for_each_var(made, [&](const AnyVar& var) {
+      require(static_cast<bool>(var), what, ": the function returns a Var that was never given a value");
+      require(var.shared_program().get() == program_.get(), what, ": the function returns a Var of another tape");
+      slots.push_back(var.where().slot);
+    });
+    return slots;
+  }
   /// A name that the user wrote and nothing carries is a mistake that would otherwise stay silent.
   void check_names() const {
     std::vector<std::string> existing;

@@ -13,10 +13,10 @@ class AnyVar {
  public:
   AnyVar() = default;
   AnyVar(Counted<Program> program, Operand where) : program_(std::move(program)), where_(where) {
-    program_->add_var(where_.slot);
+    program_->add_var(where_);
   }
   AnyVar(const AnyVar& other) : program_(other.program_), where_(other.where_) {
-    if (program_) program_->add_var(where_.slot);
+    if (program_) program_->add_var(where_);
   }
   AnyVar(AnyVar&& other) noexcept : program_(std::move(other.program_)), where_(other.where_) {}
   AnyVar& operator=(AnyVar other) noexcept {
@@ -25,7 +25,7 @@ class AnyVar {
     return *this;
   }
   ~AnyVar() {
-    if (program_) program_->drop_var(where_.slot);
+    if (program_) program_->drop_var(where_);
   }
 
   explicit operator bool() const { return static_cast<bool>(program_); }
@@ -68,7 +68,7 @@ class Var : public AnyVar {
   /// The same elements in another shape; no op, no copy. One axis may be -1.
   Var reshape(Shape shape) const {
     require(shape.size() == this->shape().size(), "reshape: ", this->shape(), " does not fit ", shape);
-    return Var(shared_program(), Operand{where().slot, where().offset, shape});
+    return view(where().offset, shape);
   }
   /// Rows [begin, end) of the first axis; no op, no copy.
   Var slice(Index begin, Index end) const {
@@ -78,7 +78,13 @@ class Var : public AnyVar {
     Shape part = whole;
     part[0] = end - begin;
     const Index row = whole.front() == 0 ? 0 : whole.size() / whole.front();
-    return Var(shared_program(), Operand{where().slot, where().offset + begin * row, part});
+    return view(where().offset + begin * row, part);
+  }
+
+ private:
+  Var view(Index offset, const Shape& shape) const {
+    program();  // an Error where there is none
+    return Var(shared_program(), Operand{where().slot, offset, shape, where().stops_gradient});
   }
 };
 
@@ -88,12 +94,30 @@ Var<T> reshape(const Var<T>& x, const Shape& shape) {
   return x.reshape(shape);
 }
 
-/// Labels the value for policies ("ffn1"); a value may have many labels. It is no op: the value itself is returned.
+/// The same value as a constant: no gradient flows through it (JAX's stop_gradient, PyTorch's detach). It is no op and
+/// no copy.
+template <class T>
+Var<T> stop_gradient(const Var<T>& x) {
+  x.program();  // an Error where there is none
+  Operand where = x.where();
+  where.stops_gradient = true;
+  return Var<T>(x.shared_program(), where);
+}
+
+/// Labels the value for policies ("ffn1"); a value may have many labels. It is no op: the value itself is returned. Of
+/// a slice the whole value that it was cut from is labelled, and kept or recomputed. A policy whose region has closed
+/// is asked again about a value that the region returned; a value that it did not return is an `Error`.
 template <class T>
 Var<T> checkpoint_name(const Var<T>& x, const std::string& label) {
   Program& p = x.program();
+  Slot& s = p.slot(x.where().slot);
   require(!label.empty(), "checkpoint_name: an empty label");
+  require(!s.sealed, "checkpoint_name: \"", label,
+          "\" is for a value that was made inside a checkpoint region that did "
+          "not return it; label it inside the region");
+  if (x.shape().size() != s.spec.shape.size()) s.labelled_part = true;
   p.add_label(x.where().slot, label);
+  p.label_late(x.where().slot);
   return x;
 }
 
@@ -143,12 +167,12 @@ using Like = std::type_identity_t<Argument<T>>;
 /// The results of a recorded op; `results[LayerNorm<T>::y]` is a Var.
 class Results {
  public:
-  Results(Counted<Program> program, SlotId first, int count)
-      : program_(std::move(program)), first_(first), count_(count) {}
+  Results(Counted<Program> program, const detail::Recorded& recorded)
+      : program_(std::move(program)), first_(recorded.first), count_(recorded.count) {}
   Results(const Results&) = delete;
   Results& operator=(const Results&) = delete;
   ~Results() {
-    for (int i = 0; i < count_; ++i) program_->drop_var(first_ + i);
+    for (int i = 0; i < count_; ++i) program_->drop_var({first_ + i});
   }
   template <class T>
   Var<T> operator[](Out<T> y) const {
@@ -188,9 +212,7 @@ Results record(O op, const Xs&... xs) {
   require(var != nullptr, op.name(), ": no operand is on a tape; bring one there with tape.input or tape.parameter");
   Program& program = var->program();
   const Operand operands[] = {detail::operand_of(xs, program)...};
-  const detail::Checked checked = detail::check(program, std::make_shared<const O>(std::move(op)), operands);
-  return {var->shared_program(), detail::run_and_write(program, checked, operands),
-          static_cast<int>(checked.outputs.size())};
+  return {var->shared_program(), detail::record(program, std::make_shared<const O>(std::move(op)), operands)};
 }
 
 /// The same for any number of operands of one type.
@@ -200,9 +222,7 @@ Results record(O op, const std::vector<Var<T>>& xs) {
   Program& program = xs.front().program();
   std::vector<Operand> operands;
   for (const Var<T>& x : xs) operands.push_back(detail::operand_of(x, program));
-  const detail::Checked checked = detail::check(program, std::make_shared<const O>(std::move(op)), operands);
-  return {xs.front().shared_program(), detail::run_and_write(program, checked, operands),
-          static_cast<int>(checked.outputs.size())};
+  return {xs.front().shared_program(), detail::record(program, std::make_shared<const O>(std::move(op)), operands)};
 }
 
 }  // namespace remat::inline REMAT_ABI

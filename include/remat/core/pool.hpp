@@ -35,30 +35,39 @@ namespace remat::inline REMAT_ABI {
 inline constexpr std::size_t alignment = 64;
 constexpr std::size_t round_up(std::size_t bytes) { return (bytes + alignment - 1) / alignment * alignment; }
 
-/// What one owner, a tape say, holds: bytes now and at most, each block rounded up to 64.
+/// What one owner, a tape say, holds: bytes now and at most, each block rounded up to 64. Any thread may give back a
+/// block, whose tensor it was handed.
 struct Account {
-  std::size_t live_bytes = 0;
-  std::size_t peak_bytes = 0;
+  std::atomic<std::size_t> live_bytes{0}, peak_bytes{0};
   std::atomic<int> references{0};
-  MemoryTag tag{};  // of the blocks that are charged next
-  MemoryLog log{};
+  MemoryTag tag{};  // of the blocks that the owner charges next
+  MemoryLog log{};  // to be read by `with_log` where other threads may hold tensors
 
   /// Returns the number of the block among those of this account.
   std::uint32_t charge(std::size_t bytes) {
-    live_bytes += bytes;
+    const std::lock_guard lock(mutex_);
+    const std::size_t live = live_bytes += bytes;
     log.add({blocks_, bytes, tag}, true);
-    if (live_bytes > peak_bytes) {
-      peak_bytes = live_bytes;
+    if (live > peak_bytes) {
+      peak_bytes = live;
       log.mark_peak();
     }
     return blocks_++;
   }
   void refund(std::uint32_t number, std::size_t bytes) {
+    const std::lock_guard lock(mutex_);
     live_bytes -= bytes;
     log.add({number, bytes, {}}, false);
   }
+  /// What `use(log)` gives, while nobody else writes to the log.
+  template <class Use>
+  auto with_log(Use&& use) {
+    const std::lock_guard lock(mutex_);
+    return use(log);
+  }
 
  private:
+  std::mutex mutex_;
   std::uint32_t blocks_ = 0;
 };
 
@@ -83,7 +92,8 @@ class Counted {
   T* operator->() const { return object_; }
   T& operator*() const { return *object_; }
   explicit operator bool() const { return object_ != nullptr; }
-  int use_count() const { return object_ ? object_->references.load(std::memory_order_relaxed) : 0; }
+  /// 1: nobody else reads the object any more, on whatever thread that was.
+  int use_count() const { return object_ ? object_->references.load(std::memory_order_acquire) : 0; }
 
  private:
   T* object_ = nullptr;
