@@ -55,6 +55,17 @@ void for_each_var(const X& x, Visit&& visit) {
   }
 }
 
+/// What a region's function returns.
+template <class Fn>
+auto results_of(Fn&& fn) {
+  constexpr bool is_void = std::is_void_v<std::invoke_result_t<Fn>>;
+  static_assert(!is_void, "a region returns the Vars that are used after it; this function returns nothing");
+  if constexpr (!is_void)
+    return detail::results_of(std::forward<Fn>(fn));
+  else
+    return 0;  // so that the sentence above is the only error
+}
+
 }  // namespace detail
 
 /// Records ops, then runs their backward once. Not copyable; Vars may outlive it but not be read any more.
@@ -102,7 +113,7 @@ class Tape {
     std::vector<SlotId> returned;
     auto result = [&] {
       try {
-        auto made = std::forward<Fn>(fn)();
+        auto made = detail::results_of(std::forward<Fn>(fn));
         returned = returned_by(made, "checkpoint");
         detail::refuse_kept(*program_, returned);
         return made;
@@ -122,7 +133,7 @@ class Tape {
   template <class Fn>
   auto place(Fn&& fn) {
     if (mode() != Mode::plan || !program_->open_regions.empty()) {
-      auto result = std::forward<Fn>(fn)();
+      auto result = detail::results_of(std::forward<Fn>(fn));
       returned_by(result, "place");
       return result;
     }
@@ -136,7 +147,7 @@ class Tape {
       program_->note(Event::Kind::close_place, id);
     };
     try {
-      auto result = std::forward<Fn>(fn)();
+      auto result = detail::results_of(std::forward<Fn>(fn));
       close(returned_by(result, "place"));
       return result;
     } catch (...) {
