@@ -108,6 +108,25 @@ TEST(Blockwise, WhatComesAfterDrawsTheSameMasksAsAfterTheWhole) {
   EXPECT_TRUE(same_bits(after(0), after(5)));
 }
 
+// A mask that only some chunks draw must not come again behind the sequence.
+TEST(Blockwise, WhatComesAfterRepeatsNoMaskOfAnyChunk) {
+  for (const Index extra_at : {0, 4, 8}) {
+    Tape tape({.seed = 5, .step = 0});
+    const auto x = tape.input(Tensor<double>({12, 64}, 1.0));
+    Tensor<double> extra;
+    blockwise(x, 0, 4, policy::everything, [&](const auto& part, Index offset) {
+      const auto h = dropout(part, 0.5);
+      if (offset != extra_at) return h;
+      const auto second = dropout(part, 0.5);
+      extra = second.value().copy();
+      return h + second;
+    });
+    const Tensor<double> after = dropout(x, 0.5).value();
+    const auto place = static_cast<std::size_t>(extra_at * 64);
+    EXPECT_FALSE(std::equal(extra.span().begin(), extra.span().end(), after.span().begin() + place)) << extra_at;
+  }
+}
+
 TEST(Blockwise, PolicyAndThreadsChangeNoBit) {
   const Outcome kept = run({2, 37, 6}, 1, 5, 0.4, policy::everything);
   EXPECT_EQ(kept.stats.ops_replayed, 0);

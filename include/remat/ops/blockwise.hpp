@@ -70,11 +70,13 @@ auto blockwise(const Var<T>& x, int axis, Index chunk, const Policy& policy, Fn&
   const Index length = x.shape()[axis];
   Program& program = x.program();
   const std::uint32_t first_site = program.next_site;
+  std::uint32_t end_site = first_site;  // of the chunk that drew most: what comes later repeats none of its masks
   const auto part = [&](Index begin) {
     const Index end = std::min(length, begin + chunk);
     program.next_site = first_site;
     const detail::ChunkGuard guard(program, axis, begin, end - begin, length);
     auto result = x.tape().checkpoint(policy, [&] { return fn(detail::chunk_of(x, axis, begin, end), begin); });
+    end_site = std::max(end_site, program.next_site);
     detail::for_each_var(result, [&](const AnyVar& y) {
       require(axis < y.shape().rank() && y.shape()[axis] == end - begin, "blockwise: fn gave shape ", y.shape(),
               " for a slice of ", end - begin, " elements of axis ", axis);
@@ -85,6 +87,7 @@ auto blockwise(const Var<T>& x, int axis, Index chunk, const Policy& policy, Fn&
   constexpr bool is_tuple = detail::TupleLike<Result>;
   std::vector<std::conditional_t<is_tuple, Result, std::tuple<Result>>> results;
   for (Index begin = 0; begin < std::max<Index>(1, length); begin += chunk) results.emplace_back(part(begin));
+  program.next_site = end_site;
   if constexpr (is_tuple) return [&]<std::size_t... I>(std::index_sequence<I...>) {
       return std::tuple{detail::joined<I>(results, axis)...};  // in braces: from left to right
     }
