@@ -133,7 +133,7 @@ TEST(Language, RoundTripsTheDeepestExpressions) {
 }
 
 const char* const words =
-    " Words: everything, nothing, dots, batched, any_name, names, ops, offload, lossy::bfloat16, lossy::int8, "
+    " Words: everything, nothing, dots, batched, any_name, names, ops, plan, offload, lossy::bfloat16, lossy::int8, "
     "everything_saveable, nothing_saveable, "
     "dots_saveable, dots_with_no_batch_dims_saveable, offload_dot_with_no_batch_dims, save_nothing, save_everything, "
     "save_dot_only, save_dot_with_no_batch_dim, save_qkv_out_proj, save_qkv_out_proj_separate, save_out_proj, "
@@ -181,6 +181,54 @@ TEST(ParseErrors, FunctionsAreNotText) {
             "dots or names(ffn1)");
 }
 
+PlannedSlots slots_of_many_kinds() {
+  PlannedSlots slots{.peak_bytes = 12345};
+  for (std::uint32_t i = 0; i < 60; ++i) slots.kinds.push_back({"op, \"" + std::to_string(i) + "\": (a)", 64 * i});
+  for (std::uint32_t i = 0; i < 300; ++i) {
+    slots.kind.push_back(i * 7 % 60);
+    slots.kept.push_back(i % 3 == 0);
+  }
+  return slots;
+}
+
+TEST(Language, ReadsBackWhatAPlanChose) {
+  const PlannedSlots slots = slots_of_many_kinds();
+  const Policy written = planned(slots), read = parse(to_string(written));
+  EXPECT_EQ(read, written);
+  for (std::size_t i = 0; i < slots.size(); ++i) {
+    const SlotPrint& kind = slots.kinds[slots.kind[i]];
+    const SlotInfo slot{.index = static_cast<remat::Index>(i), .op = kind.op, .bytes = kind.bytes};
+    EXPECT_EQ(read(slot), slots.kept[i] ? Verdict::save : Verdict::recompute);
+    SlotInfo other = slot;
+    ++other.bytes;
+    EXPECT_THROW(read(other), remat::Error);
+    other = slot;
+    other.index += static_cast<remat::Index>(slots.size());
+    EXPECT_THROW(read(other), remat::Error);
+  }
+  EXPECT_EQ(parse("plan(kept:1/3, peak:128, input:64, sin:64, abB) & dots"),
+            parse("plan(kept:1/3,peak:128,input:64,sin:64,abB)") & dots);
+  EXPECT_TRUE(is_planned(offload(read) | dots));
+  EXPECT_FALSE(is_planned(names("plan") | dots));
+}
+
+// A stored plan that was cut or changed is refused, not half understood.
+TEST(ParseErrors, PlansAreReadWholeOrNotAtAll) {
+  for (const char* text :
+       {"plan()", "plan(kept:0/1, peak:1, a)", "plan(kept:0/1, peak:x, a:1, a)",
+        "plan(kept:0/1, peak:99999999999999999999, a:1, a)", "plan(kept:0/1, a:1, peak:1, a)",
+        "plan(kept:0/1, peak:1, a, a)", "plan(kept:0/1, peak:1, :1, a)", "plan(kept:0/1, peak:1, a:1, b)",
+        "plan(kept:0/1, peak:1, a:1, 1a)", "plan(kept:0/1, peak:1, a:1, 99999999999999999999a)",
+        "plan(kept:0/1, peak:1, a:1, 1)", "plan(kept:0/1, peak:1, a:1, aa)", "plan(kept:0/1, peak:1, a:1, A)",
+        "plan(kept:0/1, peak:1, a:1, ?)", "plan(kept:0/1, peak:1, a:-1, a)"})
+    EXPECT_EQ(error_of(text).rfind("policy: plan(...)", 0), 0U) << text << ": " << error_of(text);
+  EXPECT_EQ(error_of("plan(kept:2/4, peak:1, a:1, aAa)"),
+            "policy: plan(...) says \"kept:2/4\", its values are \"kept:1/3\"; its text is damaged");
+  const std::string whole = to_string(planned(slots_of_many_kinds()));
+  for (std::size_t length = 0; length < whole.size(); ++length)
+    EXPECT_THROW(parse(whole.substr(0, length)), remat::Error);
+}
+
 TEST(ParseErrors, NestingIsBounded) {
   const auto nested = [](std::size_t depth, char open) {
     return std::string(depth, open) + "dots" + (open == '(' ? std::string(depth, ')') : "");
@@ -191,14 +239,15 @@ TEST(ParseErrors, NestingIsBounded) {
 }
 
 TEST(ParseErrors, NoInputBreaksTheParser) {
-  const std::string pieces[] = {"dots", "names", "(", ")", "[", "]", ",",       "\"",
-                                "\\",   "&",     "|", "!", " ", "*", "offload", "save_and_offload_only_these_names",
-                                "\xff", "\n"};
+  const std::string pieces[] = {
+      "dots", "names", "(",    ")",        "[",      "]",   ",",       "\"",
+      "\\",   "&",     "|",    "!",        " ",      "*",   "offload", "save_and_offload_only_these_names",
+      "\xff", "\n",    "plan", "kept:0/1", "peak:1", "a:1", "a"};
   const remat::RandomStream random{.seed = 11};
   std::uint64_t word = 0;
   for (int i = 0; i < 20000; ++i) {
     std::string text;
-    for (std::uint32_t n = random.word(word++) % 12; n > 0; --n) text += pieces[random.word(word++) % 18];
+    for (std::uint32_t n = random.word(word++) % 12; n > 0; --n) text += pieces[random.word(word++) % 23];
     try {
       const Policy p = parse(text);
       EXPECT_EQ(parse(to_string(p)), p) << text;

@@ -32,26 +32,42 @@ class Plan {
   Plan(std::shared_ptr<Tape> recorded, SlotId loss, const CostModel& model)
       : tape_(std::move(recorded)), loss_(loss), model_(model) {
     tape_->program().finished = true;  // Vars that die from now on belong to no step
-    rows_.push_back(planned("(as written)", {}, std::nullopt));
+    rows_.push_back(planned(tape_->program().had_plan ? "(without its plan)" : "(as written)", {}, std::nullopt));
+    kept_.emplace_back();
     for (const policy::Phrase& phrase : policy::phrase_book()) {
       // JAX and Praxis have names of their own for one policy.
       const auto twin = std::find_if(rows_.begin() + 1, rows_.end(), [&](const PlannedPolicy& row) {
         return row.policy.node().left == phrase.policy.node().left;
       });
-      rows_.push_back(twin == rows_.end() ? planned({}, phrase.policy, phrase.policy) : *twin);
+      if (twin == rows_.end()) {
+        std::vector<bool> kept(tape_->program().slots.size());
+        const Policy noted = [&](const SlotInfo& slot) {
+          const Verdict verdict = phrase.policy(slot);
+          kept[static_cast<std::size_t>(slot.index)] = verdict != Verdict::recompute;
+          return verdict;
+        };
+        rows_.push_back(planned({}, {}, noted));
+        kept_.push_back(std::move(kept));
+      } else {
+        kept_.push_back(kept_[static_cast<std::size_t>(twin - rows_.begin())]);
+        rows_.push_back(PlannedPolicy(*twin));
+      }
       rows_.back().name = phrase.name;
       rows_.back().policy = phrase.policy;
     }
   }
 
-  /// The step as its regions are written, then every policy of the phrase book in their place.
+  /// The step as its regions are written, then every policy of the phrase book in their place. Regions under an older
+  /// plan's policy, which knows other shapes only, are written here as if they kept everything; the first row is then
+  /// called "(without its plan)".
   const std::vector<PlannedPolicy>& rows() const { return rows_; }
   /// What the step would do with `policy` for every outermost region.
   PlannedPolicy under(const Policy& policy) const { return planned(policy::to_string(policy), policy, policy); }
 
   /// The fastest known policy whose peak is at most `bytes` (as `TapeStats::peak_bytes` counts). It belongs to this
-  /// very program: under another one it is an `Error`. A smaller budget never gives a higher peak. An `Error` names the
-  /// least possible peak when `bytes` is below it.
+  /// very program: under another one it is an `Error`. It prints as `plan(kept:12/40, peak:1263616, ...)`, and
+  /// `policy::parse` reads that back, so a plan can be stored. A smaller budget never gives a higher peak. An `Error`
+  /// names the least possible peak when `bytes` is below it.
   template <class Bytes>
   requires std::is_arithmetic_v<Bytes> Policy within(Bytes budget)
   const {
@@ -83,59 +99,60 @@ class Plan {
   void make_frontier() const {
     Program& program = tape_->program();
     const auto order = detail::saving_order(program, model_);
-    const auto fingerprint = std::make_shared<const std::vector<detail::SlotPrint>>(detail::prints_of(program));
-    std::vector<PlannedPolicy> points;
+    struct Point {
+      PlannedPolicy row;
+      std::vector<bool> kept;  // by slot
+    };
+    std::vector<Point> points;
     // Long orders are sampled: neighbours differ by little, and each point costs a walk over the program.
     const std::size_t steps = std::min<std::size_t>(order.size(), 64);
     for (std::size_t i = 0; i <= steps; ++i) {
       const std::size_t count = steps == 0 ? 0 : order.size() * i / steps;
-      auto saved = std::make_shared<std::vector<bool>>(program.slots.size());
-      for (std::size_t k = 0; k < count; ++k) (*saved)[static_cast<std::size_t>(order[k])] = true;
-      const Policy policy = [saved, fingerprint](const SlotInfo& slot) {
-        detail::require_same(*fingerprint, slot);
-        return bool((*saved)[static_cast<std::size_t>(slot.index)]);
-      };
-      points.push_back(planned("keeps " + std::to_string(count) + " values", policy, policy));
+      std::vector<bool> kept(program.slots.size());
+      for (std::size_t k = 0; k < count; ++k) kept[static_cast<std::size_t>(order[k])] = true;
+      const Policy policy = [&kept](const SlotInfo& slot) { return bool(kept[static_cast<std::size_t>(slot.index)]); };
+      points.push_back({planned("keeps " + std::to_string(count) + " values", {}, policy), std::move(kept)});
     }
     // What names say cuts nested regions better than one value after the other does.
-    for (const PlannedPolicy& row : rows_) {
-      if (&row == &rows_.front() || row.stats.offloaded_bytes > 0) continue;
-      points.push_back(row);
-      points.back().policy = [phrase = row.policy, fingerprint](const SlotInfo& slot) {
-        detail::require_same(*fingerprint, slot);
-        return phrase(slot);
-      };
-    }
-    std::stable_sort(points.begin(), points.end(), [](const PlannedPolicy& a, const PlannedPolicy& b) {
-      return std::pair(a.stats.peak_bytes, a.seconds) < std::pair(b.stats.peak_bytes, b.seconds);
+    for (std::size_t i = 1; i < rows_.size(); ++i)
+      if (rows_[i].stats.offloaded_bytes == 0) points.push_back({rows_[i], kept_[i]});
+    std::stable_sort(points.begin(), points.end(), [](const Point& a, const Point& b) {
+      return std::pair(a.row.stats.peak_bytes, a.row.seconds) < std::pair(b.row.stats.peak_bytes, b.row.seconds);
     });
+    policy::PlannedSlots slots = detail::slots_of(program);
     double fastest = std::numeric_limits<double>::infinity();
-    for (PlannedPolicy& point : points)
-      if (point.seconds < fastest) {
-        fastest = point.seconds;
-        frontier_.push_back(std::move(point));
-      }
+    for (Point& point : points) {
+      if (point.row.seconds >= fastest) continue;
+      fastest = point.row.seconds;
+      slots.kept = std::move(point.kept);
+      slots.peak_bytes = point.row.stats.peak_bytes;
+      point.row.policy = policy::planned(slots);
+      frontier_.push_back(std::move(point.row));
+    }
   }
 
   std::shared_ptr<Tape> tape_;
   SlotId loss_;
   CostModel model_;
   std::vector<PlannedPolicy> rows_;
+  std::vector<std::vector<bool>> kept_;  // what each row keeps, by slot; nothing for the first
   mutable std::vector<PlannedPolicy> frontier_;
 };
 
 /// Records `step(tape)`, which returns the loss, without computing anything, and predicts it under every policy. The
-/// step runs once. An `Error` when it reads a value: what depends on data cannot be planned.
+/// step runs once. It may carry the policy of an older plan: its regions are planned anew. An `Error` when it reads a
+/// value: what depends on data cannot be planned.
 template <class Step>
 Plan plan(Step&& step, const CostModel& model = CostModel::of_this_machine()) {
   auto tape = std::make_shared<Tape>(TapeOptions{.mode = Mode::plan});
+  tape->program().plans_anew = true;
   const auto loss = std::forward<Step>(step)(*tape);
   require(loss.shape().size() == 1, "plan: the step must return its loss, one number; it returned shape ",
           loss.shape());
   return Plan(tape, loss.where().slot, model);
 }
 
-/// The step as it is written, and nothing else: one row of its plan.
+/// The step as it is written, and nothing else: one row of its plan. Under a plan's policy that is what the plan said.
 template <class Step>
 PlannedPolicy planned_step(Step&& step, const CostModel& model = CostModel::of_this_machine()) {
   Tape tape({.mode = Mode::plan});

@@ -14,8 +14,8 @@ namespace remat::inline REMAT_ABI {
 /// them: the one that was not asked for the longest goes.
 ///
 ///     PlanCache plans;
-///     const Plan& plan = plans({batch.inputs.shape()}, [&](Tape& tape) { return model.loss(tape, batch); });
-///     const Policy policy = plan.within(budget);
+///     const auto loss = [&](Tape& tape) { return model.loss(tape, batch); };
+///     model.decoder.remat = plans({batch.inputs.shape()}, loss).within(budget);
 class PlanCache {
  public:
   explicit PlanCache(std::size_t capacity = 64) : capacity_(capacity) {

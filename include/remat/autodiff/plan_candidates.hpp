@@ -3,11 +3,16 @@
 #pragma once
 
 #include <algorithm>
+#include <cstdint>
 #include <limits>
+#include <map>
 #include <optional>
 #include <remat/autodiff/cost_model.hpp>
 #include <remat/autodiff/tape.hpp>
+#include <remat/policy/planned.hpp>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 namespace remat::inline REMAT_ABI::detail {
@@ -101,26 +106,19 @@ inline TapeStats simulate(const Program& recorded, SlotId loss, const std::optio
   return stats;
 }
 
-/// What a slot of the planned program looks like; a policy made for it refuses any other.
-struct SlotPrint {
-  std::string op;
-  std::size_t bytes = 0;
-};
-inline std::vector<SlotPrint> prints_of(const Program& program) {
-  std::vector<SlotPrint> prints;
+/// The slots of the recorded program, none of them kept: what a plan's policy knows it by.
+inline policy::PlannedSlots slots_of(const Program& program) {
+  policy::PlannedSlots slots;
+  slots.kept.resize(program.slots.size());
+  std::map<std::pair<std::string_view, std::size_t>, std::uint32_t> known;
   for (std::size_t i = 0; i < program.slots.size(); ++i) {
     const SlotInfo info = program.describe(static_cast<SlotId>(i));
-    prints.push_back({std::string(info.op), info.bytes});
+    const auto [found, is_new] =
+        known.try_emplace({info.op, info.bytes}, static_cast<std::uint32_t>(slots.kinds.size()));
+    if (is_new) slots.kinds.push_back({std::string(info.op), info.bytes});
+    slots.kind.push_back(found->second);
   }
-  return prints;
-}
-inline void require_same(const std::vector<SlotPrint>& prints, const SlotInfo& slot) {
-  const auto at = static_cast<std::size_t>(slot.index);
-  require(at < prints.size() && prints[at].op == slot.op && prints[at].bytes == slot.bytes, "plan: value ", slot.index,
-          " is ", slot.op, " of ", slot.bytes, " bytes; the plan was made for another program",
-          at < prints.size() ? ", where it is " + prints[at].op + " of " + std::to_string(prints[at].bytes) + " bytes"
-                             : std::string(),
-          "; make a new plan for these shapes");
+  return slots;
 }
 
 /// For one outermost region: which of its values to keep, best first by time saved for each byte.

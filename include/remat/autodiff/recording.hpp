@@ -4,6 +4,7 @@
 #include <memory>
 #include <remat/autodiff/diagnose.hpp>
 #include <remat/autodiff/needs.hpp>
+#include <remat/policy/planned.hpp>
 #include <span>
 #include <utility>
 
@@ -222,6 +223,10 @@ inline std::int32_t open_region(Program& program, const Policy& policy) {
   const auto id = static_cast<std::int32_t>(program.regions.size());
   Region region;
   region.policy = policy;
+  if (program.plans_anew && policy::is_planned(policy)) {  // it knows other shapes, and the new plan takes its place
+    region.policy = policy::everything;
+    program.had_plan = true;
+  }
   region.node_begin = program.node_count();
   region.slot_begin = static_cast<SlotId>(program.slots.size());
   if (!program.open_regions.empty()) region.parent = program.open_regions.back();

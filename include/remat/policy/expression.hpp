@@ -11,7 +11,7 @@
 
 namespace remat::inline REMAT_ABI::policy::detail {
 
-/// Leaves, up to function; a phrase, whose `left` is what the named constant stands for; operators of `left`; operators
+/// Leaves, up to plan; a phrase, whose `left` is what the named constant stands for; operators of `left`; operators
 /// of `left` and `right`.
 enum class Kind : unsigned char {
   everything,
@@ -21,6 +21,7 @@ enum class Kind : unsigned char {
   names,
   ops,
   function,
+  plan,
   phrase,
   offload,
   lossy_int8,
@@ -36,7 +37,7 @@ struct Node {
   Kind kind = Kind::everything;
   const Node* left = nullptr;
   const Node* right = nullptr;
-  std::span<const std::string_view> words{};  // of names and ops
+  std::span<const std::string_view> words{};  // of names, ops and plan
   std::string_view phrase{};
   int parts = 1;  // nodes of the tree below, itself included; a phrase is one
 };
@@ -65,7 +66,8 @@ inline Verdict ask(const Node& node, const SlotInfo& slot) {
     case Kind::batched: return saved(slot.batched);
     case Kind::names: return saved(matches_label(node, slot));
     case Kind::ops: return saved(std::find(node.words.begin(), node.words.end(), slot.op) != node.words.end());
-    case Kind::function: return static_cast<const FunctionNode&>(node).function(slot);
+    case Kind::function:
+    case Kind::plan: return static_cast<const FunctionNode&>(node).function(slot);
     case Kind::phrase: return ask(*node.left, slot);
     case Kind::offload: return ask(*node.left, slot) & Verdict::offload;
     case Kind::lossy_int8: return ask(*node.left, slot) & Verdict::int8;
@@ -135,7 +137,8 @@ inline void print(std::string& out, const Node& node, int least = 1) {
     case Kind::phrase: out += node.phrase; break;
     case Kind::names:
     case Kind::ops:
-      out += node.kind == Kind::names ? "names" : "ops";
+    case Kind::plan:
+      out += node.kind == Kind::names ? "names" : node.kind == Kind::ops ? "ops" : "plan";
       print_words(out, node);
       break;
     case Kind::offload:

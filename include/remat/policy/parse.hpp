@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <remat/policy/near_misses.hpp>
 #include <remat/policy/phrase_book.hpp>
+#include <remat/policy/planned.hpp>
 #include <remat/policy/policy.hpp>
 #include <string>
 #include <string_view>
@@ -64,6 +65,7 @@ class Parser {
     if (word == "lossy::bfloat16") return peek() == '(' ? lossy::bfloat16(group()) : lossy::bfloat16;
     if (word == "lossy::int8") return peek() == '(' ? lossy::int8(group()) : lossy::int8;
     if (word == "ops") return ops(words('(', ')'));
+    if (word == "plan") return planned(slots_in(words('(', ')')));
     if (word == "names" || word == "save_only_these_names") return names(words('(', ')'));
     if (word == "save_any_names_but_these") return save_any_names_but_these(words('(', ')'));
     if (word == "save_anything_except_these_names") return save_anything_except_these_names(words('(', ')'));
@@ -152,8 +154,8 @@ class Parser {
   [[noreturn]] static void unknown(const std::string& word, std::size_t start) {
     require(word != "<function>", "policy: <function> at column ", start + 1,
             " stands for code, which text cannot bring back; expected a policy such as dots or names(ffn1)");
-    std::vector<std::string> known{"everything", "nothing", "dots",    "batched",         "any_name",
-                                   "names",      "ops",     "offload", "lossy::bfloat16", "lossy::int8"};
+    std::vector<std::string> known{"everything", "nothing", "dots",    "batched",         "any_name",   "names",
+                                   "ops",        "plan",    "offload", "lossy::bfloat16", "lossy::int8"};
     for (const Entry& entry : entries) known.emplace_back(entry.node.phrase);
     for (const char* call : {"save_only_these_names", "save_any_names_but_these", "save_anything_except_these_names",
                              "save_from_both_policies", "save_and_offload_only_these_names"})
@@ -183,7 +185,7 @@ class Parser {
 }  // namespace detail
 
 /// The policy written in `text`: the words `everything nothing dots batched names(...) ops(...)`, `offload(...)`,
-/// `lossy::bfloat16(...)`, `lossy::int8(...)`, the
+/// `lossy::bfloat16(...)`, `lossy::int8(...)`, a plan's `plan(...)`, the
 /// operators `! & |` (in that order of binding), parentheses, and the phrase book (functions as calls,
 /// `save_and_offload_only_these_names([a], [b])` with two lists in brackets). A name with odd characters goes in double
 /// quotes. `parse(to_string(p)) == p`. An `Error` says the column, what was found and what was expected.
