@@ -202,11 +202,14 @@ int train(const Settings& s, const CLI::App& app) {
     std::size_t peak_bytes = 0;
     double loss = 0, flops = 0;
     for (int i = 0; i < s.micro_batches; ++i) {
-      // Gradients add up; masks of dropout are drawn anew.
+      // Gradients add up to those of the whole batch: each part draws the masks that its rows have there.
+      const auto part = batch.rows(i * rows, (i + 1) * rows);
       remat::Tape tape({.seed = s.seed,
-                        .step = remat::Index{step} * s.micro_batches + i,
+                        .step = step,
+                        .first_row = part.first_row,
+                        .rows = rows,
                         .trace = !s.trace.empty() && step + 1 == s.steps});
-      const auto share = gpt->loss(tape, batch.rows(i * rows, (i + 1) * rows)) * (1.0 / s.micro_batches);
+      const auto share = gpt->loss(tape, part) * (1.0 / s.micro_batches);
       tape.backward(share, i + 1 == s.micro_batches ? global_norm.in_backward() : remat::GradientHook());
       loss += static_cast<double>(share.item());
       const remat::TapeStats stats = tape.stats();

@@ -21,9 +21,10 @@ struct Outcome {
 };
 
 template <class T>
-Outcome in_parts(int parts, const Policy& policy) {
+Outcome in_parts(int parts, const Policy& policy, double dropout = 0) {
   models::GptConfig config = remat_test::small_gpt();
   config.remat = policy;
+  config.dropout = dropout;
   ParameterRegistry parameters(5);
   const models::Gpt<T> gpt(parameters / "gpt", config);
   const auto all = remat_test::tokens(6, config.context, config.vocabulary);
@@ -31,8 +32,9 @@ Outcome in_parts(int parts, const Policy& policy) {
   optim::GlobalNorm norm(parameters);
   Outcome outcome;
   for (int i = 0; i < parts; ++i) {
-    Tape tape({.step = i});
-    const auto share = gpt.loss(tape, batch.rows(6 / parts * i, 6 / parts * (i + 1))) * (1.0 / parts);
+    const data::Batch part = batch.rows(6 / parts * i, 6 / parts * (i + 1));
+    Tape tape({.step = 3, .first_row = part.first_row, .rows = part.inputs.shape()[0]});
+    const auto share = gpt.loss(tape, part) * (1.0 / parts);
     tape.backward(share, i + 1 == parts ? norm.in_backward() : GradientHook());
     outcome.loss += static_cast<double>(share.item());
     outcome.peak_bytes = std::max(outcome.peak_bytes, tape.stats().peak_bytes);
@@ -53,11 +55,11 @@ double distance(const Tensor<float>& a, const Tensor<float>& b) {
 }
 
 template <class T>
-void expect_equal_gradients(double tolerance) {
+void expect_equal_gradients(double tolerance, double dropout = 0) {
   for (const Policy& policy : {Policy(policy::everything), Policy(policy::save_nothing)}) {
-    const Outcome whole = in_parts<T>(1, policy);
+    const Outcome whole = in_parts<T>(1, policy, dropout);
     for (const int parts : {2, 3, 6}) {
-      const Outcome sum = in_parts<T>(parts, policy);
+      const Outcome sum = in_parts<T>(parts, policy, dropout);
       EXPECT_NEAR(sum.loss, whole.loss, tolerance);
       EXPECT_NEAR(sum.norm / whole.norm, 1, tolerance);
       for (std::size_t i = 0; i < whole.gradients.size(); ++i)
@@ -70,6 +72,9 @@ TEST(MicroBatches, AddUpToTheWholeBatch) { expect_equal_gradients<float>(1e-5); 
 
 TEST(MicroBatches, AddUpToTheWholeBatchInBfloat16) { expect_equal_gradients<bfloat16>(0.05); }
 
+// A row drops what it drops in the whole batch, in every layer: embeddings, probabilities, branches.
+TEST(MicroBatches, AddUpToTheWholeBatchWithDropout) { expect_equal_gradients<float>(1e-5, 0.3); }
+
 TEST(MicroBatches, TakeTheMemoryOfAPart) {
   const double whole = static_cast<double>(in_parts<float>(1, policy::everything).peak_bytes);
   EXPECT_LT(static_cast<double>(in_parts<float>(3, policy::everything).peak_bytes) / whole, 0.5);
@@ -79,6 +84,7 @@ TEST(MicroBatches, TakeTheMemoryOfAPart) {
 TEST(MicroBatches, OfRowsThatAreNotThereAreRefused) {
   const data::Batch batch{Tensor<std::int32_t>({4, 3}, 0), Tensor<std::int32_t>({4, 3}, 0)};
   EXPECT_EQ(batch.rows(1, 3).targets.shape(), (Shape{2, 3}));
+  EXPECT_EQ(batch.rows(1, 4).rows(1, 3).first_row, 2);
   expect_error({"batch: rows [3, 5) of 4"}, [&] { batch.rows(3, 5); });
   expect_error({"batch: rows [2, 2) of 4"}, [&] { batch.rows(2, 2); });
 }

@@ -271,7 +271,7 @@ TEST(BlockwiseGpt, HoldsNothingForAttentionDropoutOrBiases) {
     Config layer{.model_dims = 32, .num_heads = 4, .blockwise = {.query_chunk = 64}};
     layer.attention.dropout = dropout, layer.attention.alibi = alibi;
     const nn::TransformerLayer<float> net(parameters / "net", layer);
-    Tape tape;
+    Tape tape({.step = 0});
     tape.backward(sum(net(tape.input(random_tensor<float>({1, 512, 32}, 1), {.wants_gradient = true}))));
     return tape.stats().peak_bytes;
   };

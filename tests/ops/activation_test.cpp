@@ -52,7 +52,7 @@ TEST(Activation, DropoutIsThatOfTheDropoutOp) {
 
 TEST(Activation, ReluKeepsItsResultAndTheOthersTheirInput) {
   for (const Activation kind : all_kinds) {
-    Tape tape;
+    Tape tape({.step = 0});
     const auto x = tape.input(random_tensor<float>({16}, 1), {.wants_gradient = true});
     const auto h = dropout(x, 0.5);
     const auto y = activate(h, kind);

@@ -20,7 +20,7 @@ using Vars = std::vector<Var<double>>;
 
 Values values_of(const std::vector<Tensor<double>>& inputs, const std::function<Var<double>(const Vars&)>& fn,
                  bool replayed = false) {
-  Tape tape({.seed = 4});
+  Tape tape({.seed = 4, .step = 0});
   Vars x;
   for (const auto& each : inputs) x.push_back(tape.input(each, {.wants_gradient = true}));
   const Var<double> y = replayed ? tape.checkpoint(policy::nothing, [&] { return fn(x); }) : fn(x);

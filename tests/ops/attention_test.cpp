@@ -62,7 +62,7 @@ TEST(Attention, FusedProjectionIsThreeApart) {
     std::copy_n(token + 18, 6, v.data() + i * 6);
   }
   const AttentionOptions options{.causal = true, .dropout = 0.2};
-  Tape fused({.seed = 4}), apart({.seed = 4});
+  Tape fused({.seed = 4, .step = 0}), apart({.seed = 4, .step = 0});
   const auto qkv = fused.input(x, {.wants_gradient = true});
   const auto y = attention_qkv(qkv, heads, kv_heads, options);
   const auto qs = apart.input(q, {.wants_gradient = true}), ks = apart.input(k, {.wants_gradient = true});

@@ -27,7 +27,7 @@ struct Outcome {
 };
 
 Outcome run(Index chunk, const Policy& policy, AttentionOptions options) {
-  Tape tape({.seed = 9});
+  Tape tape({.seed = 9, .step = 0});
   const auto q = tape.input(values({batch, length, heads, width}, 1), {.wants_gradient = true});
   const auto k = tape.input(values({batch, length, kv_heads, width}, 2), {.wants_gradient = true});
   const auto v = tape.input(values({batch, length, kv_heads, width}, 3), {.wants_gradient = true});

@@ -97,7 +97,7 @@ TEST(Blockwise, DropoutDoesNotDependOnTheChunk) {
 
 TEST(Blockwise, WhatComesAfterDrawsTheSameMasksAsAfterTheWhole) {
   const auto after = [](Index chunk) {
-    Tape tape({.seed = 5});
+    Tape tape({.seed = 5, .step = 0});
     const auto x = tape.input(values({12, 3}));
     const auto layer = [](const Var<double>& part) { return dropout(dropout(part, 0.3), 0.3); };
     const auto y = chunk == 0
@@ -181,7 +181,7 @@ TEST(Blockwise, TellsWhereTheSliceBegins) {
 TEST(Blockwise, NestsAlongOneAxis) {
   const auto layer = [](const Var<double>& part, Index) { return dropout(sin(part), 0.5); };
   const auto run = [&](bool nested) {
-    Tape tape({.seed = 4});
+    Tape tape({.seed = 4, .step = 0});
     const auto x = tape.input(values({2, 29, 3}), {.wants_gradient = true});
     const auto y =
         nested ? blockwise(x, 1, 10, policy::nothing,
@@ -212,7 +212,7 @@ TEST(Blockwise, PlansArePreciseAndSumsKeepTheirOrder) {
 }
 
 TEST(Blockwise, RefusesWhatItCannotDo) {
-  Tape tape;
+  Tape tape({.step = 0});
   const auto x = tape.input(values({2, 7, 3}), {.wants_gradient = true});
   const auto same = [](const auto& part, Index) { return sin(part); };
   expect_error({"chunk 0"}, [&] { blockwise(x, 1, 0, policy::nothing, same); });

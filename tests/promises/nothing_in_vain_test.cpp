@@ -239,7 +239,7 @@ class Layers : public testing::Test {
         .model_dims = D, .hidden_dims = F, .num_heads = N, .norm_placement = placement, .dropout = 0.1};
     ParameterRegistry parameters;
     const nn::StackedTransformer<float> stack(parameters / "stack", {.layers = {layer, layer, layer}, .remat = policy});
-    Tape tape;
+    Tape tape({.step = 0});
     const auto x = tape.input(Tensor<float>({B, S, D}, 0.5F));
     tape.backward(sum(square(stack(x))));
     Held held;

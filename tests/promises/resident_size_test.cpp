@@ -52,7 +52,7 @@ struct Training {
   void step(Index batch, Index length) {
     const auto data = remat_test::tokens(batch, length, 64);
     {
-      Tape tape({.seed = 11});
+      Tape tape({.seed = 11, .step = 0});
       tape.backward(model.loss(tape, data));
     }
     adamw.step(1e-3);

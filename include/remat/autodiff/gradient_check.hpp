@@ -114,7 +114,7 @@ GradientCheckResult gradient_check(Fn&& fn, std::vector<Tensor<double>> inputs,
     for (const Tensor<double>& input : inputs) vars.push_back(tape.input(input, {.wants_gradient = wants_gradient}));
     return fn(tape, vars);
   };
-  Tape tape({.seed = options.seed});
+  Tape tape({.seed = options.seed, .step = 0});
   std::vector<Var<double>> vars;
   const Var<double> y = run(tape, true, vars);
   double largest_value = 0;
@@ -130,7 +130,7 @@ GradientCheckResult gradient_check(Fn&& fn, std::vector<Tensor<double>> inputs,
       const double here = std::as_const(inputs[k])[i];
       const auto values = [&](double step) {
         inputs[k][i] = here + step;
-        Tape moved({.seed = options.seed});
+        Tape moved({.seed = options.seed, .step = 0});
         std::vector<Var<double>> unused;
         return run(moved, false, unused).value();
       };

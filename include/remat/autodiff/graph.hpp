@@ -148,6 +148,12 @@ struct ChunkPlace {
   bool is_cut_elsewhere = false;  // an outer `blockwise` cuts another axis
 };
 
+/// The part of the step's batch that a tape works on: rows [first_row, first_row + rows).
+struct BatchPart {
+  Index first_row = 0, rows = 0;
+  bool is_regrouped = false;  // the values at hand are not laid out by rows of the batch
+};
+
 /// What a plan needs beside the program to run it again under another policy.
 struct Event {
   enum class Kind : std::uint8_t {

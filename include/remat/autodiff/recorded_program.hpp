@@ -31,6 +31,8 @@ struct RecordedProgram {
   Mode mode = Mode::train;
   std::uint64_t seed = 0;
   std::uint32_t step = 0;
+  bool has_step = false;  // one was given
+  BatchPart part{};
   std::uint32_t next_site = 0;      // of random ops
   std::optional<ChunkPlace> chunk;  // inside `blockwise`
   bool finished = false;            // backward has begun

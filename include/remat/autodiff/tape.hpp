@@ -12,8 +12,12 @@
 namespace remat::inline REMAT_ABI {
 
 struct TapeOptions {
-  std::uint64_t seed = 0;  // of dropout, with `step`
-  Index step = 0;
+  std::uint64_t seed = 0;       // of dropout, with `step`
+  std::optional<Index> step{};  // in [0, 2^32); a random op recorded in Mode::train needs one
+  /// For a batch in parts: this one begins at row `first_row` of the step's batch and has `rows` rows. Its masks are
+  /// those that the whole batch has there, for values whose first axis is that of rows, or rows and what lies inside
+  /// them ([B T, D]). Other values, and `next_random`, draw what no other part draws.
+  Index first_row = 0, rows = 0;
   Mode mode = Mode::train;
   std::string offload_directory{};  // where values go that a policy offloads; empty: the system's temporary folder
   bool verify = false;    // run every op twice and compare bits, in replays too; an Error names the first that differs
@@ -27,6 +31,8 @@ struct InputOptions {
 };
 
 namespace detail {
+
+inline constexpr Index max_rows = Index{1} << 29;  // of a step's batch, see ops::first_in_batch
 
 template <class X>
 concept TupleLike = requires {
@@ -79,7 +85,15 @@ class Tape {
     program_->tape = this;
     program_->mode = options.mode;
     program_->seed = options.seed;
-    program_->step = static_cast<std::uint32_t>(options.step);
+    const Index step = options.step.value_or(0);
+    require(step >= 0 && step <= 0xFFFFFFFF, "tape: step ", step, " is not in [0, 2^32)");
+    require(options.first_row >= 0 && options.first_row < detail::max_rows && options.rows >= 0, "tape: first_row ",
+            options.first_row, " is not in [0, ", detail::max_rows, ") or rows ", options.rows, " is negative");
+    require(options.first_row == 0 || options.rows > 0, "tape: first_row is ", options.first_row, " and rows is 0; ",
+            "a part of a batch needs both, {.first_row = part.first_row, .rows = part.inputs.shape()[0]}");
+    program_->step = static_cast<std::uint32_t>(step);
+    program_->has_step = options.step.has_value();
+    program_->part = {options.first_row, options.rows};
     program_->offload_directory = options.offload_directory;
     program_->tracing = options.trace;
     if (options.timeline) program_->account->with_log([](MemoryLog& log) { log.keep_all(); });
@@ -215,8 +229,38 @@ class Tape {
   /// What ran when, in order, if the tape was made with `.trace = true`; io/trace.hpp writes it to a file.
   const std::vector<TraceSlice>& trace() const { return program_->trace; }
 
-  /// A stream of random words for the next random op. Replays use the op's own, so user code runs only once.
-  RandomStream next_random() { return {program_->seed, program_->step, program_->next_site++}; }
+  /// A stream of random words for the next random op, another in each part of a batch. Replays use the op's own, so
+  /// user code runs only once. An `Error` that names `op` on a tape in train mode that was given no step.
+  RandomStream next_random(const char* op = "a random op") {
+    RandomStream stream = next_random_of_batch(op);
+    stream.seed ^= static_cast<std::uint64_t>(program_->part.first_row) * 0x9E3779B97F4A7C15ULL;
+    return stream;
+  }
+  /// The same stream in all parts of a batch, for an op that counts its elements from `part().first_row` on.
+  RandomStream next_random_of_batch(const char* op) {
+    require(
+        mode() != Mode::train || program_->has_step, op, detail::in_layer(*program_, program_->path),
+        ": this tape was given no step, so every step would draw the same masks: Tape tape({.seed = 1, .step = step})");
+    return {program_->seed, program_->step, program_->next_site++};
+  }
+
+  /// The rows of the step's batch that this tape works on.
+  const BatchPart& part() const { return program_->part; }
+  /// While the guard lives, values are not laid out by rows of the batch (tokens sorted by expert, say): in a part of a
+  /// batch random ops then draw from a stream of its own, whatever their first axis is.
+  class RegroupGuard {
+   public:
+    explicit RegroupGuard(Program& program)
+        : part_(program.part), before_(std::exchange(program.part.is_regrouped, true)) {}
+    RegroupGuard(const RegroupGuard&) = delete;
+    RegroupGuard& operator=(const RegroupGuard&) = delete;
+    ~RegroupGuard() { part_.is_regrouped = before_; }
+
+   private:
+    BatchPart& part_;
+    bool before_;
+  };
+  RegroupGuard regrouped() { return RegroupGuard(*program_); }
 
   /// The part of a sequence that ops recorded now work on, inside `blockwise`: random ops count from there.
   const std::optional<ChunkPlace>& chunk() const { return program_->chunk; }

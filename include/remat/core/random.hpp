@@ -51,13 +51,13 @@ struct DropoutMask {
   RandomStream stream;
   double rate = 0;  // probability of dropping, 0 <= rate < 1
   /// Of a slice: its runs of `run` elements lie `whole` apart in the tensor it was cut from, the first at `first`, and
-  /// have the coordinates they have there. 0: no slice.
+  /// have the coordinates they have there. Run 0: all elements lie together.
   std::uint64_t run = 0, whole = 0, first = 0;
 
   bool active() const { return rate > 0; }
   std::uint32_t threshold() const { return static_cast<std::uint32_t>(rate * 4294967296.0); }
   double scale() const { return 1 / (1 - rate); }
-  std::uint64_t coordinate(std::uint64_t i) const { return run == 0 ? i : i / run * whole + first + i % run; }
+  std::uint64_t coordinate(std::uint64_t i) const { return first + (run == 0 ? i : i / run * whole + i % run); }
   /// 0 or 1/(1-rate) for element i.
   template <class T>
   T factor(std::uint64_t i) const {

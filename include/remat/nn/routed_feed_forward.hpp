@@ -67,6 +67,7 @@ struct RoutedFeedForward {
   /// weight (Switch: 0.01).
   std::pair<Var<T>, Var<Accum<T>>> operator()(const Var<T>& x) const {
     const auto here = x.tape().layer(path);
+    const auto regrouped = x.tape().regrouped();  // an expert's seats go to tokens of any row
     require(x.shape().rank() > 0 && x.shape().back() == config.model_dims, path, ": x has shape ", x.shape(),
             ", [..., ", config.model_dims, "] is needed");
     const Index tokens = x.shape().rows();

@@ -109,19 +109,6 @@ struct AttentionQkv : AttentionOp<T, 1> {
   Index value_at(const typename Base::Problem& p) const { return (heads + kv_heads) * p.head_dims; }
 };
 
-/// The op with the tape's next mask. Inside `blockwise` over queries it is that of the whole sequence.
-template <class O>
-O with_dropout(O op, Tape& tape, const Shape& queries) {
-  op.mask = next_mask(tape, op.options.dropout);
-  if (!op.mask.active() || !tape.chunk()) return op;
-  const ChunkPlace& place = *tape.chunk();
-  require(!place.is_cut_elsewhere && place.axis == 1 && queries.rank() > 1 && queries[1] == place.length,
-          "attention: dropout inside blockwise over axis ", place.axis, " in chunks of ", place.length,
-          ", but queries have shape ", queries, "; cut their axis 1");
-  op.first_query = place.offset, op.full_queries = place.whole;
-  return op;
-}
-
 }  // namespace ops
 
 /// softmax(scale q k^T) v, masked and modified as options and masks say: q [B, T, N, H]; k and v [B, S, K, H]; query
@@ -130,7 +117,9 @@ template <class T>
 Var<T> attention(const Var<T>& q, const Var<T>& k, const Var<T>& v, const AttentionOptions& options = {},
                  const std::type_identity_t<AttentionMasks<T>>& masks = {}) {
   using O = ops::Attention<T>;
-  const O op = ops::with_dropout(O(options, {}), q.tape(), q.shape());
+  const Shape &qs = q.shape(), &ks = k.shape();
+  const bool fits = qs.rank() == 4 && ks.rank() == 4;  // or `infer` will refuse them
+  const O op = ops::with_dropout(O(options, {}), q.tape(), fits ? Shape{qs[0], qs[2], qs[1], ks[1]} : Shape{}, qs);
   return record(op, q, k, v, masks.bias, masks.relative_bias, masks.key_lengths, masks.query_segments,
                 masks.key_segments, masks.prefix_lengths)[O::context];
 }
@@ -141,7 +130,10 @@ template <class T>
 Var<T> attention_qkv(const Var<T>& qkv, Index num_heads, Index num_kv_heads, const AttentionOptions& options = {},
                      const std::type_identity_t<AttentionMasks<T>>& masks = {}) {
   using O = ops::AttentionQkv<T>;
-  const O op = ops::with_dropout(O(num_heads, num_kv_heads, options, {}), qkv.tape(), qkv.shape());
+  const Shape& shape = qkv.shape();
+  const bool fits = shape.rank() == 3 && num_heads > 0;  // or `infer` will refuse it
+  const O op = ops::with_dropout(O(num_heads, num_kv_heads, options, {}), qkv.tape(),
+                                 fits ? Shape{shape[0], num_heads, shape[1], shape[1]} : Shape{}, shape);
   return record(op, qkv, masks.bias, masks.relative_bias, masks.key_lengths, masks.query_segments, masks.key_segments,
                 masks.prefix_lengths)[O::context];
 }

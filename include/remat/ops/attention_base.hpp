@@ -124,4 +124,22 @@ struct AttentionOp : Op {
   }
 };
 
+/// The op with the tape's next mask, for probabilities of shape [B, N, T, S]. Inside `blockwise` over queries it is
+/// that of the whole sequence, in a part of a batch that of the whole batch.
+template <class O>
+O with_dropout(O op, Tape& tape, Shape probabilities, const Shape& queries) {
+  op.mask = next_mask(tape, op.options.dropout);
+  if (!op.mask.active()) return op;
+  if (tape.chunk()) {
+    const ChunkPlace& place = *tape.chunk();
+    require(!place.is_cut_elsewhere && place.axis == 1 && queries.rank() > 1 && queries[1] == place.length,
+            "attention: dropout inside blockwise over axis ", place.axis, " in chunks of ", place.length,
+            ", but queries have shape ", queries, "; cut their axis 1");
+    op.first_query = place.offset, op.full_queries = place.whole;
+    if (probabilities.rank() == 4) probabilities[2] = place.whole;
+  }
+  op.mask.first = first_in_batch(tape, probabilities);
+  return op;
+}
+
 }  // namespace remat::inline REMAT_ABI::ops

@@ -12,13 +12,27 @@ namespace ops {
 inline DropoutMask next_mask(Tape& tape, double rate) {
   const bool is_valid = rate >= 0 && rate < 1;
   if (rate == 0 || (is_valid && !tape.is_training())) return {};
-  return {tape.next_random(), rate};
+  return {is_valid ? tape.next_random_of_batch("dropout") : RandomStream{}, rate};
 }
 
-/// The same for a tensor of this shape, whose elements keep their masks when `blockwise` cuts it.
+/// Where the elements of a tensor of this shape begin among those of the step's whole batch: so many rows on, where the
+/// first axis is that of the tape's rows, or rows and what lies inside them. A tensor laid out otherwise begins beyond
+/// all that another part may have, 2^34 elements a row on.
+inline std::uint64_t first_in_batch(const Tape& tape, const Shape& shape) {
+  const BatchPart& part = tape.part();
+  if (part.first_row == 0) return 0;
+  const auto row = static_cast<std::uint64_t>(part.first_row);
+  if (part.is_regrouped || shape.rank() == 0 || shape[0] % part.rows != 0) return row << 34;
+  return row * static_cast<std::uint64_t>(shape.size() / part.rows);
+}
+
+/// The same for a tensor of this shape, whose elements keep their masks when `blockwise` cuts it, or the caller the
+/// batch.
 inline DropoutMask next_mask(Tape& tape, double rate, const Shape& shape) {
   DropoutMask mask = next_mask(tape, rate);
-  if (!mask.active() || !tape.chunk()) return mask;
+  if (!mask.active()) return mask;
+  mask.first = first_in_batch(tape, shape);
+  if (!tape.chunk()) return mask;
   const ChunkPlace& place = *tape.chunk();
   require(!place.is_cut_elsewhere, "dropout: inside blockwise over two axes; let one of them enclose no dropout");
   require(place.axis < shape.rank() && shape[place.axis] == place.length, "dropout: inside blockwise over axis ",
@@ -27,7 +41,9 @@ inline DropoutMask next_mask(Tape& tape, double rate, const Shape& shape) {
   for (int i = place.axis + 1; i < shape.rank(); ++i) inner *= shape[i];
   mask.run = static_cast<std::uint64_t>(place.length * inner);
   mask.whole = static_cast<std::uint64_t>(place.whole * inner);
-  mask.first = static_cast<std::uint64_t>(place.offset * inner);
+  Shape full = shape;
+  full[place.axis] = place.whole;
+  mask.first = first_in_batch(tape, full) + static_cast<std::uint64_t>(place.offset * inner);
   return mask;
 }
 

@@ -49,7 +49,7 @@ void philox_words(const RandomStream& stream, std::uint64_t block, std::uint32_t
                std::make_integer_sequence<int, width>{});
 }
 
-/// factors[i] = mask.factor<T>(first + i) for i < count.
+/// factors[i] is 0 or 1 / (1 - rate) by word first + i of the stream, for i < count.
 template <class T>
 void dropout_factors(const DropoutMask& mask, std::uint64_t first, Index count, T* factors) {
   constexpr int width = Vector<std::uint64_t>::width;

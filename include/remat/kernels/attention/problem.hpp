@@ -29,7 +29,7 @@ struct AttentionProblem {
   Index offset = 0;
   /// On probabilities; the element (b, n, t, s) has coordinate
   /// ((b * heads + n) * dropout_query_length + dropout_first_query + t) * key_length + s, so that a caller who runs
-  /// queries in pieces draws the masks of one who runs them at once. Length 0: query_length.
+  /// queries in pieces draws the masks of one who runs them at once. Length 0: query_length. `dropout.first` is added.
   DropoutMask dropout{};
   Index dropout_first_query = 0, dropout_query_length = 0;
 
@@ -110,7 +110,7 @@ template <class T>
 std::uint64_t coordinate(const AttentionProblem<T>& problem, Index b, Index n, Index t, Index s) {
   const Index length = problem.dropout_query_length > 0 ? problem.dropout_query_length : problem.query_length;
   const auto row = static_cast<std::uint64_t>((b * problem.heads + n) * length + problem.dropout_first_query + t);
-  return row * static_cast<std::uint64_t>(problem.key_length) + static_cast<std::uint64_t>(s);
+  return problem.dropout.first + row * static_cast<std::uint64_t>(problem.key_length) + static_cast<std::uint64_t>(s);
 }
 
 }  // namespace attention
