@@ -1,6 +1,8 @@
 // What a tape finds out on request: ops that are not pure, and where a NaN comes from.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <atomic>
 #include <cstdlib>
 #include <limits>
 #include <remat/autodiff/tape.hpp>
@@ -8,6 +10,8 @@
 #include <remat/ops/dropout.hpp>
 #include <remat/ops/reduce.hpp>
 #include <remat/ops/unary.hpp>
+#include <thread>
+#include <vector>
 
 #include "core/expect_error.hpp"
 
@@ -22,7 +26,7 @@ struct Impure final : Op {
   static constexpr Out<double> y{0};
   int changes_at;
   std::shared_ptr<int> runs = std::make_shared<int>(0);
-  explicit Impure(int n) : Op("impure"), changes_at(n) {}
+  explicit Impure(int n, const char* name = "impure") : Op(name), changes_at(n) {}
   Specs infer(const Operands& in) const override { return {y(in[x].shape)}; }
   Residuals residuals(const Wanted&) const override { return {y}; }
   void forward(Frame& f) const override {
@@ -51,7 +55,70 @@ TEST(Verify, NamesAnOpThatIsNotPure) {
   expect_error({"verify", "impure", "net/layer_1"}, [&] { step(2, true); });  // found when recorded
   expect_error({"verify", "impure", "net/layer_1"}, [&] { step(3, true); });  // found when replayed
   EXPECT_NO_THROW(step(100, true));
-  EXPECT_NO_THROW(step(2, false));
+}
+
+/// An impure op in a region under `policy`; returns whether its result was printed when recorded.
+bool impure_step(const char* name, int changes_at, const Policy& policy = policy::nothing) {
+  Tape tape;
+  const auto x = input(tape);
+  SlotId slot = -1;
+  const auto y = tape.checkpoint(policy, [&] {
+    const auto here = tape.layer("net/layer_1");
+    const auto h = record(Impure(changes_at, name), x)[Impure::y];
+    slot = h.where().slot;
+    return sin(h);
+  });
+  const auto watched = tape.program().watched;
+  tape.backward(sum(y));
+  return std::any_of(watched.begin(), watched.end(), [&](const auto& each) { return each.first == slot; });
+}
+
+// Without asking for it: the first replay of each op in a process is compared.
+TEST(FirstReplay, OfAnOpThatIsNotPureIsRefused) {
+  expect_error({"replay: impure_by_default in net/layer_1", "other bits", "replayable"},
+               [] { impure_step("impure_by_default", 2); });
+  expect_error({"impure_by_default"}, [] { impure_step("impure_by_default", 2); });  // in the next step, too
+  EXPECT_NO_THROW(impure_step("impure_and_kept", 2, policy::everything));
+  EXPECT_NO_THROW(impure_step("impure_and_kept", 2, policy::ops("impure_and_kept")));
+}
+
+TEST(FirstReplay, CostsNothingLater) {
+  EXPECT_TRUE(impure_step("pure", 100));
+  EXPECT_EQ(detail::left_to_watch(Impure(1, "pure").name())->load(), 0);
+  EXPECT_FALSE(impure_step("pure", 100));
+  // What is never replayed is not printed for ever.
+  for (int i = 0; i < 8; ++i) EXPECT_TRUE(impure_step("never_replayed", 100, policy::ops("never_replayed")));
+  EXPECT_FALSE(impure_step("never_replayed", 100, policy::ops("never_replayed")));
+}
+
+// Values that a lossy policy keeps come back with other bits, and so do replays that read them.
+TEST(FirstReplay, BehindLossyValuesMayDiffer) {
+  Tape tape;
+  Tensor<double> values({100});
+  for (Index i = 0; i < 100; ++i) values[i] = 0.01 * static_cast<double>(i);
+  const auto x = tape.input(values, {.wants_gradient = true});
+  const auto y = tape.checkpoint(policy::lossy::int8(policy::ops("lossy_source")), [&] {
+    return sin(record(Impure(100, "behind_lossy"), record(Impure(100, "lossy_source"), x * x)[Impure::y])[Impure::y]);
+  });
+  EXPECT_NO_THROW(tape.backward(sum(y)));
+  EXPECT_GT(detail::left_to_watch(Impure(1, "behind_lossy").name())->load(), 0);
+}
+
+TEST(FirstReplay, IsCheckedOnManyThreads) {
+  std::atomic<int> refused{0};
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 4; ++i)
+    threads.emplace_back([&] {
+      for (int step = 0; step < 20; ++step) impure_step("pure_on_threads", 100);
+      try {
+        impure_step("impure_on_threads", 2);
+      } catch (const Error&) {
+        ++refused;
+      }
+    });
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(refused, 4);
+  EXPECT_EQ(detail::left_to_watch(Impure(1, "pure_on_threads").name())->load(), 0);
 }
 
 TEST(Verify, DropoutIsPureAndChangesNoBit) {

@@ -169,6 +169,7 @@ class Backward {
     run_op(p_, *n.op, p_.slot(n.first_output).node, n.path, "replay", frame_, n.cost.forward_scratch,
            [&] { n.op->forward(frame_); });
     diagnose_forward(p_, *n.op, n.path, n.first_output, n.output_count, true);
+    check_watched(p_, *n.op, n.path, n.first_output, n.output_count);
     for (int k = 0; k < n.output_count; ++k) {
       Slot& s = p_.slot(n.first_output + k);
       if (spare_[static_cast<std::size_t>(k)]) s.value = std::move(spare_[static_cast<std::size_t>(k)]);

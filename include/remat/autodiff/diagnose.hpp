@@ -1,6 +1,10 @@
-// Checks that a tape makes on request: is a replay bitwise what was recorded, and where did the first NaN come from?
+// Is a replay bitwise what was recorded, and where did the first NaN come from? A tape checks this on request, and the
+// former of the first results of each op in any case.
 #pragma once
 
+#include <algorithm>
+#include <array>
+#include <atomic>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -64,6 +68,53 @@ inline void diagnose_forward(Program& program, const Op& op, std::int32_t path, 
     require(!is_replay || recorded == now, "verify: a replay of ", op.name(), in_layer(program, path),
             " gave other bits than were recorded; the op is no pure function of its operands and attributes");
     recorded = now;
+  }
+}
+
+/// How many more results of the op of this name are to be compared with a replay in this process: a few, since an op
+/// that is not pure shows it at once, and later steps must pay nothing. Null when there are too many ops.
+inline std::atomic<int>* left_to_watch(const char* op) {
+  struct Entry {
+    std::atomic<const char*> op{nullptr};
+    std::atomic<int> left{8};
+  };
+  static constinit std::array<Entry, 256> entries{};
+  std::size_t at = (reinterpret_cast<std::uintptr_t>(op) * 0x9E3779B97F4A7C15ULL) >> 56;
+  for (int probe = 0; probe < 8; ++probe, at = (at + 1) % entries.size()) {
+    const char* known = entries[at].op.load(std::memory_order_acquire);
+    if (known == nullptr && entries[at].op.compare_exchange_strong(known, op)) known = op;
+    if (known == op) return &entries[at].left;
+  }
+  return nullptr;
+}
+
+/// Of the first 16 KiB of each result.
+inline std::uint64_t print_of_results(Program& program, SlotId first, int count) {
+  std::uint64_t print = 0;
+  for (SlotId id = first; id < first + count; ++id)
+    print = print * 31 + print_of(program.data(id, 0), std::min(program.slot(id).spec.bytes(), std::size_t{16384}));
+  return print;
+}
+
+/// After a forward was recorded: what a region may replay is printed, the first few times for each op.
+inline void watch_forward(Program& program, const Op& op, SlotId first, int count) {
+  if (program.mode != Mode::train || program.open_regions.empty() || program.verify || !op.replayable()) return;
+  std::atomic<int>* left = left_to_watch(op.name());
+  if (left == nullptr || left->load(std::memory_order_relaxed) <= 0 || program.ruling_region() < 0) return;
+  left->fetch_sub(1, std::memory_order_relaxed);
+  program.watched.emplace_back(first, print_of_results(program, first, count));
+}
+/// After a replay. Behind a value that was kept in fewer bits, replays give other bits by right.
+inline void check_watched(Program& program, const Op& op, std::int32_t path, SlotId first, int count) {
+  if (program.watched.empty() || program.has_packed) return;
+  for (const auto& [slot, print] : program.watched) {
+    if (slot != first) continue;
+    require(
+        print == print_of_results(program, first, count), "replay: ", op.name(), in_layer(program, path),
+        " gave other bits than were recorded, so gradients would be wrong; the op must be a pure function of its ",
+        "operands and attributes (random numbers come from tape.next_random()), or say that it is not replayable()");
+    left_to_watch(op.name())->store(0, std::memory_order_relaxed);
+    return;
   }
 }
 

@@ -232,6 +232,7 @@ class Program : public RecordedProgram {
     const bool is_statistic = s.spec.shape != slot(node(s.node).first_output).spec.shape;
     if (verify || is_statistic || !is_compressible(s.spec.dtype)) return;
     s.packing = how;
+    has_packed = true;
     s.packed = allocate(s.kept_bytes(), {MemoryUse::value, id});
     if (computes()) compress(how, s.spec.dtype, s.value->data(), s.spec.shape.size(), s.packed->data());
     s.value = {};

@@ -67,7 +67,9 @@ struct RecordedProgram {
   bool verify = false, find_nan = false, tracing = false;
   std::vector<TraceSlice> trace;
   std::chrono::steady_clock::time_point begun = std::chrono::steady_clock::now();
-  std::vector<std::uint64_t> prints;  // verify: of every result's bits, by slot
+  std::vector<std::uint64_t> prints;                      // verify: of every result's bits, by slot
+  std::vector<std::pair<SlotId, std::uint64_t>> watched;  // of the results of some nodes, by the first of them
+  bool has_packed = false;                                // some value lost bits, so replays may differ
   TapeStats stats;
 
   Slot& slot(SlotId id) { return slots[static_cast<std::size_t>(id)]; }

@@ -148,6 +148,7 @@ inline SlotId run_and_write(Program& program, const Checked& checked, std::span<
              [&] { op.forward(frame); });
       diagnose_forward(program, op, program.path, first, count, run == 1);
     }
+    watch_forward(program, op, first, count);
     if (program.mode == Mode::train) op.update_state(frame);
     program.is_running = false;
   } catch (...) {
