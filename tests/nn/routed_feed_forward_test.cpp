@@ -245,4 +245,23 @@ TEST(RoutedFeedForward, ComputesInBfloat16WithFloatMasters) {
   for (Index i = 0; i < exact.size(); ++i) ASSERT_NEAR(gradient[i], exact[i], 0.03F * greatest) << i;
 }
 
+// Seats go to tokens of any row, so that the experts' dropout cannot follow rows when a batch is trained in parts: each
+// part draws what no other draws, also where the number of experts looks like one of rows.
+TEST(RoutedFeedForward, DropsApartInEachPartOfABatch) {
+  ParameterRegistry parameters(3);
+  const nn::RoutedFeedForward<float> layer(parameters / "moe",
+                                           {.model_dims = 4, .hidden_dims = 8, .num_experts = 4, .dropout = 0.5});
+  for (const Index first_row : {0, 1, 4}) {
+    Tape tape({.seed = 1, .step = 0, .first_row = first_row, .rows = 2});
+    const auto x = tape.input(random_tensor<float>({2, 3, 4}, 1));
+    layer(x);
+    activate(x, Activation::gelu, 0.5);
+    std::vector<std::uint64_t> firsts;
+    for (const Node& node : tape.program().nodes)
+      if (const auto* op = dynamic_cast<const ops::Activate<float>*>(node.op.get())) firsts.push_back(op->mask.first);
+    const auto row = static_cast<std::uint64_t>(first_row);
+    EXPECT_EQ(firsts, (std::vector<std::uint64_t>{row << 34, row * 3 * 4}));
+  }
+}
+
 }  // namespace

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <remat/autodiff/plan_cache.hpp>
 #include <string>
 
 #include "core/expect_error.hpp"
@@ -119,6 +120,44 @@ TEST(Plans, BelongToTheirProgram) {
   const Policy policy = gpt(2).plan(policy::everything, CostModel()).within(std::size_t{1} << 30);
   EXPECT_NO_THROW(gpt(2).step({}, policy));
   remat_test::expect_error({"another program", "make a new plan"}, [&] { gpt(3).step({}, policy); });
+}
+
+// The loop of the README, on a GPT: shapes come and go, each step carries the plan of the one before.
+TEST(Plans, KeepBatchesOfManyShapesToOneBudget) {
+  models::GptConfig config = remat_test::small_gpt();
+  config.dropout = 0.1;
+  ParameterRegistry parameters(5);
+  models::Gpt<float> gpt(parameters / "gpt", config);
+  const auto batch_of = [&](int step) { return remat_test::tokens(3 - step % 3, config.context, config.vocabulary); };
+  const auto largest = batch_of(0);
+  const Plan first = plan([&](Tape& tape) { return gpt.loss(tape, largest); }, CostModel());
+  const std::size_t budget = first.frontier()[first.frontier().size() / 3].stats.peak_bytes;
+  ASSERT_LT(budget, first.rows()[0].stats.peak_bytes);
+  PlanCache plans;
+  optim::AdamW adamw(parameters);
+  for (int step = 0; step < 6; ++step) {
+    const auto batch = batch_of(step);
+    const auto gradients = [&] {
+      parameters.zero_grad();
+      Tape tape({.seed = 1, .step = step});
+      tape.backward(gpt.loss(tape, batch));
+      EXPECT_TRUE(gpt.decoder.remat == policy::everything || tape.stats().peak_bytes <= budget);
+      std::vector<std::byte> bytes;
+      for (const auto& entry : parameters.entries()) {
+        const AnyTensor& grad = entry->grad_or_zeros();
+        bytes.insert(bytes.end(), grad.data(), grad.data() + grad.bytes());
+      }
+      return bytes;
+    };
+    const Policy chosen =
+        plans({batch.inputs.shape()}, [&](Tape& tape) { return gpt.loss(tape, batch); }).within(budget);
+    gpt.decoder.remat = policy::everything;
+    const auto plain = gradients();
+    gpt.decoder.remat = chosen;  // and stays while the next shape is planned
+    EXPECT_EQ(gradients(), plain) << step;
+    adamw.step(1e-3);
+  }
+  EXPECT_EQ(plans.size(), 3U);
 }
 
 TEST(Plans, CannotReadValues) {

@@ -16,11 +16,13 @@ class PlanIsTrue : public testing::TestWithParam<PlanModel> {};
 TEST_P(PlanIsTrue, UnderEveryPolicy) {
   const PlanModel& model = GetParam();
   const Plan plan = model.plan(policy::everything, CostModel());
-  model.step({.seed = 11, .step = 0}, policy::everything);  // from here on parameters have a gradient, which no tape counts
+  model.step({.seed = 11, .step = 0},
+             policy::everything);  // from here on parameters have a gradient, which no tape counts
   for (const Policy& policy : remat_test::plan_policies()) {
     SCOPED_TRACE(policy::to_string(policy));
     TapeStats real;
-    const std::size_t measured = remat_test::most_bytes_held([&] { real = model.step({.seed = 11, .step = 0}, policy); });
+    const std::size_t measured =
+        remat_test::most_bytes_held([&] { real = model.step({.seed = 11, .step = 0}, policy); });
     for (const TapeStats& predicted : {plan.under(policy).stats, model.step({.mode = Mode::plan}, policy)}) {
       EXPECT_LE(predicted.peak_bytes, measured);
       EXPECT_GE(predicted.peak_bytes + alignment, measured);  // a number in a formula is an input, which no tape counts
