@@ -126,7 +126,7 @@ TEST(GradientsAreRight, InferEqualsForward) {
 
 template <class T>
 void expect_equal_replay(const OpRun& run) {
-  const Outcome<T> replayed = outcome<T>(run, {.in_region = true, .wrapped = true});
+  const Outcome<T> replayed = outcome<T>(run, {.in_region = true, .wrapped = true, .verify = true});
   EXPECT_TRUE(same(outcome<T>(run, {.wrapped = true}), replayed));
   EXPECT_GT(replayed.ops_replayed, static_cast<Index>(run.inputs.shapes.size()));  // more than those around it
   EXPECT_TRUE(same(outcome<T>(run), outcome<T>(run, {.in_region = true})));

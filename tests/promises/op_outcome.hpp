@@ -25,13 +25,14 @@ struct Outcome {
 struct RunOptions {
   bool in_region = false;
   bool wrapped = false;  // see below
+  bool verify = false;   // compare every byte of each replay, those that no value is read from, too
   int only_wanted = -1;  // index of the one operand whose gradient is wanted; -1: all
   int times = 1;         // how often the op is used on the same operands
 };
 
 template <class T>
 Outcome<T> outcome(const OpRun& run, const RunOptions& options = {}) {
-  Tape tape({.seed = 3, .step = 2});
+  Tape tape({.seed = 3, .step = 2, .verify = options.verify});
   std::vector<Var<T>> x;
   for (const Tensor<T>& value : run.values<T>()) {
     const bool wants = options.only_wanted < 0 || options.only_wanted == static_cast<int>(x.size());
