@@ -40,7 +40,8 @@ TEST_F(Malformed, HeadersAreRefused) {
   const std::string deep(100000, '[');
   const std::pair<std::string, std::string_view> cases[] = {
       {"", "begin with '{'"},
-      {" {}", "begin with '{'"},
+      {"  ", "begin with '{'"},
+      {"\v{}", "begin with '{'"},
       {"[]", "begin with '{'"},
       {"\xEF\xBB\xBF{}", "begin with '{'"},
       {"{", "not valid JSON"},
@@ -62,7 +63,10 @@ TEST_F(Malformed, HeadersAreRefused) {
       {R"({"a":{"dtype":"U8","shape":[1]}})", "lacks one of"},
       {R"({"a":{"dtype":"U8","data_offsets":[0,1]}})", "lacks one of"},
       {R"({"a":{"shape":[1],"data_offsets":[0,1]}})", "lacks one of"},
-      {R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1],"x":1}})", "unknown field"},
+      {R"({"a":["U8",[1],[0,1]]})", "array"},
+      {R"({"a":{"x":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}})", "lacks one of"},
+      {R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1],"x":1e400}})", "not valid JSON"},
+      {R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1],"x":[}})", "not valid JSON"},
       {R"({"a":{"dtype":"U8","dtype":"U8","shape":[1],"data_offsets":[0,1]}})", "twice"},
       {R"({"a":{"dtype":"U8","shape":[1],"shape":[1],"data_offsets":[0,1]}})", "twice"},
       {R"({"a":{"dtype":"U8","shape":[0],"data_offsets":[0,0]},"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}})",
@@ -103,7 +107,11 @@ TEST_F(Malformed, HeadersAreRefused) {
       {R"({"a":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}})", "the file at 1"},
       {"{}", "the file at 1"},
       {R"({"__metadata__":1})", "number"},
-      {R"({"__metadata__":null})", "null"},
+      {R"({"__metadata__":null,"__metadata__":{}})", "twice"},
+      {R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"\u0061":{}})", "twice"},
+      {R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[-0,1]}})", "negative"},
+      {R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1.0]}})", "no 64-bit integer"},
+      {R"({"a":{"dtype":{"U8":null},"shape":[1],"data_offsets":[0,1]}})", "object"},
       {R"({"__metadata__":["a"]})", "array"},
       {R"({"__metadata__":{"a":1}})", "number"},
       {R"({"__metadata__":{"a":null}})", "null"},
@@ -146,6 +154,49 @@ TEST_F(Malformed, OddButLegalFilesAreRead) {
                         R"("f":{"dtype":"F32","shape":[],"data_offsets":[1,5]}})") +
             std::string("x\0\0\x80\x3F", 5));
   EXPECT_EQ(io::SafetensorsFile(path).read<float>("f").item(), 1.0F);
+}
+
+// Protects files of other writers: what the format's own reader (the crate safetensors 0.8) takes and means the same to
+// every reader is taken, each line with the one byte of data.
+TEST_F(Malformed, WhatTheReferenceReadsIsRead) {
+  const std::string tensor = R"({"dtype":"U8","shape":[1],"data_offsets":[0,1]})", a = R"("a":)" + tensor;
+  const auto with = [](const std::string& fields) {
+    return R"({"a":{)" + fields + R"("dtype":"U8","shape":[1],"data_offsets":[0,1]}})";
+  };
+  const std::string deep = std::string(100, '[') + std::string(100, ']');
+  const std::vector<std::string> headers = {
+      "{" + a + "}",
+      " \t\r\n{" + a + "}",
+      "{" + a + "} \t\r\n",
+      "{ \"a\" : " + tensor + " }",
+      R"({"__metadata__":null,)" + a + "}",
+      "{" + a + R"(,"__metadata__":null})",
+      R"({"__metadata__":{},)" + a + "}",
+      with(R"("x":1,)"),
+      with(R"("x":-1.5e3,)"),
+      with(R"("x":null,"y":true,"":"z",)"),
+      with(R"("x":1,"x":2,)"),
+      with(R"("x":{},"y":[],)"),
+      with(R"("x":{"dtype":"F32","shape":[[9],{"data_offsets":1}]},)"),
+      with(R"("x":[[{"y":[1,"a",null,false,-1,0.5,{}]}]],)"),
+      with(R"("x":)" + deep + ","),
+      R"({"a":{"dtyp\u0065":"U\u0038","shape":[1],"data_offsets":[0,1],"after":[{}]}})",
+      R"({"\u0061":)" + tensor + "}",
+      R"({"a":{"dtype":"U8","shape":[],"data_offsets":[0,1]}})",
+      R"({"a":{"dtype":"U8","shape":[1,1,1,1,1,1,1,1],"data_offsets":[0,1]}})",
+      "{" + a + R"(,"e":{"dtype":"F32","shape":[0],"data_offsets":[1,1]}})",
+      R"({"e":{"dtype":"F32","shape":[0,9223372036854775807,9223372036854775807],"data_offsets":[0,0]},)" + a + "}"};
+  for (const std::string& header : headers) {
+    SCOPED_TRACE(header.substr(0, 200));
+    set_bytes(with_length(header) + "x");
+    const io::SafetensorsFile file(path);
+    EXPECT_EQ(file.read<std::uint8_t>("a").any().bytes(), 1U);
+    EXPECT_TRUE(file.metadata().empty());
+  }
+  for (const char* empty : {"{}", " {} ", R"({"__metadata__":null})"}) {
+    set_bytes(with_length(empty));
+    EXPECT_TRUE(io::SafetensorsFile(path).names().empty());
+  }
 }
 
 // Protects error texts: a name of a megabyte does not become an error of a megabyte.

@@ -49,17 +49,19 @@ inline Index bits_of(std::string_view dtype) {
 }
 
 /// Receives the parser's events and accepts this grammar only: {name: {"dtype": text, "shape": [n...],
-/// "data_offsets": [n, n]}, "__metadata__": {text: text}}. No event nests deeper, so nothing here recurses.
+/// "data_offsets": [n, n], text: anything}, "__metadata__": {text: text} or null}. Nothing here recurses.
 class HeaderEvents : public nlohmann::json_sax<nlohmann::json> {
  public:
   explicit HeaderEvents(SafetensorsHeader& header) : header_(header) {}
 
   bool start_object(std::size_t) override {
+    if (place_ == Place::ignored) return ++depth_, true;
     if (place_ == Place::start) return go(Place::root);
     if (place_ == Place::name) return go(name_ == "__metadata__" ? Place::metadata : Place::tensor);
     refuse("an object");
   }
   bool key(std::string& text) override {
+    if (place_ == Place::ignored) return true;
     if (place_ == Place::root) {
       name_ = std::move(text);
       field_.clear();
@@ -75,7 +77,7 @@ class HeaderEvents : public nlohmann::json_sax<nlohmann::json> {
     }
     static constexpr std::string_view fields[] = {"dtype", "shape", "data_offsets"};
     const auto found = std::find(std::begin(fields), std::end(fields), field_);
-    require(found != std::end(fields), '"', name_, "\" has an unknown field \"", field_, '"');
+    if (found == std::end(fields)) return go(Place::ignored);  // of a later format perhaps
     const unsigned bit = 1U << (found - std::begin(fields));
     require((seen_ & bit) == 0, '"', name_, "\" has the field \"", field_, "\" twice");
     seen_ |= bit;
@@ -83,6 +85,7 @@ class HeaderEvents : public nlohmann::json_sax<nlohmann::json> {
     return go(Place::field);
   }
   bool string(std::string& text) override {
+    if (place_ == Place::ignored) return end_ignored();
     if (place_ == Place::metadata_value) {
       header_.metadata[field_] = std::move(text);
       return go(Place::metadata);
@@ -93,10 +96,12 @@ class HeaderEvents : public nlohmann::json_sax<nlohmann::json> {
     return go(Place::tensor);
   }
   bool start_array(std::size_t) override {
+    if (place_ == Place::ignored) return ++depth_, true;
     if (place_ != Place::field || field_ == "dtype") refuse("an array");
     return go(Place::numbers);
   }
   bool number_unsigned(std::uint64_t value) override {
+    if (place_ == Place::ignored) return end_ignored();
     if (place_ != Place::numbers) refuse("a number");
     require(value <= INT64_MAX, '"', name_, "\" has the number ", value, ", which does not fit into 63 bits");
     require(numbers_.size() < (field_ == "shape" ? std::size_t{Shape::max_rank} : 2), '"', name_,
@@ -105,6 +110,7 @@ class HeaderEvents : public nlohmann::json_sax<nlohmann::json> {
     return true;
   }
   bool end_array() override {
+    if (place_ == Place::ignored) return --depth_, end_ignored();
     if (field_ == "shape") {
       tensor().shape = Shape(numbers_.begin(), numbers_.end());
     } else {
@@ -115,25 +121,37 @@ class HeaderEvents : public nlohmann::json_sax<nlohmann::json> {
     return go(Place::tensor);
   }
   bool end_object() override {
+    if (place_ == Place::ignored) return --depth_, end_ignored();
     if (place_ == Place::tensor)
       require(std::exchange(seen_, 0) == 7, '"', name_, "\" lacks one of dtype, shape and data_offsets");
     return go(place_ == Place::root ? Place::start : Place::root);
   }
-  bool null() override { refuse("null"); }
-  bool boolean(bool) override { refuse("a boolean"); }
-  bool number_integer(std::int64_t) override { refuse("a negative number"); }
-  bool number_float(double, const std::string&) override { refuse("a number that is no 64-bit integer"); }
-  bool binary(binary_t&) override { refuse("binary data"); }
+  bool null() override {
+    if (place_ == Place::name && name_ == "__metadata__") return go(Place::root);
+    return ignore_or_refuse("null");
+  }
+  bool boolean(bool) override { return ignore_or_refuse("a boolean"); }
+  bool number_integer(std::int64_t) override { return ignore_or_refuse("a negative number"); }
+  bool number_float(double, const std::string&) override {
+    return ignore_or_refuse("a number that is no 64-bit integer");
+  }
+  bool binary(binary_t&) override { return ignore_or_refuse("binary data"); }
   bool parse_error(std::size_t position, const std::string&, const nlohmann::detail::exception& error) override {
     fail("the header is not valid JSON at its byte ", position, ": ", error.what());
   }
 
  private:
-  enum class Place { start, root, name, metadata, metadata_value, tensor, field, numbers };
+  enum class Place { start, root, name, metadata, metadata_value, tensor, field, numbers, ignored };
 
   bool go(Place place) {
     place_ = place;
     return true;
+  }
+  // A value inside a field that is ignored has ended, and the field with it unless it is inside another.
+  bool end_ignored() { return depth_ > 0 || go(Place::tensor); }
+  bool ignore_or_refuse(const char* what) {
+    if (place_ != Place::ignored) refuse(what);
+    return end_ignored();
   }
   TensorInfo& tensor() { return header_.tensors.find(name_)->second; }
   [[noreturn]] void refuse(const char* what) const {
@@ -147,14 +165,18 @@ class HeaderEvents : public nlohmann::json_sax<nlohmann::json> {
   std::vector<Index> numbers_{};
   unsigned seen_ = 0;  // fields of the tensor, one bit each
   bool has_metadata_ = false;
+  std::size_t depth_ = 0;  // arrays and objects open inside an ignored field
 };
 
 }  // namespace detail
 
 /// Reads the JSON text of a header whose file has `data_bytes` bytes behind it. Tensors must lie side by side, without
-/// hole or overlap, and fill those bytes exactly. Everything else is an `Error` that names the tensor and the rule.
+/// hole or overlap, and fill those bytes exactly. Everything else is an `Error` that names the tensor and the rule. As
+/// in the format's own reader fields of a tensor that it does not know are skipped; unlike there, no name appears twice
+/// and no tensor has more than 8 axes.
 inline SafetensorsHeader parse_safetensors_header(std::string_view text, std::size_t data_bytes) {
-  require(!text.empty() && text.front() == '{', "the header does not begin with '{'");
+  const std::size_t begin = text.find_first_not_of(" \t\n\r");
+  require(begin != std::string_view::npos && text[begin] == '{', "the header does not begin with '{'");
   // The parser takes a NUL for the end of the text and would not look behind it.
   require(text.find('\0') == std::string_view::npos, "the header holds a NUL byte");
   SafetensorsHeader header;
