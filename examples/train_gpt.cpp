@@ -188,8 +188,7 @@ int train(const Settings& s, const CLI::App& app) {
   std::error_code failure;
   fs::create_directories(s.out, failure);
   remat::require(!failure, "--out: folder ", s.out, " cannot be made: ", failure.message());
-  fs::remove(fs::path(s.out) / "train.jsonl");
-  const remat::io::JsonLines log((fs::path(s.out) / "train.jsonl").string());
+  const auto log = remat::io::JsonLines::from_empty((fs::path(s.out) / "train.jsonl").string());
   const double peak_gflops = remat::machine::peak_fma_gflops(remat::machine::threads());
   print_start(s, app, parameters, corpus, peak_gflops);
 

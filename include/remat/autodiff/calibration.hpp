@@ -1,13 +1,13 @@
 // The rates of this machine, measured once and kept in the user's cache folder.
 #pragma once
 
-#include <unistd.h>
-
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <functional>
 #include <remat/autodiff/cost_model.hpp>
+#include <remat/core/file.hpp>
+#include <sstream>
 #include <string>
 #include <system_error>
 
@@ -51,14 +51,15 @@ inline bool read_rates(const std::filesystem::path& file, const std::string& mac
 inline void write_rates(const std::filesystem::path& file, const std::string& machine, const CostModel& model) {
   std::error_code error;
   std::filesystem::create_directories(file.parent_path(), error);
-  const std::filesystem::path part = file.string() + ".part" + std::to_string(::getpid());
-  {
-    std::ofstream out(part);
-    out.precision(17);
-    out << machine << '\n' << model.flops_per_second << ' ' << model.bytes_per_second << '\n';
-    if (!out.flush()) return;
+  std::ostringstream text;
+  text.precision(17);
+  text << machine << '\n' << model.flops_per_second << ' ' << model.bytes_per_second << '\n';
+  try {
+    io::ReplacedFile out(file.string());
+    out.file().write(text.str());
+    out.commit();
+  } catch (const Error&) {
   }
-  std::filesystem::rename(part, file, error);
 }
 
 /// Rates measured while others compute are better than none, but not to be kept.
