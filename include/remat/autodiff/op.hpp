@@ -52,15 +52,21 @@ class Residuals {
   Residuals(std::initializer_list<Reference> read = {}) {
     for (const Reference& r : read) add(r);
   }
-  /// Adds `r` when `condition` holds.
+  /// Adds `r` when `condition` holds; an `Error` for an operand or result behind the first 64.
   Residuals& add(const Reference& r, bool condition = true) {
-    if (condition) (r.input >= 0 ? inputs_ : outputs_) |= bit(r.input >= 0 ? r.input : r.output);
+    if (!condition) return *this;
+    const bool is_input = r.input >= 0;
+    const int i = is_input ? r.input : r.output;
+    require(0 <= i && i < most, "residuals() names ", is_input ? "operand " : "result ", i, ", but only the first ",
+            most, " of each can be kept for backward; put it among these, or stack operands into one");
+    (is_input ? inputs_ : outputs_) |= bit(i);
     return *this;
   }
-  bool input(int i) const { return i < 64 && (inputs_ & bit(i)); }
-  bool output(int i) const { return i < 64 && (outputs_ & bit(i)); }
+  bool input(int i) const { return i < most && (inputs_ & bit(i)); }
+  bool output(int i) const { return i < most && (outputs_ & bit(i)); }
 
  private:
+  static constexpr int most = 64;
   static std::uint64_t bit(int i) { return std::uint64_t{1} << i; }
   std::uint64_t inputs_ = 0, outputs_ = 0;
 };
