@@ -98,6 +98,25 @@ TEST(Tensor, SlicesAndReshapesAreViews) {
   EXPECT_EQ(Tensor<int>({0, 3}).slice(0, 0).size(), 0);
 }
 
+// Protects reshape({-1, n}): the open axis follows from the others, or the Error says why it cannot.
+TEST(Tensor, ReshapeFindsOneAxis) {
+  const Tensor<int> a({2, 6}, 1), empty({0, 4});
+  EXPECT_EQ(a.reshape({-1, 4}).shape(), (Shape{3, 4}));
+  EXPECT_EQ(a.reshape({12, -1}).shape(), (Shape{12, 1}));
+  EXPECT_EQ(a.reshape({-1}).data(), a.data());
+  EXPECT_EQ(a.reshape(a.shape()).shape(), a.shape());
+  EXPECT_EQ(Tensor<int>(Shape{}, 1).reshape({-1}).shape(), (Shape{1}));
+  EXPECT_EQ(Tensor<int>({1}, 1).reshape({}).shape(), Shape());
+  EXPECT_EQ(empty.reshape({-1, 2}).shape(), (Shape{0, 2}));
+  const std::vector<Index> lengths{3, -1};
+  EXPECT_EQ(a.reshape({lengths.begin(), lengths.end()}).shape(), (Shape{3, 4}));
+  expect_error({"12 elements", "[-1, 5]", "5 does not divide"}, [&] { a.reshape({-1, 5}); });
+  expect_error({"axes 0 and 2", "both -1"}, [&] { a.reshape({-1, 2, -1}); });
+  expect_error({"[0, 4]", "[-1, 0]", "axis of 0"}, [&] { empty.reshape({-1, 0}); });
+  expect_error({"axis 1 has negative length -2"}, [&] { a.reshape({6, -2}); });
+  expect_error({"more than 8 axes"}, [&] { a.reshape({1, 1, 1, 1, 1, 1, 1, 1, -1}); });
+}
+
 // Protects bitwise promises from their own ruler.
 TEST(Tensor, SameBits) {
   const float nan = std::numeric_limits<float>::quiet_NaN();

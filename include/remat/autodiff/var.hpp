@@ -66,9 +66,8 @@ class Var : public AnyVar {
   T item() const { return value().item(); }
 
   /// The same elements in another shape; no op, no copy. One axis may be -1.
-  Var reshape(Shape shape) const {
-    require(shape.size() == this->shape().size(), "reshape: ", this->shape(), " does not fit ", shape);
-    return view(where().offset, shape);
+  Var reshape(const Axes& axes) const {
+    return view(where().offset, axes.of(shape()));
   }
   /// Rows [begin, end) of the first axis; no op, no copy.
   Var slice(Index begin, Index end) const {
@@ -88,10 +87,10 @@ class Var : public AnyVar {
   }
 };
 
-/// The same elements in another shape; a view, not an op.
+/// The same elements in another shape; a view, not an op. One axis may be -1.
 template <class T>
-Var<T> reshape(const Var<T>& x, const Shape& shape) {
-  return x.reshape(shape);
+Var<T> reshape(const Var<T>& x, const Axes& axes) {
+  return x.reshape(axes);
 }
 
 /// The same value as a constant: no gradient flows through it (JAX's stop_gradient, PyTorch's detach). It is no op and

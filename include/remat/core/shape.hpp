@@ -90,6 +90,48 @@ inline std::string Shape::to_string() const {
   return text + "]";
 }
 
+/// What `reshape` takes: a shape, or axis lengths of which one is -1, which then is as long as the elements suffice
+/// for.
+class Axes {
+ public:
+  Axes() = default;
+  Axes(std::initializer_list<Index> lengths) : Axes(lengths.begin(), lengths.end()) {}
+  Axes(const Shape& shape) : shape_(shape) {}
+  template <class Iterator>
+  Axes(Iterator first, Iterator last) {
+    for (; first != last; ++first) {
+      const auto length = static_cast<Index>(*first);
+      require(length != -1 || open_ < 0, "reshape: axes ", open_, " and ", shape_.rank(),
+              " are both -1; only one can follow from the others");
+      if (length == -1) open_ = shape_.rank();
+      shape_.push_back(length == -1 ? 1 : length);
+    }
+  }
+  /// The shape of `whole`'s elements; an `Error` when their number differs, or leaves no length or several for the -1.
+  Shape of(const Shape& whole) const {
+    const Index size = whole.size(), known = shape_.size();
+    if (open_ < 0) {
+      require(known == size, "reshape: ", size, " elements do not fit shape ", shape_);
+      return shape_;
+    }
+    require(known > 0, "reshape: ", whole, " to ", *this, ": beside an axis of 0 any length would do for the -1");
+    require(size % known == 0, "reshape: ", size, " elements of ", whole, " do not fit ", *this, ": ", known,
+            " does not divide them");
+    Shape shape = shape_;
+    shape[open_] = size / known;
+    return shape;
+  }
+  friend std::ostream& operator<<(std::ostream& out, const Axes& axes) {
+    out << '[';
+    for (int i = 0; i < axes.shape_.rank(); ++i) out << (i > 0 ? ", " : "") << (i == axes.open_ ? -1 : axes.shape_[i]);
+    return out << ']';
+  }
+
+ private:
+  Shape shape_{};
+  int open_ = -1;  // the axis that is -1, 1 in `shape_`
+};
+
 /// The NumPy broadcast of two shapes; an `Error` names `what` and both shapes when they do not fit.
 inline Shape broadcast(const Shape& a, const Shape& b, const char* what) {
   const int rank = std::max(a.rank(), b.rank());

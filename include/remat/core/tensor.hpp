@@ -92,11 +92,10 @@ class Tensor {
     require(size() == 1, "tensor: item() of shape ", shape(), " with ", size(), " elements");
     return data()[0];
   }
-  /// The same elements in another shape of the same size; shares bytes.
-  Tensor reshape(const Shape& shape) const {
-    require(shape.size() == size(), "reshape: ", size(), " elements do not fit shape ", shape);
+  /// The same elements in another shape of the same size; shares bytes. One axis may be -1.
+  Tensor reshape(const Axes& axes) const {
     Tensor view = *this;
-    view.any_.shape = shape;
+    view.any_.shape = axes.of(shape());
     return view;
   }
   /// Rows [begin, end) of the first axis; shares bytes.
