@@ -4,6 +4,7 @@
 #include <remat/autodiff/recording.hpp>
 #include <type_traits>
 #include <utility>
+#include <variant>
 #include <vector>
 
 namespace remat::inline REMAT_ABI {
@@ -120,43 +121,49 @@ Var<T> checkpoint_name(const Var<T>& x, const std::string& label) {
   return x;
 }
 
-/// Anything an op takes: a Var, a Parameter, a Tensor or a number as a constant, or nothing.
+/// Anything an op takes: a Var, a Parameter, a Tensor or a number as a constant, or nothing. It holds what it was made
+/// from, so it may be kept: as long as it lives, so does a Var's value.
 template <class T>
 class Argument {
  public:
   Argument() = default;
-  Argument(const Var<T>& var) : var_(&var) {}
-  /// Where `T` is bfloat16, a float parameter is its master: the op reads its cast.
+  Argument(const Var<T>& var) : held_(std::in_place_type<Var<T>>, var) {}
+  Argument(Var<T>&& var) : held_(std::in_place_type<Var<T>>, std::move(var)) {}
+  /// Where `T` is bfloat16, a float parameter is its master: the op reads its cast. A parameter that was never made
+  /// counts as nothing: an optional bias.
   template <class Master>
-  requires std::is_same_v<Master, T> || std::is_same_v<Master, Accum<T>> Argument(const Parameter<Master>& parameter)
-      : parameter_(&parameter.entry()) {}
-  Argument(const Tensor<T>& tensor) : tensor_(tensor), is_constant_(true) {}
-  template <class Number>
-  requires std::is_arithmetic_v<Number> Argument(Number value)
-      : tensor_(Shape{}, static_cast<T>(value)), is_constant_(true) {}
-
-  const AnyVar* var() const { return var_; }
-  const Shape& shape() const {
-    if (var_ != nullptr) return var_->shape();
-    return parameter_ != nullptr && *parameter_ ? (*parameter_)->value.shape : tensor_.shape();
+  requires std::is_same_v<Master, T> || std::is_same_v<Master, Accum<T>> Argument(const Parameter<Master>& parameter) {
+    if (parameter) held_ = parameter.entry();
   }
-  /// A parameter that was never made counts as nothing: an optional bias.
-  bool has_value() const { return var_ != nullptr || is_constant_ || (parameter_ != nullptr && *parameter_); }
+  Argument(Tensor<T> tensor) : held_(std::move(tensor)) {}
+  template <class Number>
+  requires std::is_arithmetic_v<Number> Argument(Number value) : held_(Tensor<T>(Shape{}, static_cast<T>(value))) {}
+
+  const AnyVar* var() const { return std::get_if<Var<T>>(&held_); }
+  Shape shape() && { return std::as_const(*this).shape(); }
+  const Shape& shape() const& {
+    static constexpr Shape nothing{};
+    if (const AnyVar* const v = var()) return v->shape();
+    if (const auto* parameter = std::get_if<Entry>(&held_)) return (*parameter)->value.shape;
+    const auto* constant = std::get_if<Tensor<T>>(&held_);
+    return constant != nullptr ? constant->shape() : nothing;
+  }
+  bool has_value() const { return held_.index() != 0; }
   Operand on(Program& program) const {
-    if (var_ != nullptr) {
-      require(&var_->program() == &program, "an op's operands lie on two tapes");
-      return var_->where();
+    if (const AnyVar* const v = var()) {
+      require(&v->program() == &program, "an op's operands lie on two tapes");
+      return v->where();
     }
-    if (is_constant_) return {program.add_leaf(tensor_.any(), false), 0, tensor_.shape()};
-    if (parameter_ != nullptr && *parameter_) return {program.parameter_slot(*parameter_, dtype_of<T>()), 0, shape()};
+    if (const auto* constant = std::get_if<Tensor<T>>(&held_))
+      return {program.add_leaf(constant->any(), false), 0, constant->shape()};
+    if (const auto* parameter = std::get_if<Entry>(&held_))
+      return {program.parameter_slot(*parameter, dtype_of<T>()), 0, shape()};
     return {};
   }
 
  private:
-  const Var<T>* var_ = nullptr;
-  const std::shared_ptr<ParameterEntry>* parameter_ = nullptr;
-  Tensor<T> tensor_{};
-  bool is_constant_ = false;
+  using Entry = std::shared_ptr<ParameterEntry>;
+  std::variant<std::monostate, Var<T>, Entry, Tensor<T>> held_;
 };
 
 /// `Argument<T>`, kept out of template deduction.

@@ -25,8 +25,8 @@ struct AttentionOptions {
   Index relative_max_distance = 128;  // from here on, distances share T5's last bucket
 };
 
-/// Masks and biases, each of which may be left out; a key is seen where all agree. It refers to the caller's Vars, so
-/// write it in the call: `attention(q, k, v, {.causal = true}, {.key_lengths = lengths})`.
+/// Masks and biases, each of which may be left out; a key is seen where all agree:
+/// `attention(q, k, v, {.causal = true}, {.key_lengths = lengths})`.
 template <class T>
 struct AttentionMasks {
   Like<std::int32_t> key_lengths{};     // [B]: keys from there on are padding

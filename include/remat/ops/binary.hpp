@@ -92,7 +92,10 @@ using ElementOf = typename Element<std::conditional_t<std::is_base_of_v<AnyVar, 
 template <class F, class A, class B, class T = ElementOf<A, B>>
 requires std::convertible_to<const A&, Argument<T>> && std::convertible_to<const B&, Argument<T>> Var<T> binary(
     const A& a, const B& b) {
-  return record(Binary<T, F>(), Argument<T>(a), Argument<T>(b))[Binary<T, F>::y];
+  const auto operand = []<class X>(const X& x) -> std::conditional_t<std::is_same_v<X, Var<T>>, const X&, Argument<T>> {
+    return x;
+  };
+  return record(Binary<T, F>(), operand(a), operand(b))[Binary<T, F>::y];
 }
 }  // namespace detail
 
