@@ -117,6 +117,29 @@ TEST(Tensor, ReshapeFindsOneAxis) {
   expect_error({"more than 8 axes"}, [&] { a.reshape({1, 1, 1, 1, 1, 1, 1, 1, -1}); });
 }
 
+// Protects users from views of what is gone: a view of a temporary does not compile, a reference into one is a value.
+template <class X>
+concept HasEigenView = requires(X x) {
+  as_eigen(std::forward<X>(x));
+};
+template <class X>
+concept HasXtensorView = requires(X x) {
+  as_xtensor(std::forward<X>(x));
+};
+template <class X>
+concept HasSpan = requires(X x) {
+  std::forward<X>(x).span();
+};
+template <class X>
+constexpr bool has_views = HasEigenView<X>&& HasXtensorView<X>&& HasSpan<X>;
+template <class X>
+constexpr bool has_any_view = HasEigenView<X> || HasXtensorView<X> || HasSpan<X>;
+static_assert(has_views<Tensor<float>&> && has_views<const Tensor<float>&>);
+static_assert(!has_any_view<Tensor<float>> && !has_any_view<const Tensor<float>>);
+static_assert(std::is_same_v<decltype(std::declval<Tensor<float>>().shape()), Shape>);
+static_assert(std::is_same_v<decltype(std::declval<Tensor<float>>().any()), AnyTensor>);
+static_assert(std::is_same_v<decltype(std::declval<Tensor<float>>()[0]), float>);
+
 // Protects bitwise promises from their own ruler.
 TEST(Tensor, SameBits) {
   const float nan = std::numeric_limits<float>::quiet_NaN();
@@ -151,7 +174,8 @@ TEST(Tensor, Xtensor) {
   const Tensor<float> transposed(xt::transpose(xt::xarray<double>{{1, 2}, {3, 4}, {5, 6}}));
   EXPECT_TRUE(same_bits(transposed, Tensor<float>({2, 3}, {1, 3, 5, 2, 4, 6})));
   EXPECT_TRUE(same_bits(Tensor<double>(as_xtensor(std::as_const(a))), a));
-  EXPECT_EQ(Tensor<float>(as_xtensor(Tensor<float>({0, 3}))).shape(), (Shape{0, 3}));
+  const Tensor<float> empty({0, 3});
+  EXPECT_EQ(Tensor<float>(as_xtensor(empty)).shape(), (Shape{0, 3}));
   std::ostringstream text;
   text << Tensor<int>({2, 2}, {1, 2, 3, 4});
   EXPECT_EQ(text.str(), "{{1, 2},\n {3, 4}}");

@@ -189,4 +189,22 @@ TEST(SequentialBatches, PredictEveryTokenOnce) {
   expect_error({"1 tokens", "2"}, [&] { data::SequentialBatches(std::span(tokens).first(1), 1, 1); });
 }
 
+// Protects from batches of tokens that are gone: what points into a temporary does not compile, or owns its tokens.
+using Tokens = std::vector<std::int32_t>;
+static_assert(std::is_constructible_v<data::RandomBatches, const Tokens&, Index, Index, int>);
+static_assert(std::is_constructible_v<data::RandomBatches, std::span<const std::int32_t>, Index, Index, int>);
+static_assert(!std::is_constructible_v<data::RandomBatches, Tokens, Index, Index, int>);
+static_assert(!std::is_constructible_v<data::RandomBatches, Tokens, Index, Index, int, std::string>);
+static_assert(std::is_constructible_v<data::SequentialBatches, Tokens&, Index, Index>);
+static_assert(!std::is_constructible_v<data::SequentialBatches, const Tokens, Index, Index>);
+static_assert(std::is_same_v<decltype(std::declval<TextCorpus>().tokens()), Tokens>);
+static_assert(std::is_same_v<decltype(std::declval<TextCorpus>().train_tokens()), Tokens>);
+static_assert(std::is_same_v<decltype(std::declval<TextCorpus>().validation_tokens()), Tokens>);
+static_assert(std::is_same_v<decltype(std::declval<TextCorpus>().vocabulary()), data::Vocabulary>);
+template <class Batches>
+concept GivesIterators = requires(Batches batches) {
+  std::forward<Batches>(batches).begin();
+};
+static_assert(GivesIterators<data::SequentialBatches&> && !GivesIterators<data::SequentialBatches>);
+
 }  // namespace

@@ -117,6 +117,12 @@ TEST_F(Safetensors, ReadsSingleTensors) {
   expect_error({path, "m/plain/v", "m/plain/w"}, [&] { file.read<float>("m/plain/v"); });
 }
 
+// Protects loops over a file opened in their head: what a temporary returns is no reference into it.
+static_assert(!std::is_reference_v<decltype(std::declval<io::SafetensorsFile>().tensors())>);
+static_assert(!std::is_reference_v<decltype(std::declval<io::SafetensorsFile>().metadata())>);
+static_assert(!std::is_reference_v<decltype(std::declval<io::SafetensorsFile>().info(""))>);
+static_assert(!std::is_reference_v<decltype(std::declval<io::SafetensorsFile>().path())>);
+
 // Protects the values in memory: whatever is wrong with the file, a load that throws has changed none.
 TEST_F(Safetensors, AFailedLoadChangesNothing) {
   Model saved(1);

@@ -60,7 +60,8 @@ class Plan {
   /// The step as its regions are written, then every policy of the phrase book in their place. Regions under an older
   /// plan's policy, which knows other shapes only, are written here as if they kept everything; the first row is then
   /// called "(without its plan)".
-  const std::vector<PlannedPolicy>& rows() const { return rows_; }
+  const std::vector<PlannedPolicy>& rows() const& { return rows_; }
+  std::vector<PlannedPolicy> rows() && { return std::move(rows_); }
   /// What the step would do with `policy` for every outermost region.
   PlannedPolicy under(const Policy& policy) const { return planned(policy::to_string(policy), policy, policy); }
 
@@ -84,7 +85,8 @@ class Plan {
   }
 
   /// Policies none of which is both slower and larger than another, by growing peak.
-  const std::vector<PlannedPolicy>& frontier() const {
+  std::vector<PlannedPolicy> frontier() && { return std::as_const(*this).frontier(); }
+  const std::vector<PlannedPolicy>& frontier() const& {
     if (frontier_.empty()) make_frontier();
     return frontier_;
   }

@@ -30,7 +30,8 @@ class AnyVar {
   }
 
   explicit operator bool() const { return static_cast<bool>(program_); }
-  const Shape& shape() const { return where_.shape; }
+  const Shape& shape() const& { return where_.shape; }
+  Shape shape() && { return where_.shape; }
   const Operand& where() const { return where_; }
   Program& program() const {
     require(static_cast<bool>(program_), "var: used before a value was given to it");

@@ -28,6 +28,8 @@ template <class T>
 Eigen::Map<const RowMatrix<T>> as_eigen(const Tensor<T>& tensor) {
   return {tensor.data(), tensor.shape().rows(), tensor.shape().back()};
 }
+template <class T>
+void as_eigen(const Tensor<T>&&) = delete;  // it would point into what is gone: name the tensor first
 
 /// Eigen matrices and expressions become tensors [rows, columns]; column vectors become [rows].
 template <class Source>

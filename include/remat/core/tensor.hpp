@@ -75,15 +75,17 @@ class Tensor {
     require(any_.dtype == dtype_of<T>(), "tensor: holds ", name_of(any_.dtype), ", asked for ", name_of(dtype_of<T>()));
   }
 
-  const Shape& shape() const { return any_.shape; }
+  const Shape& shape() const& { return any_.shape; }
+  Shape shape() && { return any_.shape; }
   Index size() const { return any_.size(); }
   const T* data() const& { return reinterpret_cast<const T*>(any_.data()); }
   /// For writing; unshares the bytes first.
   T* data() & { return reinterpret_cast<T*>(any_.mutable_data()); }
   /// Of a temporary, for reading while it lives: writing to a copy that is about to go would be lost.
   const T* data() && { return reinterpret_cast<const T*>(any_.data()); }
-  std::span<const T> span() const { return {data(), static_cast<std::size_t>(size())}; }
-  std::span<T> span() { return {data(), static_cast<std::size_t>(size())}; }
+  std::span<const T> span() const& { return {data(), static_cast<std::size_t>(size())}; }
+  std::span<T> span() & { return {data(), static_cast<std::size_t>(size())}; }
+  void span() const&& = delete;  // `for (float v : x.value().span())` would read what is gone: name the tensor first
   const T& operator[](Index i) const& { return data()[i]; }
   T& operator[](Index i) & { return data()[i]; }
   T operator[](Index i) && { return reinterpret_cast<const T*>(any_.data())[i]; }
@@ -110,8 +112,9 @@ class Tensor {
   /// Bytes of its own.
   Tensor copy() const { return Tensor(shape(), span()); }
 
-  const AnyTensor& any() const { return any_; }
-  AnyTensor& any() { return any_; }
+  const AnyTensor& any() const& { return any_; }
+  AnyTensor& any() & { return any_; }
+  AnyTensor any() && { return std::move(any_); }
 
   /// Same shape and same bits: NaN equals itself, 0 differs from -0.
   friend bool same_bits(const Tensor& a, const Tensor& b) {

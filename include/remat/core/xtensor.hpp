@@ -22,6 +22,8 @@ auto as_xtensor(const Tensor<T>& tensor) {
   const std::vector<std::size_t> shape(tensor.shape().begin(), tensor.shape().end());
   return xt::adapt(tensor.data(), static_cast<std::size_t>(tensor.size()), xt::no_ownership(), shape);
 }
+template <class T>
+void as_xtensor(const Tensor<T>&&) = delete;  // it would point into what is gone: name the tensor first
 
 /// Any xtensor expression becomes a tensor of its shape.
 template <class Source>

@@ -8,6 +8,7 @@
 #include <remat/core/tensor.hpp>
 #include <span>
 #include <string>
+#include <vector>
 
 namespace remat::inline REMAT_ABI::data {
 
@@ -48,6 +49,8 @@ class RandomBatches {
   }
 
   Batch next() { return at(step_++); }
+  RandomBatches(const std::vector<std::int32_t>&&, Index, Index, std::uint64_t, const std::string& = "") = delete;
+
   /// The batch of `step`, in [0, 2^32).
   Batch at(Index step) const {
     require(step >= 0 && step <= std::numeric_limits<std::uint32_t>::max(), "batches: step ", step,
@@ -109,6 +112,8 @@ class SequentialBatches {
   }
 
   /// Number of batches.
+  SequentialBatches(const std::vector<std::int32_t>&&, Index, Index, const std::string& = "") = delete;
+
   Index size() const { return (windows() + batch_ - 1) / batch_ + (tail() > 0); }
   /// Number of predicted tokens, all batches together.
   Index predictions() const { return static_cast<Index>(tokens_.size()) - 1; }
@@ -131,8 +136,10 @@ class SequentialBatches {
     Iterator& operator++() { return ++i, *this; }
     bool operator==(const Iterator& other) const { return i == other.i; }
   };
-  Iterator begin() const { return {this, 0}; }
-  Iterator end() const { return {this, size()}; }
+  Iterator begin() const& { return {this, 0}; }
+  Iterator end() const& { return {this, size()}; }
+  void begin() const&& = delete;  // an iterator points to its batches
+  void end() const&& = delete;
 
  private:
   Index windows() const { return predictions() / length_; }

@@ -29,13 +29,18 @@ class TextCorpus {
   }
 
   Index vocabulary_size() const { return vocabulary_.size(); }
-  const Vocabulary& vocabulary() const { return vocabulary_; }
+  const Vocabulary& vocabulary() const& { return vocabulary_; }
+  Vocabulary vocabulary() && { return std::move(vocabulary_); }
   std::vector<std::int32_t> encode(std::string_view text) const { return vocabulary_.encode(text); }
   std::string decode(std::span<const std::int32_t> tokens) const { return vocabulary_.decode(tokens); }
 
-  std::span<const std::int32_t> tokens() const { return tokens_; }
-  std::span<const std::int32_t> train_tokens() const { return tokens().first(train_count()); }
-  std::span<const std::int32_t> validation_tokens() const { return tokens().subspan(train_count()); }
+  std::span<const std::int32_t> tokens() const& { return tokens_; }
+  std::span<const std::int32_t> train_tokens() const& { return tokens().first(train_count()); }
+  std::span<const std::int32_t> validation_tokens() const& { return tokens().subspan(train_count()); }
+  /// Of a temporary corpus: copies, since a span would point into what is gone.
+  std::vector<std::int32_t> tokens() && { return std::move(tokens_); }
+  std::vector<std::int32_t> train_tokens() && { return copy(train_tokens()); }
+  std::vector<std::int32_t> validation_tokens() && { return copy(validation_tokens()); }
 
   /// Batches that point into this corpus, which must outlive them; their errors name the file.
   RandomBatches train_batches(Index batch, Index length, std::uint64_t seed) const& {
@@ -52,6 +57,7 @@ class TextCorpus {
       : name_(name), vocabulary_(std::move(vocabulary)), tokens_(vocabulary_.encode(text)) {
     require(!tokens_.empty(), name, ": is empty; give a file with text");
   }
+  static std::vector<std::int32_t> copy(std::span<const std::int32_t> tokens) { return {tokens.begin(), tokens.end()}; }
   // Rounded as `int(0.9 * n)` rounds, so that validation losses compare with nanoGPT's.
   std::size_t train_count() const { return static_cast<std::size_t>(0.9 * static_cast<double>(tokens_.size())); }
 

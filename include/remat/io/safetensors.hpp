@@ -42,17 +42,21 @@ class SafetensorsFile {
     }
   }
 
-  const std::string& path() const { return file_.path(); }
+  const std::string& path() const& { return file_.path(); }
+  std::string path() && { return file_.path(); }
   /// All tensors by name, in order of name.
-  const std::map<std::string, TensorInfo>& tensors() const { return header_.tensors; }
-  const std::map<std::string, std::string>& metadata() const { return header_.metadata; }
+  const std::map<std::string, TensorInfo>& tensors() const& { return header_.tensors; }
+  std::map<std::string, TensorInfo> tensors() && { return std::move(header_.tensors); }
+  const std::map<std::string, std::string>& metadata() const& { return header_.metadata; }
+  std::map<std::string, std::string> metadata() && { return std::move(header_.metadata); }
   std::vector<std::string> names() const {
     std::vector<std::string> all;
     for (const auto& [name, info] : tensors()) all.push_back(name);
     return all;
   }
   /// Type, shape and place of one tensor; an `Error` lists near names when there is none.
-  const TensorInfo& info(const std::string& name) const {
+  TensorInfo info(const std::string& name) && { return std::as_const(*this).info(name); }
+  const TensorInfo& info(const std::string& name) const& {
     const auto found = tensors().find(name);
     require(found != tensors().end(), path(), ": has no tensor \"", name, '"', near(name, names()));
     return found->second;

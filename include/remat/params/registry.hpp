@@ -51,7 +51,8 @@ class ParameterRegistry {
     for (const auto& [path, entry] : state_->entries) entry->has_grad = false;
   }
   /// Shared ids with the layer paths that use each.
-  const std::map<std::string, std::vector<std::string>>& shared_ids() const { return state_->ids; }
+  const std::map<std::string, std::vector<std::string>>& shared_ids() const& { return state_->ids; }
+  std::map<std::string, std::vector<std::string>> shared_ids() && { return state_->ids; }
   /// Ids that only one layer uses: most often a typing mistake.
   std::vector<std::string> single_user_ids() const {
     std::vector<std::string> single;
@@ -103,8 +104,10 @@ class Scope {
     return Parameter<T>(entry(std::string(name), dtype_of<T>(), shape, initializer, &fill<T>));
   }
 
-  const std::string& path() const { return path_; }
-  const std::string& use_path() const { return use_path_; }
+  const std::string& path() const& { return path_; }
+  std::string path() && { return std::move(path_); }
+  const std::string& use_path() const& { return use_path_; }
+  std::string use_path() && { return std::move(use_path_); }
 
  private:
   friend class ParameterRegistry;
