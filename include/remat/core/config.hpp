@@ -19,16 +19,43 @@
 #else
 #define REMAT_ABI_GEMM eigen
 #endif
-#if defined(__AVX512F__)
-#define REMAT_ABI_ISA avx512
+// Instructions decide how our vectors are laid out, and what compilers and Eigen make of every loop. Each line is a
+// step between two machines for which one compiles.
+#if defined(__AVX512BF16__)
+#define REMAT_ABI_VECTORS avx512bf16
+#elif defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
+#define REMAT_ABI_VECTORS avx512
+#elif defined(__AVX512F__)
+#define REMAT_ABI_VECTORS avx512f
 #elif defined(__AVX2__)
-#define REMAT_ABI_ISA avx2
+#define REMAT_ABI_VECTORS avx2
+#elif defined(__AVX__)
+#define REMAT_ABI_VECTORS avx
+#elif defined(__SSE4_1__)
+#define REMAT_ABI_VECTORS sse4
 #else
-#define REMAT_ABI_ISA baseline
+#define REMAT_ABI_VECTORS baseline
 #endif
-#define REMAT_ABI_JOIN2(a, b, c) a##_##b##_##c
-#define REMAT_ABI_JOIN(a, b, c) REMAT_ABI_JOIN2(a, b, c)
-#define REMAT_ABI REMAT_ABI_JOIN(v0_1, REMAT_ABI_GEMM, REMAT_ABI_ISA)
+#if defined(__FMA__)
+#define REMAT_ABI_FMA fma
+#else
+#define REMAT_ABI_FMA nofma
+#endif
+#if defined(__AMX_BF16__)
+#define REMAT_ABI_TILES amx
+#else
+#define REMAT_ABI_TILES noamx
+#endif
+// Containers of the standard library that check themselves are laid out otherwise, and so is what holds them.
+#if defined(_GLIBCXX_DEBUG)
+#define REMAT_ABI_LIBRARY checked
+#else
+#define REMAT_ABI_LIBRARY plain
+#endif
+#define REMAT_ABI_JOIN2(a, b, c, d, e, f) a##_##b##_##c##_##d##_##e##_##f
+#define REMAT_ABI_JOIN(a, b, c, d, e, f) REMAT_ABI_JOIN2(a, b, c, d, e, f)
+#define REMAT_ABI \
+  REMAT_ABI_JOIN(v0_1, REMAT_ABI_GEMM, REMAT_ABI_VECTORS, REMAT_ABI_FMA, REMAT_ABI_TILES, REMAT_ABI_LIBRARY)
 
 /// The library. The inline namespace `REMAT_ABI` carries version, GEMM backend and instruction set.
 namespace remat::inline REMAT_ABI {
