@@ -74,9 +74,10 @@ int train(const Settings& s) {
   if (s.threads > 0) omp_set_num_threads(s.threads);
   const auto corpus = remat::data::TextCorpus::read_bytes(s.data);
   const auto batches = corpus.train_batches(1, s.shape.context, s.seed);
-  std::printf("GPT over bytes: %d layers of %d dims, %d heads, context %d; %d threads, %s, GEMM %s\n\n", s.shape.layers,
-              s.shape.dims, s.shape.heads, s.shape.context, remat::machine::threads(), remat::machine::isa().c_str(),
-              remat::kernels::gemm_backend());
+  std::printf(
+      "GPT over bytes: %d layers of %d dims, %d heads, context %d; %d threads, OMP_WAIT_POLICY %s, %s, GEMM %s\n\n",
+      s.shape.layers, s.shape.dims, s.shape.heads, s.shape.context, remat::machine::threads(),
+      remat::machine::wait_policy().c_str(), remat::machine::isa().c_str(), remat::kernels::gemm_backend());
   const long_context::Variant variant = chosen(s);
 
   remat::ParameterRegistry parameters(s.seed);
@@ -85,6 +86,7 @@ int train(const Settings& s) {
   std::printf("\ntraining: %s; beside its peak, %.1f million parameters with gradients and AdamW take %.0f MiB\n",
               variant.name.c_str(), 1e-6 * static_cast<double>(parameters.count()),
               4 * sizeof(float) * static_cast<double>(parameters.count()) / (1 << 20));
+  remat::io::StepTimes step_times;
   for (int step = 0; step < s.steps; ++step) {
     const auto start = std::chrono::steady_clock::now();
     remat::TapeStats stats;
@@ -110,6 +112,7 @@ int train(const Settings& s) {
 }  // namespace
 
 int main(int argc, char** argv) {
+    if (const std::string advice = step_times.advice(seconds); !advice.empty()) std::printf("%s\n", advice.c_str());
   return programs::run_program(argc, argv, "long_context",
                                "Trains a GPT on the bytes of a text, at a context that plain attention could not hold.",
                                Settings(), add_options, train);

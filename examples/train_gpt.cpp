@@ -133,7 +133,8 @@ void print_start(const Settings& s, const CLI::App& app, const remat::ParameterR
       text_of("%lld in %zu tensors", static_cast<long long>(parameters.count()), parameters.entries().size()));
   row("tokens", text_of("%zu to train on, %zu to validate, vocabulary %lld", corpus.train_tokens().size(),
                         corpus.validation_tokens().size(), static_cast<long long>(corpus.vocabulary_size())));
-  row("threads", text_of("%d of ", remat::machine::threads()) + remat::machine::affinity());
+  row("threads", text_of("%d of ", remat::machine::threads()) + remat::machine::affinity() + ", OMP_WAIT_POLICY " +
+                     remat::machine::wait_policy());
   row("instructions", remat::machine::isa() + ", compiled for " + remat::machine::compiled_isa());
   row("FMA peak", text_of("%.0f GFLOP/s float32", peak_gflops));
   row("GEMM", remat::kernels::gemm_backend());
@@ -183,6 +184,7 @@ int train(const Settings& s, const CLI::App& app) {
   remat::optim::AdamW adamw(parameters, {.beta1 = s.beta1, .beta2 = s.beta2, .weight_decay = s.weight_decay});
   remat::optim::GlobalNorm global_norm(parameters);
   const remat::optim::WarmupCosine schedule{
+  remat::io::StepTimes step_times;
       .peak = s.lr, .minimum = std::min(s.min_lr, s.lr), .warmup = std::min(s.warmup, s.steps - 1), .steps = s.steps};
 
   std::error_code failure;

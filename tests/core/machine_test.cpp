@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 #include <omp.h>
 
+#include <cstdlib>
 #include <memory>
 #include <remat/core/machine.hpp>
 #include <string>
@@ -16,6 +17,17 @@ TEST(Machine, DescribesItself) {
   EXPECT_EQ(machine::threads(), omp_get_max_threads());
   std::cout << "CPU " << machine::isa() << ", compiled for " << machine::compiled_isa() << ", " << machine::affinity()
             << '\n';
+}
+
+// Protects the start table: it says what the environment says, and what it means when that is nothing.
+TEST(Machine, SaysHowThreadsWait) {
+  const char* const before = std::getenv("OMP_WAIT_POLICY");
+  const std::string old = before != nullptr ? before : "";
+  ::setenv("OMP_WAIT_POLICY", "passive", 1);
+  EXPECT_EQ(machine::wait_policy(), "passive");
+  ::unsetenv("OMP_WAIT_POLICY");
+  EXPECT_NE(machine::wait_policy().find("not set"), std::string::npos);
+  if (before != nullptr) ::setenv("OMP_WAIT_POLICY", old.c_str(), 1);
 }
 
 TEST(Machine, ResidentBytesGrowWithTouchedMemory) {

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstddef>
+#include <cstdlib>
 #include <fstream>
 #include <remat/core/config.hpp>
 #include <string>
@@ -88,6 +89,13 @@ inline std::string affinity() {
 
 /// Threads of the next parallel region.
 inline int threads() { return omp_get_max_threads(); }
+
+/// What threads do while they wait, as the environment's OMP_WAIT_POLICY says: "passive" is asleep. Spinning takes time
+/// from the other thread, and makes steps many times slower, as soon as other programs use the same cores.
+inline std::string wait_policy() {
+  const char* const policy = std::getenv("OMP_WAIT_POLICY");
+  return policy != nullptr && *policy != '\0' ? policy : "not set, so they spin at first";
+}
 
 /// Physical memory of this process in bytes; 0 where the system does not tell.
 inline std::size_t resident_bytes() {

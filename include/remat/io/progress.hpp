@@ -1,9 +1,12 @@
-// The progress line of a training loop.
+// The progress line of a training loop, and its advice when steps are slowed down.
 #pragma once
 
 #include <unistd.h>
 
+#include <algorithm>
+#include <array>
 #include <chrono>
+#include <cstddef>
 #include <cstdio>
 #include <remat/core/shape.hpp>
 #include <string>
@@ -32,6 +35,34 @@ inline std::string readable_seconds(double seconds) {
     std::snprintf(text, sizeof text, "%ldh%02ldm", whole / 3600, whole / 60 % 60);
   return text;
 }
+
+/// Watches the time of steps that do equal work, and says once that they are slowed down from outside.
+class StepTimes {
+ public:
+  /// `seconds` is the time of the next step. A line of advice when the slower of the last 16 steps took more than 3
+  /// times as long as the faster (two of each, so that a single one is no reason), else nothing.
+  std::string advice(double seconds) {
+    if (is_given_) return {};
+    recent_[count_++ % recent_.size()] = seconds;
+    if (count_ < recent_.size()) return {};
+    auto sorted = recent_;
+    std::sort(sorted.begin(), sorted.end());
+    const double fast = sorted[1], slow = sorted[sorted.size() - 2];
+    if (!(slow > 3 * fast)) return {};
+    is_given_ = true;
+    char text[200];
+    std::snprintf(text, sizeof text,
+                  "steps take from %.1f to %.1f ms: others use these cores; OMP_WAIT_POLICY=passive in the environment "
+                  "or fewer threads help",
+                  1e3 * fast, 1e3 * slow);
+    return text;
+  }
+
+ private:
+  std::array<double, 16> recent_{};
+  std::size_t count_ = 0;
+  bool is_given_ = false;
+};
 
 /// One line on standard output that is rewritten at most ten times a second; where the output is no terminal, a plain
 /// line every `plain_every` steps.
