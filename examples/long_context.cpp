@@ -44,10 +44,10 @@ void add_options(CLI::App& app, Settings& s) {
       ->check(not_negative);
   app.add_option("--ffn-chunk", s.shape.ffn_chunk, "tokens to a piece of feed-forward; 0: a query chunk")
       ->check(not_negative);
-  app.add_option("--lr", s.lr, "learning rate")->check(CLI::Range(1e-12, 1e3));
+  app.add_option("--lr", s.lr, "learning rate")->check(programs::between(1e-12, 1e12));
   app.add_option("--offload-directory", s.offload_directory, "for `offloaded`; the system's temporary folder if empty");
   app.add_option("--threads", s.threads, "OpenMP threads; 0: the system's choice")->check(not_negative);
-  app.add_option("--seed", s.seed, "of initial values and batches");
+  app.add_option("--seed", s.seed, "of initial values and batches")->check(programs::between(0, 0x1p64));
 }
 
 // Prints what each variant would take; returns the one to train.
@@ -98,13 +98,22 @@ int train(const Settings& s) {
       loss = static_cast<double>(mean.item());
       stats = tape.stats();
     }
-    adamw.step(s.lr, remat::optim::clip_scale(remat::optim::global_norm(parameters), 1.0));
+    double norm = 0;
+    try {
+      norm = remat::optim::global_norm(parameters);
+      remat::require(std::isfinite(loss), "the loss is not finite; lower --lr");
+    } catch (const remat::Error& error) {  // the step that one will look at: it has no other line
+      std::printf("step %d/%d  loss %.4f  stopped\n", step + 1, s.steps, loss);
+      std::fflush(stdout);
+      remat::fail("step ", step + 1, ": ", error.what());
+    }
+    adamw.step(s.lr, remat::optim::clip_scale(norm, 1.0));
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     std::printf("step %d/%d  loss %.4f  %.2f s  %.0f tokens/s  peak %.1f MiB  offloaded %.1f MiB  resident %.0f MiB\n",
                 step + 1, s.steps, loss, seconds, s.shape.context / seconds, mib(stats.peak_bytes),
                 mib(stats.offloaded_bytes), mib(remat::machine::resident_bytes()));
+    if (const std::string advice = step_times.advice(seconds); !advice.empty()) std::printf("%s\n", advice.c_str());
     std::fflush(stdout);
-    remat::require(std::isfinite(loss), "step ", step, ": the loss is not finite; lower --lr");
   }
   return 0;
 }
@@ -112,7 +121,6 @@ int train(const Settings& s) {
 }  // namespace
 
 int main(int argc, char** argv) {
-    if (const std::string advice = step_times.advice(seconds); !advice.empty()) std::printf("%s\n", advice.c_str());
   return programs::run_program(argc, argv, "long_context",
                                "Trains a GPT on the bytes of a text, at a context that plain attention could not hold.",
                                Settings(), add_options, train);

@@ -2,11 +2,36 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <cstdlib>
 #include <exception>
 #include <iostream>
+#include <string>
 #include <type_traits>
 
+#include "text_of.hpp"
+
 namespace programs {
+
+/// A number from `low` to `high`; unlike CLI::Range not NaN.
+inline CLI::Validator between(double low, double high) {
+  const auto check = [=](const std::string& text) {
+    char* end = nullptr;
+    const double value = std::strtod(text.c_str(), &end);
+    const bool fits = !text.empty() && *end == '\0' && value >= low && value <= high;
+    return fits ? std::string() : text + text_of(" is not a number between %g and %g", low, high);
+  };
+  return {check, text_of("[%g - %g]", low, high), "between"};
+}
+
+/// What was refused, in words of our own where CLI11 speaks of its inner counts and types.
+inline std::string refusal(const CLI::App& app, const CLI::ParseError& error) {
+  const std::string text = error.what(), flag = text.substr(0, text.find(':'));
+  if (error.get_name() == "ConversionError") return text.substr(flag.size() + 2) + " cannot be read";
+  if (error.get_name() != "ArgumentMismatch") return text;
+  const CLI::Option* const option = app.get_option_no_throw(flag);
+  if (option == nullptr || option->count() < 2) return flag + " needs a value";
+  return flag + " is given " + std::to_string(option->count()) + " times; give it once";
+}
 
 /// Reads flags into `settings` by `add_options(app, settings)`, then runs `body(settings)`, or `body(settings, app)`,
 /// and returns what it returns. What it throws is printed on a line and gives 1; flags that are refused give 2.
@@ -20,7 +45,7 @@ int run_program(int argc, char** argv, const char* name, const char* description
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);  // --help
-    std::cerr << name << ": " << error.what() << " (--help lists the flags)\n";
+    std::cerr << name << ": " << refusal(app, error) << " (--help lists the flags)\n";
     return 2;
   }
   if constexpr (std::is_invocable_v<Body, const Settings&, const CLI::App&>)

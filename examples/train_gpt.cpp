@@ -6,7 +6,6 @@
 #include <chrono>
 #include <cmath>
 #include <cstdio>
-#include <cstdlib>
 #include <filesystem>
 #include <iostream>
 #include <memory>
@@ -21,6 +20,7 @@
 
 namespace {
 
+using programs::between;
 using programs::text_of;
 
 struct Settings {
@@ -39,17 +39,6 @@ void apply_nanogpt_cpu(Settings& s) {
   s.layers = 4, s.heads = 4, s.dims = 128, s.context = 64, s.batch = 12, s.steps = 2000;
   s.lr = 1e-3, s.min_lr = 1e-4, s.warmup = 100, s.beta2 = 0.99, s.clip = 1, s.weight_decay = 0.1;
   s.bias = false, s.dropout = 0, s.eval_every = 250, s.remat = "everything";
-}
-
-// Unlike CLI::Range, which lets NaN through.
-CLI::Validator between(double low, double high) {
-  const auto check = [=](const std::string& text) {
-    char* end = nullptr;
-    const double value = std::strtod(text.c_str(), &end);
-    const bool fits = !text.empty() && *end == '\0' && value >= low && value <= high;
-    return fits ? std::string() : text + text_of(" is not a number between %g and %g", low, high);
-  };
-  return {check, text_of("[%g - %g]", low, high), "between"};
 }
 
 void add_options(CLI::App& app, Settings& s) {
@@ -184,7 +173,6 @@ int train(const Settings& s, const CLI::App& app) {
   remat::optim::AdamW adamw(parameters, {.beta1 = s.beta1, .beta2 = s.beta2, .weight_decay = s.weight_decay});
   remat::optim::GlobalNorm global_norm(parameters);
   const remat::optim::WarmupCosine schedule{
-  remat::io::StepTimes step_times;
       .peak = s.lr, .minimum = std::min(s.min_lr, s.lr), .warmup = std::min(s.warmup, s.steps - 1), .steps = s.steps};
 
   std::error_code failure;
@@ -196,6 +184,7 @@ int train(const Settings& s, const CLI::App& app) {
 
   std::vector<remat::TraceSlice> trace;
   remat::io::ProgressLine progress(s.steps, 50);
+  remat::io::StepTimes step_times;
   for (int step = 0; step < s.steps; ++step) {
     const auto start = Clock::now();
     const double lr = schedule(step);
@@ -219,7 +208,15 @@ int train(const Settings& s, const CLI::App& app) {
       flops += stats.forward_flops + stats.backward_flops - stats.replay_flops;
       trace = tape.trace();
     }
-    const double norm = global_norm.value();
+    double norm = 0;
+    try {
+      norm = global_norm.value();
+      remat::require(std::isfinite(loss), "the loss is not finite; lower --lr");
+    } catch (const remat::Error& error) {  // the step that one will look at: it has no other line
+      log.write({{"step", step}, {"loss", loss}, {"lr", lr}, {"error", error.what()}});
+      progress.note(text_of("step %d/%d  loss %.4f  lr %.2e  stopped", step + 1, s.steps, loss, lr));
+      remat::fail("step ", step + 1, ": ", error.what());
+    }
     adamw.step(lr, remat::optim::clip_scale(norm, s.clip));
     const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
 
@@ -245,7 +242,7 @@ int train(const Settings& s, const CLI::App& app) {
                             is_last ? " over the whole validation split" : ""));
     }
     log.write(line);
-    remat::require(std::isfinite(loss), "step ", step, ": the loss is not finite; lower --lr");
+    if (const std::string advice = step_times.advice(seconds); !advice.empty()) progress.note(advice);
   }
   progress.finish();
 
