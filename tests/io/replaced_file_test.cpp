@@ -131,6 +131,15 @@ TEST_F(ReplacedFile, WritersDoNotMeet) {
   EXPECT_EQ(files(), 1);
 }
 
+// Protects the reason of a failure: it is that of the step that failed, and nothing is left beside.
+TEST_F(ReplacedFile, SaysWhyItCannotReplace) {
+  io::ReplacedFile file(path);
+  file.file().write("new");
+  fs::create_directory(path);  // in the meantime
+  errno = 0;
+  expect_error({path, "cannot be replaced", "Is a directory"}, [&] { file.commit(); });
+}
+
 // Protects every writer: weights, traces and logs go through links, and logs refuse what they cannot append to.
 TEST_F(ReplacedFile, IsUsedByAllWriters) {
   const std::string link = folder / "link";

@@ -114,8 +114,8 @@ class ReplacedFile {
   void commit() {
     file_.sync();
     if (!place_.is_replaced) return;
-    require(::rename(file_.path().c_str(), place_.path.c_str()) == 0, place_.path,
-            ": cannot be replaced: ", std::strerror(errno));
+    if (::rename(file_.path().c_str(), place_.path.c_str()) != 0)
+      fail(place_.path, ": cannot be replaced: ", std::strerror(errno));
     committed_ = true;
     const std::string folder = folder_of(place_.path);
     File(folder.empty() ? "." : folder, O_RDONLY | O_DIRECTORY).sync();  // the new name is a change of the folder
