@@ -122,6 +122,26 @@ TEST(RandomBatches, AreWindowsOfTheTokens) {
   for (const auto& [start, count] : starts) EXPECT_NEAR(count, 1000, 6 * std::sqrt(1000.0)) << start;
 }
 
+// Protects what is said of an epoch, for every way in which sizes fail to divide: no token twice, fewer than two
+// windows left out, and none of them always.
+TEST(RandomBatches, LeaveOutLessThanTwoWindows) {
+  for (const Index length : {1, 3, 8})
+    for (Index n = length + 1; n < 6 * length + 3; ++n) {
+      const auto tokens = counting(static_cast<std::size_t>(n));
+      const Index windows = std::max<Index>(1, (n - 1) / length - 1);  // of an epoch
+      const data::RandomBatches batches(tokens, windows, length, 7);
+      std::set<std::int32_t> ever;
+      for (Index epoch = 0; epoch < 200; ++epoch) {
+        const auto inputs = batches.at(epoch).inputs;
+        const std::set<std::int32_t> seen(inputs.span().begin(), inputs.span().end());
+        ASSERT_EQ(static_cast<Index>(seen.size()), inputs.size());
+        ASSERT_LT(n - 1 - inputs.size(), 2 * length);
+        ever.insert(seen.begin(), seen.end());
+      }
+      ASSERT_EQ(static_cast<Index>(ever.size()), n - 1);
+    }
+}
+
 // Protects the order of an epoch: shuffled, no token twice, all but the rest of one cut, and another cut each time.
 TEST(RandomBatches, SeeEveryTokenOncePerEpoch) {
   const auto tokens = counting(1003);

@@ -31,8 +31,9 @@ struct Batch {
 };
 
 /// Windows of `length` tokens in shuffled order: each epoch cuts the text side by side from another random beginning,
-/// so that every token is seen once an epoch. A batch is a pure function of (seed, step): a run that resumes at step n
-/// needs nothing but n. The tokens must outlive this object.
+/// so that it sees no token twice. What is left over at the two ends, fewer than 2 * length tokens together, is not
+/// seen in that epoch but, cut otherwise, in others. A batch is a pure function of (seed, step): a run that resumes at
+/// step n needs nothing but n. The tokens must outlive this object.
 class RandomBatches {
  public:
   /// `name` stands for the tokens in errors: a file perhaps.
@@ -48,9 +49,9 @@ class RandomBatches {
     if (windows_ > 1) --windows_, beginnings_ += length;
   }
 
-  Batch next() { return at(step_++); }
   RandomBatches(const std::vector<std::int32_t>&&, Index, Index, std::uint64_t, const std::string& = "") = delete;
 
+  Batch next() { return at(step_++); }
   /// The batch of `step`, in [0, 2^32).
   Batch at(Index step) const {
     require(step >= 0 && step <= std::numeric_limits<std::uint32_t>::max(), "batches: step ", step,
@@ -111,9 +112,9 @@ class SequentialBatches {
             " tokens, but a prediction needs at least 2; use a longer text");
   }
 
-  /// Number of batches.
   SequentialBatches(const std::vector<std::int32_t>&&, Index, Index, const std::string& = "") = delete;
 
+  /// Number of batches.
   Index size() const { return (windows() + batch_ - 1) / batch_ + (tail() > 0); }
   /// Number of predicted tokens, all batches together.
   Index predictions() const { return static_cast<Index>(tokens_.size()) - 1; }
