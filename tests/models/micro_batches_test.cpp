@@ -89,4 +89,15 @@ TEST(MicroBatches, OfRowsThatAreNotThereAreRefused) {
   expect_error({"batch: rows [2, 2) of 4"}, [&] { batch.rows(2, 2); });
 }
 
+// Protects from steps that teach nothing: a batch without sequences, or of sequences without tokens, has no loss.
+TEST(MicroBatches, AnEmptyBatchIsRefused) {
+  ParameterRegistry parameters;
+  const models::Gpt<float> gpt(parameters / "gpt", remat_test::small_gpt());
+  for (const Shape& shape : {Shape{0, 4}, Shape{2, 0}}) {
+    const Tensor<std::int32_t> ids(shape);
+    Tape tape;
+    expect_error({"gpt", shape.to_string(), "no tokens"}, [&] { gpt.loss(tape, data::Batch{ids, ids}); });
+  }
+}
+
 }  // namespace

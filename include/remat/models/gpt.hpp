@@ -70,6 +70,8 @@ struct Gpt {
   /// whole.
   template <class Batch>
   Var<Accum<T>> loss(Tape& tape, const Batch& batch) const {
+    require(batch.targets.size() > 0, path, ": a batch of shape ", batch.targets.shape(),
+            " has no tokens to learn; its loss would be 0 whatever the weights");
     const auto here = tape.layer(path);
     return linear_cross_entropy<T>(
         hidden(tape, batch.inputs), head_table(), {}, tape.input(batch.targets),
