@@ -43,10 +43,31 @@ TEST(Registry, NamesParametersByPath) {
   EXPECT_EQ(parameters.count(), 17);
   EXPECT_EQ(b.value()[4], 2.5);
   EXPECT_TRUE(same_bits(parameters.at<float>("decoder/layer_0/ffn/w").value(), w.value()));
-  EXPECT_EQ(error_of([&] { parameters.at<float>("decoder/c"); }), "parameters: no parameter at decoder/c");
+  EXPECT_EQ(error_of([&] { parameters.at<float>("decoder/c"); }),
+            "parameters: no parameter at decoder/c; the nearest names are \"decoder/b\", \"decoder/layer_0/ffn/w\"");
   EXPECT_EQ(error_of([&] { parameters.at<float>("decoder/b"); }), "decoder/b: holds float64, asked for float32");
   expect_error({"one word", "\"a/b\""}, [&] { parameters / "a/b"; });
   expect_error({"decoder", "one word", "\"\""}, [&] { decoder / ""; });
+}
+
+// Protects from looking in vain: the path that was meant is named, as the file reader names it.
+TEST(Registry, AnUnknownPathIsAnsweredByNearOnes) {
+  ParameterRegistry parameters;
+  expect_error({"no parameter at gpt/w; none has been made yet"}, [&] { parameters.at<float>("gpt/w"); });
+  for (const char* layer : {"layer_0", "layer_1", "layer_2", "layer_3"})
+    for (const char* name : {"w", "b"})
+      (parameters / "gpt" / "decoder" / layer).parameter<float>(name, {2}, init::zeros());
+  expect_error({"no parameter at gpt/decoder/layer0/w; the nearest names are \"gpt/decoder/layer_0/w\""},
+               [&] { parameters.at<float>("gpt/decoder/layer0/w"); });
+  expect_error({"the nearest names are \"gpt/decoder/layer_2/b\""}, [&] { parameters.at<float>("layer_2/b"); });
+}
+
+// Protects the form "where: what": no error begins with a colon.
+TEST(Registry, ErrorsBeginWithAPlace) {
+  ParameterRegistry parameters;
+  expect_error({"parameters: a scope's name must be one word, got \"a/b\""}, [&] { parameters / "a/b"; });
+  expect_error({"parameters: a scope's name must be one word, got \"\""}, [&] { parameters / ""; });
+  expect_error({"a: a parameter needs a name"}, [&] { (parameters / "a").parameter<float>("", {2}, init::zeros()); });
 }
 
 // Protects training: gradients start as zeros, are the parameter's own, and values are replaced as a whole.
@@ -139,7 +160,7 @@ TEST(Sharing, WithoutAnIdAPathHasOneOwner) {
   ParameterRegistry parameters;
   const Scope scope = parameters / "a";
   scope.parameter<float>("w", {2}, init::zeros());
-  expect_error({"a/w", "owns it already", "shared_weight_id"},
+  expect_error({"a/w: the scope a is taken already", "a/w owns it", "under another scope", "shared_weight_id"},
                [&] { scope.parameter<float>("w", {2}, init::zeros()); });
   const Scope shared = scope.shared_as("s");
   shared.parameter<float>("w", {2}, init::zeros());

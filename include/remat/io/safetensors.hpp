@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <bit>
 #include <map>
+#include <remat/core/near_misses.hpp>
 #include <remat/core/tensor.hpp>
 #include <remat/io/file.hpp>
 #include <remat/io/safetensors_header.hpp>
@@ -77,17 +78,7 @@ class SafetensorsFile {
 
   /// `; the nearest names are ...`: those that share the longest beginning and end with `name`.
   static std::string near(std::string_view name, std::vector<std::string> names) {
-    const auto likeness = [name](std::string_view other) {
-      const auto begins = std::mismatch(name.begin(), name.end(), other.begin(), other.end());
-      const auto ends = std::mismatch(name.rbegin(), name.rend(), other.rbegin(), other.rend());
-      return (begins.first - name.begin()) + (ends.first - name.rbegin());
-    };
-    std::stable_sort(names.begin(), names.end(),
-                     [&](const auto& a, const auto& b) { return likeness(a) > likeness(b); });
-    std::string text;
-    for (std::size_t i = 0; i < std::min<std::size_t>(3, names.size()); ++i)
-      text += (i == 0 ? "; the nearest names are \"" : ", \"") + names[i] + '"';
-    return text;
+    return remat::detail::nearest_names(name, std::move(names));
   }
 
  private:

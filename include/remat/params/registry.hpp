@@ -5,6 +5,7 @@
 #include <iomanip>
 #include <map>
 #include <memory>
+#include <remat/core/near_misses.hpp>
 #include <remat/core/parallel.hpp>
 #include <remat/params/parameter.hpp>
 #include <string>
@@ -32,11 +33,11 @@ class ParameterRegistry {
     for (const auto& [path, entry] : state_->entries) all.push_back(entry);
     return all;
   }
-  /// The parameter at `path`; an `Error` when there is none or its type is another.
+  /// The parameter at `path`; an `Error` when there is none, which lists near paths, or when its type is another.
   template <class T>
   Parameter<T> at(const std::string& path) const {
     const auto found = state_->entries.find(path);
-    require(found != state_->entries.end(), "parameters: no parameter at ", path);
+    require(found != state_->entries.end(), "parameters: no parameter at ", path, near(path));
     require(found->second->value.dtype == dtype_of<T>(), path, ": holds ", name_of(found->second->value.dtype),
             ", asked for ", name_of(dtype_of<T>()));
     return Parameter<T>(found->second);
@@ -63,6 +64,11 @@ class ParameterRegistry {
 
  private:
   friend class Scope;
+  std::string near(const std::string& path) const {
+    std::vector<std::string> paths;
+    for (const auto& [each, entry] : state_->entries) paths.push_back(each);
+    return paths.empty() ? "; none has been made yet" : detail::nearest_names(path, std::move(paths));
+  }
   struct State {
     std::uint64_t seed = 0;
     std::map<std::string, std::shared_ptr<ParameterEntry>> entries;
@@ -76,8 +82,8 @@ class ParameterRegistry {
 class Scope {
  public:
   Scope operator/(std::string_view name) const {
-    require(!name.empty() && name.find('/') == std::string_view::npos, path_,
-            ": a scope's name must be one word, got \"", name, '"');
+    require(!name.empty() && name.find('/') == std::string_view::npos, use_path_.empty() ? "parameters" : use_path_,
+            ": a scope's name must be one word, got \"", name, "\"; write scope / \"a\" / \"b\" for two");
     Scope child = *this;
     child.path_ = join(path_, name);
     child.use_path_ = join(use_path_, name);
@@ -127,14 +133,16 @@ class Scope {
   }
   std::shared_ptr<ParameterEntry> entry(const std::string& name, DType dtype, const Shape& shape,
                                         const Initializer& initializer, Fill fill) const {
+    require(!name.empty(), use_path_, ": a parameter needs a name, got \"\"");
     const std::string path = join(path_, name), user = join(use_path_, name);
     if (const auto found = state_->entries.find(path); found != state_->entries.end()) {
       const auto& entry = found->second;
       const auto describe = [](DType type, const Shape& s, const Initializer& i) {
         return std::string(name_of(type)) + s.to_string() + " " + i.to_string();
       };
-      require(!ids_.empty(), path, ": asked by ", user, ", but ", entry->users.front(),
-              " owns it already; give both layers one shared_weight_id to share it");
+      require(!ids_.empty(), path, ": the scope ", path_, " is taken already, ", entry->users.front(),
+              " owns it; build the second layer or model under another scope (or, for both to use the same ",
+              "parameters, give both layers one shared_weight_id)");
       require(entry->value.dtype == dtype && entry->value.shape == shape && entry->initializer == initializer, path,
               ": ", user, " asks for ", describe(dtype, shape, initializer), ", but ", entry->users.front(),
               " made it as ", describe(entry->value.dtype, entry->value.shape, entry->initializer));
