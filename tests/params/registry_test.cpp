@@ -70,6 +70,18 @@ TEST(Registry, ErrorsBeginWithAPlace) {
   expect_error({"a: a parameter needs a name"}, [&] { (parameters / "a").parameter<float>("", {2}, init::zeros()); });
 }
 
+// Protects memory: neither elements nor bytes wrap around to a small block that is then written beyond.
+TEST(Registry, SizesThatOverflowAreRefused) {
+  ParameterRegistry parameters;
+  const Scope scope = parameters / "layer";
+  expect_error({"layer/w: ", "overflows"}, [&] { scope.parameter<float>("w", {Index{1} << 62}, init::zeros()); });
+  expect_error({"overflows"}, [&] { scope.parameter<float>("w", {Index{1} << 32, Index{1} << 32}, init::zeros()); });
+  EXPECT_EQ(parameters.entries().size(), 0U);
+  const AnyTensor tensor{DType::float32, {Index{1} << 62}};
+  expect_error({"overflows"}, [&] { (void)tensor.bytes(); });
+  expect_error({"pool: "}, [] { pool().allocate(SIZE_MAX); });
+}
+
 // Protects training: gradients start as zeros, are the parameter's own, and values are replaced as a whole.
 TEST(Registry, GradientsAndValues) {
   ParameterRegistry parameters;

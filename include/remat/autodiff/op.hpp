@@ -15,9 +15,7 @@ struct Spec {
   DType dtype = DType::float32;
   Shape shape{};
 
-  std::size_t bytes() const {
-    return static_cast<std::size_t>(checked_mul(shape.size(), static_cast<Index>(size_of(dtype)), "tensor"));
-  }
+  std::size_t bytes() const { return checked_bytes(shape.size(), size_of(dtype)); }
   friend bool operator==(const Spec&, const Spec&) = default;
 };
 

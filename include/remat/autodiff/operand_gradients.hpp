@@ -87,8 +87,8 @@ class OperandGradients {
     if (n.op->in_place_gradient(input) && same_spec && !is_wide && y.grad.use_count() == 1)
       fresh.buffer = y.grad;
     else
-      fresh.buffer = p_.allocate(static_cast<std::size_t>(operand.shape.size()) * size_of(dtype),
-                                 {MemoryUse::gradient, operand.slot});
+      fresh.buffer =
+          p_.allocate(checked_bytes(operand.shape.size(), size_of(dtype)), {MemoryUse::gradient, operand.slot});
     value.grad = fresh.buffer->data();
     return fresh;
   }

@@ -9,6 +9,7 @@
 #include <atomic>
 #include <bit>
 #include <cstddef>
+#include <cstdint>
 #include <cstdlib>
 #include <functional>
 #include <mutex>
@@ -120,6 +121,7 @@ class Pool {
  public:
   /// `bytes` uninitialized bytes, charged to `account` when there is one. Throws `Error` when memory is out.
   Storage allocate(std::size_t bytes, const Counted<Account>& account = {}) {
+    require(bytes <= SIZE_MAX / 2, "pool: ", bytes, " bytes asked, which no memory has");  // no sum below overflows
     bytes = round_up(bytes);
     const int size_class = class_of(bytes);
     Block* block = nullptr;

@@ -20,6 +20,10 @@ inline Index checked_mul(Index a, Index b, const char* what = "size") {
   if (__builtin_mul_overflow(a, b, &product)) fail(what, ": ", a, " * ", b, " overflows 64 bits");
   return product;
 }
+/// The bytes of so many elements of so many bytes each; the same `Error`.
+inline std::size_t checked_bytes(Index elements, std::size_t each, const char* what = "tensor") {
+  return static_cast<std::size_t>(checked_mul(elements, static_cast<Index>(each), what));
+}
 
 /// The axis lengths of a tensor, outermost first; at most 8 axes, each >= 0. Rank 0 is a scalar of one element.
 class Shape {

@@ -21,7 +21,7 @@ struct AnyTensor {
   Index offset = 0;  // elements from the start of the storage
 
   Index size() const { return shape.size(); }
-  std::size_t bytes() const { return static_cast<std::size_t>(size()) * size_of(dtype); }
+  std::size_t bytes() const { return checked_bytes(size(), size_of(dtype)); }
   const std::byte* data() const {
     std::byte* const begin = storage ? storage->data() : nullptr;
     return begin ? begin + static_cast<std::size_t>(offset) * size_of(dtype) : nullptr;
@@ -123,8 +123,7 @@ class Tensor {
 
  private:
   static Storage storage_for(const Shape& shape) {
-    return pool().allocate(
-        static_cast<std::size_t>(checked_mul(shape.size(), static_cast<Index>(size_of(dtype_of<T>())), "tensor")));
+    return pool().allocate(checked_bytes(shape.size(), size_of(dtype_of<T>())));
   }
 
   AnyTensor any_;

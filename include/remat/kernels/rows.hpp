@@ -17,7 +17,7 @@ struct RowBlocks {
   /// Scratch for one partial sum of `width` numbers a block.
   template <class T>
   std::size_t bytes(Index width) const {
-    return static_cast<std::size_t>(checked_mul(checked_mul(count, width, "scratch"), sizeof(T), "scratch"));
+    return checked_bytes(checked_mul(count, width, "scratch"), sizeof(T), "scratch");
   }
 };
 

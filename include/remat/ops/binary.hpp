@@ -37,7 +37,7 @@ struct Binary : Op {
     const auto stretched = [&](In<T> x, bool passes) {
       return in[x.index].wants_gradient && !passes && in[x].shape.size() != out[0].shape.size();
     };
-    const auto bytes = static_cast<std::size_t>(out[0].shape.size()) * sizeof(A);
+    const std::size_t bytes = checked_bytes(out[0].shape.size(), sizeof(A));
     return {.backward_scratch = stretched(a, F::passes_a) || stretched(b, F::passes_b) ? bytes : 0};
   }
   void forward(Frame& f) const override {

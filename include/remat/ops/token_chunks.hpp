@@ -28,7 +28,7 @@ struct TokenChunks {
     for (Index first = 0; first == 0 || first < tokens; first += chunk) body(first, std::min(chunk, tokens - first));
   }
   std::size_t logits_bytes() const {
-    return static_cast<std::size_t>(checked_mul(checked_mul(chunk, classes, "scratch"), sizeof(Accum<T>), "scratch"));
+    return checked_bytes(checked_mul(chunk, classes, "scratch"), sizeof(Accum<T>), "scratch");
   }
   /// Of the gradients of logits rounded to T, if they are, with what aligns the floats behind them.
   std::size_t narrow_bytes() const { return is_rounded ? round_up(logits_bytes() / 2) : 0; }

@@ -153,7 +153,7 @@ class Scope {
     }
     auto entry = std::make_shared<ParameterEntry>(ParameterEntry{path, {dtype, shape, {}, 0}});
     entry->initializer = initializer;
-    entry->value.storage = pool().allocate(entry->value.bytes());
+    entry->value.storage = pool().allocate(checked_bytes(shape.size(), size_of(dtype), path.c_str()));
     fill(entry->value, initializer, {state_->seed ^ hash(path), 0, 0});
     entry->users.push_back(user);
     state_->entries.emplace(path, entry);

@@ -95,7 +95,7 @@ class Carver {
   template <class U>
   U* take(Index elements) {
     std::byte* piece = base_ == nullptr ? nullptr : base_ + used_;
-    used_ += (static_cast<std::size_t>(elements) * sizeof(U) + 63) / 64 * 64;
+    used_ += (checked_bytes(elements, sizeof(U), "attention: scratch") + 63) / 64 * 64;
     return reinterpret_cast<U*>(piece);
   }
   std::size_t used() const { return used_; }
