@@ -46,20 +46,7 @@ struct Gpt {
   nn::Norm<T> final_norm;
   std::optional<Parameter<Accum<T>>> head;  // [V, D] when not tied
 
-  Gpt(const Scope& scope, const GptConfig& c)
-      : config(c),
-        path(scope.use_path()),
-        embedding(scope / "embedding",
-                  {.vocabulary = c.vocabulary, .model_dims = c.model_dims, .init = init::normal(c.init_deviation)}),
-        positions(
-            (scope / "positions")
-                .template parameter<Accum<T>>("table", {c.context, c.model_dims}, init::normal(c.init_deviation))),
-        decoder(scope / "decoder", stack(c)),
-        final_norm(scope / "final_norm", nn::NormKind::layer_norm, c.model_dims, c.bias) {
-    if (!c.tied_head)
-      head = (scope / "head")
-                 .template parameter<Accum<T>>("w", {c.vocabulary, c.model_dims}, init::normal(c.init_deviation));
-  }
+  Gpt(const Scope& where, const GptConfig& c) : Gpt(LayerScope(where), c, 0) {}
 
   /// ids [B, T] -> logits [B, T, V]
   Var<T> logits(Tape& tape, const Tensor<std::int32_t>& ids) const {
@@ -101,6 +88,21 @@ struct Gpt {
   }
 
  private:
+  Gpt(const LayerScope& scope, const GptConfig& c, int)
+      : config(c),
+        path(scope.use_path()),
+        embedding(scope / "embedding",
+                  {.vocabulary = c.vocabulary, .model_dims = c.model_dims, .init = init::normal(c.init_deviation)}),
+        positions(
+            (scope / "positions")
+                .template parameter<Accum<T>>("table", {c.context, c.model_dims}, init::normal(c.init_deviation))),
+        decoder(scope / "decoder", stack(c)),
+        final_norm(scope / "final_norm", nn::NormKind::layer_norm, c.model_dims, c.bias) {
+    if (!c.tied_head)
+      head = (scope / "head")
+                 .template parameter<Accum<T>>("w", {c.vocabulary, c.model_dims}, init::normal(c.init_deviation));
+  }
+
   /// ids [B, T] -> [B, T, D], what the head reads
   Var<T> hidden(Tape& tape, const Tensor<std::int32_t>& ids) const {
     require(ids.shape().rank() == 2 && ids.shape()[1] <= config.context, path, ": ids ", ids.shape(),

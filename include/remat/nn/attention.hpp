@@ -60,7 +60,7 @@ struct MultiHeadAttention {
             " does not divide num_heads ", c.num_heads);
     if (c.memory_dims == 0) c.memory_dims = c.model_dims;
     require(c.memory_dims > 0, path, ": memory_dims must be >= 0, got ", c.memory_dims);
-    const Scope scope = where.shared_as(c.shared_weight_id);
+    const LayerScope scope(where, c.shared_weight_id);
     const auto projection = [&](int dims, int heads) {
       return LinearConfig{.input_dims = dims, .output_dims = heads * c.head_dims, .bias = c.bias, .init = c.init};
     };
@@ -75,6 +75,7 @@ struct MultiHeadAttention {
         scope / "out",
         LinearConfig{
             .input_dims = c.num_heads * c.head_dims, .output_dims = c.model_dims, .bias = c.bias, .init = c.out_init});
+    scope.complete();
   }
 
   struct KeysValues {

@@ -21,11 +21,12 @@ struct Embedding {
   Parameter<Accum<T>> table;
   std::string path;
 
-  Embedding(const Scope& scope, const EmbeddingConfig& config) : path(scope.use_path()) {
+  Embedding(const Scope& where, const EmbeddingConfig& config) : path(where.use_path()) {
     require(config.vocabulary > 0 && config.model_dims > 0, path,
             ": embedding needs vocabulary and model_dims > 0, got ", config.vocabulary, " and ", config.model_dims);
-    table = scope.shared_as(config.shared_weight_id)
-                .template parameter<Accum<T>>("table", {config.vocabulary, config.model_dims}, config.init);
+    const LayerScope scope(where, config.shared_weight_id);
+    table = scope.parameter<Accum<T>>("table", {config.vocabulary, config.model_dims}, config.init);
+    scope.complete();
   }
   /// ids [...] in [0, V) -> [..., D]
   Var<T> operator()(const Var<std::int32_t>& ids) const {

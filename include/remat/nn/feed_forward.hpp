@@ -31,7 +31,7 @@ struct FeedForward {
   std::optional<Linear<T>> ffn1, gate, ffn2;  // [D, F], [D, F] when gated, [F, D]
 
   FeedForward(const Scope& where, const FeedForwardConfig& c) : config(c), path(where.use_path()) {
-    const Scope scope = where.shared_as(c.shared_weight_id);
+    const LayerScope scope(where, c.shared_weight_id);
     const LinearConfig in{.input_dims = c.model_dims, .output_dims = c.hidden_dims, .bias = c.bias, .init = c.init};
     LinearConfig first = in;
     first.shared_weight_id = c.ffn1_shared_weight_id;
@@ -42,6 +42,7 @@ struct FeedForward {
                                               .bias = c.bias,
                                               .init = c.out_init,
                                               .shared_weight_id = c.ffn2_shared_weight_id});
+    scope.complete();
   }
   /// x [..., D] -> [..., D]
   Var<T> operator()(const Var<T>& x) const {

@@ -22,13 +22,14 @@ struct Linear {
   Parameter<Accum<T>> w, b;
   std::string path;
 
-  Linear(const Scope& scope, const LinearConfig& config) : path(scope.use_path()) {
+  Linear(const Scope& where, const LinearConfig& config) : path(where.use_path()) {
     require(config.input_dims > 0 && config.output_dims > 0, path,
             ": linear needs input_dims and output_dims > 0, got ", config.input_dims, " and ", config.output_dims);
     const Initializer init = config.init.value_or(init::xavier_uniform(config.input_dims, config.output_dims));
-    w = scope.shared_as(config.shared_weight_id)
-            .template parameter<Accum<T>>("w", {config.input_dims, config.output_dims}, init);
+    const LayerScope scope(where), shared(scope, config.shared_weight_id);
+    w = shared.parameter<Accum<T>>("w", {config.input_dims, config.output_dims}, init);
     if (config.bias) b = scope.parameter<Accum<T>>("b", {config.output_dims}, init::zeros());
+    shared.complete();
   }
   /// x [..., D] -> [..., F]
   Var<T> operator()(const Var<T>& x) const {

@@ -24,9 +24,10 @@ struct LayerNorm {
 
   LayerNorm(const Scope& where, const LayerNormConfig& config) : epsilon(config.epsilon), path(where.use_path()) {
     require(config.model_dims > 0, path, ": layer norm needs model_dims > 0, got ", config.model_dims);
-    const Scope scope = where.shared_as(config.shared_weight_id);
+    const LayerScope scope(where, config.shared_weight_id);
     scale = scope.parameter<Accum<T>>("scale", {config.model_dims}, init::ones());
     if (config.bias) bias = scope.parameter<Accum<T>>("bias", {config.model_dims}, init::zeros());
+    scope.complete();
   }
   /// x [..., D] -> [..., D]
   Var<T> operator()(const Var<T>& x) const {
@@ -55,8 +56,9 @@ struct RmsNorm {
 
   RmsNorm(const Scope& where, const RmsNormConfig& config) : epsilon(config.epsilon), path(where.use_path()) {
     require(config.model_dims > 0, path, ": RMS norm needs model_dims > 0, got ", config.model_dims);
-    scale = where.shared_as(config.shared_weight_id)
-                .template parameter<Accum<T>>("scale", {config.model_dims}, init::ones());
+    const LayerScope scope(where, config.shared_weight_id);
+    scale = scope.parameter<Accum<T>>("scale", {config.model_dims}, init::ones());
+    scope.complete();
   }
   /// x [..., D] -> [..., D]
   Var<T> operator()(const Var<T>& x) const {

@@ -51,7 +51,7 @@ struct RoutedFeedForward {
             c.num_experts, " experts");
     require(c.capacity_factor > 0 && std::isfinite(c.capacity_factor), path, ": capacity_factor must be > 0, got ",
             c.capacity_factor);
-    const Scope scope = where.shared_as(c.shared_weight_id);
+    const LayerScope scope(where, c.shared_weight_id);
     router.emplace(scope / "router",
                    LinearConfig{.input_dims = c.model_dims, .output_dims = c.num_experts, .bias = false});
     const auto experts = [&](const char* name, int from, int to, const std::optional<Initializer>& init) {
@@ -61,6 +61,7 @@ struct RoutedFeedForward {
     ffn1 = experts("ffn1", c.model_dims, c.hidden_dims, c.init);
     if (c.gated) gate = experts("ffn1_gate", c.model_dims, c.hidden_dims, c.init);
     ffn2 = experts("ffn2", c.hidden_dims, c.model_dims, c.out_init);
+    scope.complete();
   }
 
   /// x [..., D] -> the output [..., D], and the load-balancing loss, to be added to the model's loss with a small

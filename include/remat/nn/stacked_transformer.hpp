@@ -26,10 +26,11 @@ struct StackedTransformer {
   StackedTransformer(const Scope& where, const StackedTransformerConfig& config)
       : remat(config.remat), remat_every(config.remat_every), path(where.use_path()) {
     require(remat_every > 0, path, ": remat_every must be > 0, got ", remat_every);
-    const Scope scope = where.shared_as(config.shared_weight_id);
+    const LayerScope scope(where, config.shared_weight_id);
     layers.reserve(config.layers.size());
     for (std::size_t i = 0; i < config.layers.size(); ++i)
       layers.emplace_back(scope / ("layer_" + std::to_string(i)), config.layers[i]);
+    scope.complete();
   }
 
   /// x [B, T, D] -> [B, T, D]

@@ -60,7 +60,7 @@ struct TransformerLayer {
   FeedForward<T> ffn;
 
   TransformerLayer(const Scope& where, const TransformerLayerConfig& given)
-      : TransformerLayer(where.shared_as(given.shared_weight_id), completed(given), 0) {}
+      : TransformerLayer(LayerScope(where, given.shared_weight_id), completed(given), 0) {}
 
   /// x [B, T, D] -> [B, T, D]
   Var<T> operator()(const Var<T>& x) const {
@@ -79,16 +79,18 @@ struct TransformerLayer {
   }
 
  private:
-  TransformerLayer(const Scope& scope, const TransformerLayerConfig& c, int)
+  TransformerLayer(const LayerScope& scope, const TransformerLayerConfig& c, int)
       : config(checked(c, scope.use_path())),
         path(scope.use_path()),
         attention_norm(scope / "attention_norm", c.norm, c.model_dims, c.norm_bias),
         attention(scope / "attention", c.attention),
         ffn_norm(scope / "ffn_norm", c.norm, c.model_dims, c.norm_bias),
         ffn(scope / "ffn", c.ffn) {
-    if (!c.cross_attention) return;
-    cross_attention_norm.emplace(scope / "cross_attention_norm", c.norm, c.model_dims, c.norm_bias);
-    cross_attention.emplace(scope / "cross_attention", *c.cross_attention);
+    if (c.cross_attention) {
+      cross_attention_norm.emplace(scope / "cross_attention_norm", c.norm, c.model_dims, c.norm_bias);
+      cross_attention.emplace(scope / "cross_attention", *c.cross_attention);
+    }
+    scope.complete();
   }
 
   /// `attend`, `look` (if there is cross attention) and feed-forward: a sum and the norm behind it are one op.

@@ -8,6 +8,7 @@
 #include <remat/core/near_misses.hpp>
 #include <remat/core/parallel.hpp>
 #include <remat/params/parameter.hpp>
+#include <remat/params/sharing.hpp>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -18,7 +19,8 @@ namespace remat::inline REMAT_ABI {
 
 class Scope;
 
-/// Owns every parameter. A path names one parameter; sharing by id is resolved here, when layers are built.
+/// Owns every parameter. A path names one parameter; sharing by id is resolved here, when layers are built. Reading it
+/// is an `Error` while two layers have one shared_weight_id and did not ask for the same parameters.
 class ParameterRegistry {
  public:
   /// `seed` decides the initial values, together with each parameter's path.
@@ -29,6 +31,7 @@ class ParameterRegistry {
 
   /// Every parameter once, in order of path.
   std::vector<std::shared_ptr<ParameterEntry>> entries() const {
+    state_->uses.check();
     std::vector<std::shared_ptr<ParameterEntry>> all;
     for (const auto& [path, entry] : state_->entries) all.push_back(entry);
     return all;
@@ -36,6 +39,7 @@ class ParameterRegistry {
   /// The parameter at `path`; an `Error` when there is none, which lists near paths, or when its type is another.
   template <class T>
   Parameter<T> at(const std::string& path) const {
+    state_->uses.check();
     const auto found = state_->entries.find(path);
     require(found != state_->entries.end(), "parameters: no parameter at ", path, near(path));
     require(found->second->value.dtype == dtype_of<T>(), path, ": holds ", name_of(found->second->value.dtype),
@@ -44,11 +48,13 @@ class ParameterRegistry {
   }
   /// Number of values, shared ones counted once.
   Index count() const {
+    state_->uses.check();
     Index total = 0;
     for (const auto& [path, entry] : state_->entries) total += entry->value.size();
     return total;
   }
   void zero_grad() const {
+    state_->uses.check();
     for (const auto& [path, entry] : state_->entries) entry->has_grad = false;
   }
   /// Shared ids with the layer paths that use each.
@@ -73,6 +79,8 @@ class ParameterRegistry {
     std::uint64_t seed = 0;
     std::map<std::string, std::shared_ptr<ParameterEntry>> entries;
     std::map<std::string, std::vector<std::string>> ids;
+    detail::SharedUses uses;
+    detail::Construction construction;
   };
   std::shared_ptr<State> state_;
 };
@@ -89,18 +97,26 @@ class Scope {
     child.use_path_ = join(use_path_, name);
     return child;
   }
-  /// This scope for an empty id; else `shared/<id>` at the root, the same for every layer that gives the id.
-  /// An `Error` when the id is used inside itself.
+  /// This scope for an empty id; else `shared/<id>` at the root, the same for every layer that gives the id. All of
+  /// them must ask for the same parameters: a `LayerScope` finds out when the layer is built, the registry when it is
+  /// read. An `Error` when the id is used inside itself.
   Scope shared_as(const std::string& id) const {
     if (id.empty()) return *this;
     require(id.find('/') == std::string::npos, use_path_, ": shared_weight_id \"", id, "\" must not contain '/'");
-    require(std::find(ids_.begin(), ids_.end(), id) == ids_.end(), use_path_, ": shared_weight_id \"", id,
-            "\" is used inside itself; give the inner layer another id");
+    require(std::none_of(shares_.begin(), shares_.end(), [&](const Share& s) { return s.id == id; }), use_path_,
+            ": shared_weight_id \"", id, "\" is used inside itself; give the inner layer another id");
     Scope shared = *this;
     shared.path_ = "shared/" + id;
-    shared.ids_.push_back(id);
+    shared.shares_.push_back({id, use_path_});
     auto& users = state_->ids[id];
-    if (std::find(users.begin(), users.end(), use_path_) == users.end()) users.push_back(use_path_);
+    if (std::find(users.begin(), users.end(), use_path_) == users.end()) {
+      users.push_back(use_path_);
+      state_->construction.note([state = state_.get(), id] {
+        auto& layers = state->ids[id];
+        layers.pop_back();
+        if (layers.empty()) state->ids.erase(id);
+      });
+    }
     return shared;
   }
   /// The parameter `name` of this scope, made on the first asking. Asking again is allowed from a shared scope, with
@@ -117,6 +133,10 @@ class Scope {
 
  private:
   friend class ParameterRegistry;
+  friend class LayerScope;
+  struct Share {
+    std::string id, layer;
+  };
   using Fill = void (*)(AnyTensor&, const Initializer&, const RandomStream&);
 
   explicit Scope(std::shared_ptr<ParameterRegistry::State> state) : state_(std::move(state)) {}
@@ -140,15 +160,17 @@ class Scope {
       const auto describe = [](DType type, const Shape& s, const Initializer& i) {
         return std::string(name_of(type)) + s.to_string() + " " + i.to_string();
       };
-      require(!ids_.empty(), path, ": the scope ", path_, " is taken already, ", entry->users.front(),
-              " owns it; build the second layer or model under another scope (or, for both to use the same ",
-              "parameters, give both layers one shared_weight_id)");
+      require(!shares_.empty() && entry->users.front() != path, path, ": the scope ", path_, " is taken already, ",
+              entry->users.front(), " owns it; build the second layer or model under another scope (or, for both to ",
+              "use the same parameters, give both layers one shared_weight_id)");
       require(entry->value.dtype == dtype && entry->value.shape == shape && entry->initializer == initializer, path,
               ": ", user, " asks for ", describe(dtype, shape, initializer), ", but ", entry->users.front(),
               " made it as ", describe(entry->value.dtype, entry->value.shape, entry->initializer));
       require(std::find(entry->users.begin(), entry->users.end(), user) == entry->users.end(), path,
               ": asked for twice by ", user, "; one layer's parameters need different names");
       entry->users.push_back(user);
+      state_->construction.note([entry] { entry->users.pop_back(); });
+      note_shares(path, user);
       return entry;
     }
     auto entry = std::make_shared<ParameterEntry>(ParameterEntry{path, {dtype, shape, {}, 0}});
@@ -157,7 +179,19 @@ class Scope {
     fill(entry->value, initializer, {state_->seed ^ hash(path), 0, 0});
     entry->users.push_back(user);
     state_->entries.emplace(path, entry);
+    state_->construction.note([state = state_.get(), path] { state->entries.erase(path); });
+    note_shares(path, user);
     return entry;
+  }
+  // Every layer around that shares by id has asked, for the same only if the others get it from the same place.
+  void note_shares(const std::string& path, const std::string& user) const {
+    for (const Share& share : shares_) {
+      std::string name = user.substr(share.layer.size() + 1);
+      if (path != join("shared/" + share.id, name)) name += " from " + path;
+      state_->uses.ask(share.id, share.layer, name);
+      state_->construction.note(
+          [state = state_.get(), share, name] { state->uses.take_back(share.id, share.layer, name); });
+    }
   }
   // FNV-1a: the same everywhere, unlike std::hash.
   static std::uint64_t hash(std::string_view text) {
@@ -168,7 +202,27 @@ class Scope {
 
   std::shared_ptr<ParameterRegistry::State> state_;
   std::string path_, use_path_;
-  std::vector<std::string> ids_;  // shared ids around this scope, outermost first
+  std::vector<Share> shares_;  // shared ids around this scope and the layers that gave them, outermost first
+};
+
+/// The scope of a layer while its constructor runs: `where`, or the shared scope of its id. If an exception ends the
+/// constructor, the registry forgets what the layer made and asked for.
+class LayerScope : private detail::Construction::Guard, public Scope {
+ public:
+  explicit LayerScope(const Scope& where, const std::string& shared_weight_id = {})
+      : Guard(where.state_->construction), Scope(where.shared_as(shared_weight_id)), id_(shared_weight_id) {}
+
+  /// The layer has all its parameters: an `Error` that names both layers and what differs unless the layers built
+  /// before it with the same id asked for the same ones.
+  void complete() const {
+    if (id_.empty()) return;
+    state_->construction.note(
+        [state = state_.get(), id = id_, layer = use_path_] { state->uses.forget_completion(id, layer); });
+    state_->uses.complete(id_, use_path_);
+  }
+
+ private:
+  std::string id_;
 };
 
 inline Scope ParameterRegistry::operator/(std::string_view name) const { return Scope(state_) / name; }
