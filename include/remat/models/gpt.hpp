@@ -31,7 +31,7 @@ struct GptConfig {
   int remat_every = 1;
   std::vector<std::string> attention_ids{};  // a shared_weight_id for each layer, or empty
   bool combined_qkv = true;                  // one projection for query, key and value
-  bool fused_attention = true;               // false: scores exist whole, to compare with
+  bool fused_attention = true;               // false: scores exist whole, to compare with; only without dropout
   nn::BlockwiseConfig blockwise{};           // of every layer; needs combined_qkv = false
 };
 
@@ -46,7 +46,7 @@ struct Gpt {
   nn::Norm<T> final_norm;
   std::optional<Parameter<Accum<T>>> head;  // [V, D] when not tied
 
-  Gpt(const Scope& where, const GptConfig& c) : Gpt(LayerScope(where), c, 0) {}
+  Gpt(const Scope& where, const GptConfig& c) : Gpt(LayerScope(where), checked(c, where.use_path()), 0) {}
 
   /// ids [B, T] -> logits [B, T, V]
   Var<T> logits(Tape& tape, const Tensor<std::int32_t>& ids) const {
@@ -132,11 +132,24 @@ struct Gpt {
     return order[std::min(static_cast<std::size_t>(chosen), order.size() - 1)];
   }
 
+  /// Before any parameter is made.
+  static const GptConfig& checked(const GptConfig& c, const std::string& path) {
+    require(c.vocabulary > 0 && c.context > 0 && c.model_dims > 0 && c.num_layers >= 0, path, ": vocabulary ",
+            c.vocabulary, ", context ", c.context, " and model_dims ", c.model_dims, " must be > 0, num_layers ",
+            c.num_layers, " >= 0");
+    require(c.attention_ids.empty() || static_cast<int>(c.attention_ids.size()) == c.num_layers, path, ": ",
+            c.attention_ids.size(), " attention_ids for ", c.num_layers, " layers");
+    nn::detail::check_rate(path, "dropout", c.dropout);
+    nn::detail::check_not_negative(path, "init_deviation", c.init_deviation);
+    nn::detail::check_not_negative(path, "head_chunk", Index{c.head_chunk});
+    nn::detail::check(path, c.blockwise);
+    require(c.remat_every > 0, path, ": remat_every must be > 0, got ", c.remat_every);
+    require(c.blockwise.query_chunk == 0 || !c.combined_qkv, path, ": blockwise.query_chunk ", c.blockwise.query_chunk,
+            " has keys and values projected before queries; set combined_qkv = false");
+    if (c.num_layers > 0) completed(stack(c).layers.front(), path + "/decoder/layer_0");
+    return c;
+  }
   static nn::StackedTransformerConfig stack(const GptConfig& c) {
-    require(c.vocabulary > 0 && c.context > 0 && c.num_layers >= 0, "gpt: vocabulary ", c.vocabulary, " and context ",
-            c.context, " must be > 0, num_layers ", c.num_layers, " >= 0");
-    require(c.attention_ids.empty() || static_cast<int>(c.attention_ids.size()) == c.num_layers,
-            "gpt: ", c.attention_ids.size(), " attention_ids for ", c.num_layers, " layers");
     const Initializer init = init::normal(c.init_deviation);
     // Each layer adds two branches to the stream: scaled so that its variance does not grow with depth.
     const Initializer out = init::normal(c.init_deviation / std::sqrt(2.0 * std::max(1, c.num_layers)));

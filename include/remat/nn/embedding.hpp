@@ -1,7 +1,7 @@
 // Embedding layer.
 #pragma once
 
-#include <optional>
+#include <remat/nn/config_checks.hpp>
 #include <remat/ops/embedding.hpp>
 #include <remat/params/registry.hpp>
 #include <string>
@@ -24,6 +24,7 @@ struct Embedding {
   Embedding(const Scope& where, const EmbeddingConfig& config) : path(where.use_path()) {
     require(config.vocabulary > 0 && config.model_dims > 0, path,
             ": embedding needs vocabulary and model_dims > 0, got ", config.vocabulary, " and ", config.model_dims);
+    detail::check_init(path, "init", config.init);
     const LayerScope scope(where, config.shared_weight_id);
     table = scope.parameter<Accum<T>>("table", {config.vocabulary, config.model_dims}, config.init);
     scope.complete();

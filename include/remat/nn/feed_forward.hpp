@@ -2,7 +2,7 @@
 #pragma once
 
 #include <optional>
-#include <remat/nn/blockwise.hpp>
+#include <remat/nn/config_checks.hpp>
 #include <remat/nn/linear.hpp>
 #include <remat/ops/activation.hpp>
 #include <remat/ops/blockwise.hpp>
@@ -23,6 +23,17 @@ struct FeedForwardConfig {
   BlockwiseConfig blockwise{};                                   // of which `ffn_chunk` and `policy` count here
 };
 
+/// An `Error` names the first setting that is out of its range.
+inline const FeedForwardConfig& checked(const FeedForwardConfig& c, const std::string& path) {
+  require(c.model_dims > 0 && c.hidden_dims > 0, path, ": feed-forward needs model_dims and hidden_dims > 0, got ",
+          c.model_dims, " and ", c.hidden_dims);
+  detail::check_rate(path, "dropout", c.dropout);
+  detail::check_init(path, "init", c.init);
+  detail::check_init(path, "out_init", c.out_init);
+  detail::check(path, c.blockwise);
+  return c;
+}
+
 /// act(x W1 + b1) W2 + b2, or its gated form.
 template <class T>
 struct FeedForward {
@@ -30,7 +41,8 @@ struct FeedForward {
   std::string path;
   std::optional<Linear<T>> ffn1, gate, ffn2;  // [D, F], [D, F] when gated, [F, D]
 
-  FeedForward(const Scope& where, const FeedForwardConfig& c) : config(c), path(where.use_path()) {
+  FeedForward(const Scope& where, const FeedForwardConfig& c)
+      : config(checked(c, where.use_path())), path(where.use_path()) {
     const LayerScope scope(where, c.shared_weight_id);
     const LinearConfig in{.input_dims = c.model_dims, .output_dims = c.hidden_dims, .bias = c.bias, .init = c.init};
     LinearConfig first = in;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <optional>
+#include <remat/nn/config_checks.hpp>
 #include <remat/ops/linear.hpp>
 #include <remat/params/registry.hpp>
 #include <string>
@@ -25,6 +26,7 @@ struct Linear {
   Linear(const Scope& where, const LinearConfig& config) : path(where.use_path()) {
     require(config.input_dims > 0 && config.output_dims > 0, path,
             ": linear needs input_dims and output_dims > 0, got ", config.input_dims, " and ", config.output_dims);
+    detail::check_init(path, "init", config.init);
     const Initializer init = config.init.value_or(init::xavier_uniform(config.input_dims, config.output_dims));
     const LayerScope scope(where), shared(scope, config.shared_weight_id);
     w = shared.parameter<Accum<T>>("w", {config.input_dims, config.output_dims}, init);

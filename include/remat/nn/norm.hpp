@@ -1,6 +1,7 @@
 // Normalization layers over the last axis.
 #pragma once
 
+#include <remat/nn/config_checks.hpp>
 #include <remat/ops/layer_norm.hpp>
 #include <remat/ops/rms_norm.hpp>
 #include <remat/params/registry.hpp>
@@ -24,6 +25,7 @@ struct LayerNorm {
 
   LayerNorm(const Scope& where, const LayerNormConfig& config) : epsilon(config.epsilon), path(where.use_path()) {
     require(config.model_dims > 0, path, ": layer norm needs model_dims > 0, got ", config.model_dims);
+    detail::check_positive(path, "epsilon", epsilon);
     const LayerScope scope(where, config.shared_weight_id);
     scale = scope.parameter<Accum<T>>("scale", {config.model_dims}, init::ones());
     if (config.bias) bias = scope.parameter<Accum<T>>("bias", {config.model_dims}, init::zeros());
@@ -56,6 +58,7 @@ struct RmsNorm {
 
   RmsNorm(const Scope& where, const RmsNormConfig& config) : epsilon(config.epsilon), path(where.use_path()) {
     require(config.model_dims > 0, path, ": RMS norm needs model_dims > 0, got ", config.model_dims);
+    detail::check_positive(path, "epsilon", epsilon);
     const LayerScope scope(where, config.shared_weight_id);
     scale = scope.parameter<Accum<T>>("scale", {config.model_dims}, init::ones());
     scope.complete();

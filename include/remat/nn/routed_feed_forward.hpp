@@ -45,6 +45,9 @@ struct RoutedFeedForward {
   Parameter<Accum<T>> ffn1, gate, ffn2;  // [E, D, F], the same when gated, [E, F, D]
 
   RoutedFeedForward(const Scope& where, const RoutedFeedForwardConfig& c) : config(c), path(where.use_path()) {
+    detail::check_rate(path, "dropout", c.dropout);
+    detail::check_init(path, "init", c.init);
+    detail::check_init(path, "out_init", c.out_init);
     require(c.model_dims > 0 && c.hidden_dims > 0, path, ": routed feed-forward needs model_dims and hidden_dims > 0, ",
             "got ", c.model_dims, " and ", c.hidden_dims);
     require(c.top_k > 0 && c.num_experts >= c.top_k, path, ": top_k must be in [1, num_experts], got ", c.top_k, " of ",

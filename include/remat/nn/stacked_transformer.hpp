@@ -25,7 +25,7 @@ struct StackedTransformer {
 
   StackedTransformer(const Scope& where, const StackedTransformerConfig& config)
       : remat(config.remat), remat_every(config.remat_every), path(where.use_path()) {
-    require(remat_every > 0, path, ": remat_every must be > 0, got ", remat_every);
+    check(config);
     const LayerScope scope(where, config.shared_weight_id);
     layers.reserve(config.layers.size());
     for (std::size_t i = 0; i < config.layers.size(); ++i)
@@ -43,9 +43,26 @@ struct StackedTransformer {
   }
 
  private:
+  /// Before any parameter is made.
+  void check(const StackedTransformerConfig& config) const {
+    require(remat_every > 0, path, ": remat_every must be > 0, got ", remat_every);
+    std::optional<TransformerLayerConfig> first;
+    for (std::size_t i = 0; i < config.layers.size(); ++i) {
+      const std::string name = "layer_" + std::to_string(i);
+      const TransformerLayerConfig layer = completed(config.layers[i], path + "/" + name);
+      if (!first) first = layer;
+      require(layer.model_dims == first->model_dims, path, ": ", name, " has model_dims ", layer.model_dims,
+              ", layer_0 has ", first->model_dims, "; a stack has one stream");
+      require(layer.cross_attention.has_value() == first->cross_attention.has_value(), path, ": one of layer_0 and ",
+              name, " has cross_attention, the other has none; a stack looks at its memory in every layer or in none");
+      require(!layer.cross_attention || layer.cross_attention->memory_dims == first->cross_attention->memory_dims, path,
+              ": the cross_attention of ", name, " and of layer_0 have unlike memory_dims; a stack has one memory");
+    }
+  }
   template <class Apply>
   Var<T> run(const Var<T>& x, const Apply& apply) const {
     const auto here = x.tape().layer(path);
+    require(remat_every > 0, path, ": remat_every must be > 0, got ", remat_every);
     Var<T> h = x;
     const auto every = static_cast<std::size_t>(remat_every);
     for (std::size_t first = 0; first < layers.size(); first += every) {

@@ -19,7 +19,7 @@ struct TransformerLayerConfig {
   int num_heads = 0;
   NormKind norm = NormKind::layer_norm;
   NormPlacement norm_placement = NormPlacement::pre;
-  bool norm_bias = true;
+  bool norm_bias = true;                             // of layer norms; RMS norms have none
   double dropout = 0;                                // on every branch, before the skip connection
   AttentionConfig attention{};                       // model_dims and num_heads come from above where 0
   std::optional<AttentionConfig> cross_attention{};  // of a decoder, to a memory; filled in likewise
@@ -27,6 +27,48 @@ struct TransformerLayerConfig {
   BlockwiseConfig blockwise{};                       // of attention and feed-forward too, where theirs say nothing
   std::string shared_weight_id{};                    // the whole layer
 };
+
+/// `c` with what follows from the others where it is 0. An `Error` names the first setting that is out of its range or
+/// cannot be honoured beside another, of the parts too.
+inline TransformerLayerConfig completed(TransformerLayerConfig c, const std::string& path) {
+  const auto fill = [](int& part, int whole) { part = part == 0 ? whole : part; };
+  require(c.model_dims > 0, path, ": a transformer layer needs model_dims > 0, got ", c.model_dims);
+  detail::check_not_negative(path, "hidden_dims", Index{c.hidden_dims});
+  detail::check_rate(path, "dropout", c.dropout);
+  detail::check(path, c.blockwise);
+  if (c.hidden_dims == 0) c.hidden_dims = detail::width(path, "hidden_dims", 4, c.model_dims);
+  fill(c.attention.model_dims, c.model_dims);
+  fill(c.attention.num_heads, c.num_heads);
+  fill(c.attention.key_chunk, c.blockwise.key_chunk);
+  fill(c.ffn.model_dims, c.model_dims);
+  fill(c.ffn.hidden_dims, c.hidden_dims);
+  if (c.ffn.blockwise.ffn_chunk == 0) {
+    c.ffn.blockwise.ffn_chunk = c.blockwise.ffn_chunk;
+    if (c.ffn.blockwise.policy == policy::nothing) c.ffn.blockwise.policy = c.blockwise.policy;
+  }
+  const auto same = [&](const char* part, int dims) {
+    require(dims == c.model_dims, path, ": ", part, " ", dims, " is not the layer's model_dims ", c.model_dims);
+  };
+  same("attention.model_dims", c.attention.model_dims);
+  same("ffn.model_dims", c.ffn.model_dims);
+  if (c.attention.memory_dims != 0) same("attention.memory_dims, of self attention,", c.attention.memory_dims);
+  require(c.blockwise.query_chunk == 0 || !c.attention.combined_qkv, path, ": blockwise.query_chunk ",
+          c.blockwise.query_chunk, " has keys and values projected before queries; set attention.combined_qkv = false");
+  c.attention = completed(c.attention, path + "/attention");
+  checked(c.ffn, path + "/ffn");
+  if (!c.cross_attention) return c;
+  AttentionConfig& cross = *c.cross_attention;
+  fill(cross.model_dims, c.model_dims);
+  fill(cross.num_heads, c.num_heads);
+  same("cross_attention.model_dims", cross.model_dims);
+  require(!cross.combined_qkv, path,
+          ": cross_attention projects queries and memory apart; set its combined_qkv = false");
+  require(!depends_on_positions(cross), path,
+          ": cross_attention has no window, rotary_base or alibi, for a memory has ",
+          "positions of its own; make its config by cross_attention_like");
+  cross = completed(cross, path + "/cross_attention");
+  return c;
+}
 
 /// A norm of either kind.
 template <class T>
@@ -60,7 +102,7 @@ struct TransformerLayer {
   FeedForward<T> ffn;
 
   TransformerLayer(const Scope& where, const TransformerLayerConfig& given)
-      : TransformerLayer(LayerScope(where, given.shared_weight_id), completed(given), 0) {}
+      : TransformerLayer(LayerScope(where, given.shared_weight_id), completed(given, where.use_path()), 0) {}
 
   /// x [B, T, D] -> [B, T, D]
   Var<T> operator()(const Var<T>& x) const {
@@ -80,7 +122,7 @@ struct TransformerLayer {
 
  private:
   TransformerLayer(const LayerScope& scope, const TransformerLayerConfig& c, int)
-      : config(checked(c, scope.use_path())),
+      : config(c),
         path(scope.use_path()),
         attention_norm(scope / "attention_norm", c.norm, c.model_dims, c.norm_bias),
         attention(scope / "attention", c.attention),
@@ -128,31 +170,6 @@ struct TransformerLayer {
           part, [&](const Var<T>& y) { return attention.attend(y, own, offset); },
           [&](const Var<T>& y) { return cross_attention->attend(y, others); });
     });
-  }
-
-  /// Refuses before any parameter is made.
-  static const TransformerLayerConfig& checked(const TransformerLayerConfig& c, const std::string& path) {
-    require(c.blockwise.query_chunk <= 0 || !c.attention.combined_qkv, path, ": blockwise.query_chunk ",
-            c.blockwise.query_chunk,
-            " has keys and values projected before queries; set attention.combined_qkv = false");
-    require(!c.cross_attention || !c.cross_attention->combined_qkv, path,
-            ": cross_attention projects queries and memory apart; set its combined_qkv = false");
-    return c;
-  }
-  static TransformerLayerConfig completed(TransformerLayerConfig c) {
-    const auto fill = [](int& part, int whole) { part = part == 0 ? whole : part; };
-    fill(c.hidden_dims, 4 * c.model_dims);
-    fill(c.attention.model_dims, c.model_dims);
-    fill(c.attention.num_heads, c.num_heads);
-    if (c.cross_attention) {
-      fill(c.cross_attention->model_dims, c.model_dims);
-      fill(c.cross_attention->num_heads, c.num_heads);
-    }
-    fill(c.ffn.model_dims, c.model_dims);
-    fill(c.ffn.hidden_dims, c.hidden_dims);
-    fill(c.attention.key_chunk, c.blockwise.key_chunk);
-    if (c.ffn.blockwise.ffn_chunk == 0) c.ffn.blockwise = c.blockwise;
-    return c;
   }
 };
 

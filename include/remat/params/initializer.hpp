@@ -21,6 +21,8 @@ struct Initializer {
     if (kind == Kind::uniform) return amount * (2 * static_cast<double>(stream.uniform(index)) - 1);
     return amount;
   }
+  /// A constant may be any number, a deviation or a half width none below 0.
+  bool is_valid() const { return kind == Kind::constant ? !std::isnan(amount) : amount >= 0 && std::isfinite(amount); }
   std::string to_string() const {
     static constexpr const char* names[] = {"constant(", "normal(", "uniform("};
     std::ostringstream text;

@@ -155,6 +155,8 @@ class Scope {
                                         const Initializer& initializer, Fill fill) const {
     require(!name.empty(), use_path_, ": a parameter needs a name, got \"\"");
     const std::string path = join(path_, name), user = join(use_path_, name);
+    require(initializer.is_valid(), user, ": starts as ", initializer.to_string(),
+            "; a deviation or a half width must be >= 0 and finite, a constant a number");
     if (const auto found = state_->entries.find(path); found != state_->entries.end()) {
       const auto& entry = found->second;
       const auto describe = [](DType type, const Shape& s, const Initializer& i) {
