@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <remat/models/sampling.hpp>
 #include <remat/nn/embedding.hpp>
 #include <remat/nn/stacked_transformer.hpp>
 #include <remat/ops/linear_cross_entropy.hpp>
@@ -71,9 +72,16 @@ struct Gpt {
     int top_k = 0;             // 0: all tokens
     std::uint64_t seed = 1;
   };
-  /// `prompt` (not empty) followed by `length` sampled tokens; the last `context` tokens are looked at.
+  /// `prompt` (not empty) followed by `length` sampled tokens; the last `context` tokens are looked at. An `Error` for
+  /// options and ids out of range, before any work, and for logits that are NaN or infinite, which names the token.
   std::vector<std::int32_t> generate(std::vector<std::int32_t> prompt, const Generation& options) const {
     require(!prompt.empty(), path, ": generate needs a prompt of at least one token");
+    nn::detail::check_not_negative(path, "generate: length", options.length);
+    nn::detail::check_not_negative(path, "generate: temperature", options.temperature);
+    nn::detail::check_not_negative(path, "generate: top_k", Index{options.top_k});
+    for (std::size_t i = 0; i < prompt.size(); ++i)
+      require(prompt[i] >= 0 && prompt[i] < config.vocabulary, path, ": generate: prompt[", i, "] is ", prompt[i],
+              ", but the vocabulary has ", config.vocabulary, " tokens");
     const RandomStream random{options.seed, 0, 0};
     for (Index i = 0; i < options.length; ++i) {
       Tape tape({.mode = Mode::evaluate});
@@ -81,8 +89,10 @@ struct Gpt {
       const Tensor<std::int32_t> ids({1, static_cast<Index>(length)},
                                      std::span<const std::int32_t>(prompt).last(length));
       const Tensor<T> scores = logits(tape, ids).value();
-      prompt.push_back(sample(scores.data() + (scores.size() - config.vocabulary), options,
-                              random.uniform(static_cast<std::uint64_t>(i))));
+      prompt.push_back(sample_token(
+          scores.span().last(static_cast<std::size_t>(config.vocabulary)), options.temperature, options.top_k,
+          random.uniform(static_cast<std::uint64_t>(i)),
+          path + ": generate: token " + std::to_string(i + 1) + " of " + std::to_string(options.length) + ": "));
     }
     return prompt;
   }
@@ -116,21 +126,6 @@ struct Gpt {
         decoder(decoder.remat == policy::everything ? tape.place(embed) : tape.checkpoint(decoder.remat, embed)));
   }
   const Parameter<Accum<T>>& head_table() const { return head ? *head : embedding.table; }
-
-  std::int32_t sample(const T* logits, const Generation& options, double uniform) const {
-    std::vector<std::int32_t> order(static_cast<std::size_t>(config.vocabulary));
-    for (std::size_t i = 0; i < order.size(); ++i) order[i] = static_cast<std::int32_t>(i);
-    std::sort(order.begin(), order.end(), [&](auto a, auto b) { return logits[a] > logits[b]; });
-    if (options.temperature <= 0) return order.front();
-    if (options.top_k > 0) order.resize(std::min(order.size(), static_cast<std::size_t>(options.top_k)));
-    std::vector<double> cumulative;
-    double total = 0;
-    for (const std::int32_t id : order)
-      cumulative.push_back(total += std::exp((static_cast<double>(logits[id]) - static_cast<double>(logits[order[0]])) /
-                                             options.temperature));
-    const auto chosen = std::upper_bound(cumulative.begin(), cumulative.end(), uniform * total) - cumulative.begin();
-    return order[std::min(static_cast<std::size_t>(chosen), order.size() - 1)];
-  }
 
   /// Before any parameter is made.
   static const GptConfig& checked(const GptConfig& c, const std::string& path) {
