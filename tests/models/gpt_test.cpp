@@ -1,9 +1,12 @@
-// What generation refuses, and how it draws.
+// What a built GPT lets one change, and what its generation refuses.
 #include <gtest/gtest.h>
 
 #include <limits>
 #include <remat/models/gpt.hpp>
+#include <remat/nn/routed_feed_forward.hpp>
 #include <set>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "core/expect_error.hpp"
@@ -18,8 +21,53 @@ using Ids = std::vector<std::int32_t>;
 
 constexpr double nan = std::numeric_limits<double>::quiet_NaN(), inf = std::numeric_limits<double>::infinity();
 
+struct Tokens {
+  Tensor<std::int32_t> inputs, targets;
+};
+
 models::GptConfig config() {
   return {.vocabulary = 16, .context = 8, .num_layers = 2, .model_dims = 8, .num_heads = 2};
+}
+
+// A copy that rules nothing any more must not look as if it did: assigning to it does not compile.
+template <class Layer>
+concept TakesConfig = requires(Layer& layer) {
+  layer.config = std::as_const(layer).config;
+};
+template <class Layer>
+concept TakesRemat = requires(Layer& layer) {
+  layer.config.remat = policy::nothing;
+};
+template <class Layer>
+concept TakesDropout = requires(Layer& layer) {
+  layer.config.dropout = 0.5;
+};
+template <class Layer>
+constexpr bool is_as_built = !TakesConfig<Layer> && !TakesDropout<Layer> && !TakesRemat<Layer> &&
+                             std::is_move_constructible_v<Layer> && std::is_copy_constructible_v<Layer>;
+static_assert(is_as_built<Gpt> && is_as_built<nn::TransformerLayer<float>> &&
+              is_as_built<nn::MultiHeadAttention<float>> && is_as_built<nn::FeedForward<float>> &&
+              is_as_built<nn::RoutedFeedForward<float>>);
+
+TEST(GptRemat, IsSetOnABuiltModel) {
+  ParameterRegistry parameters;
+  Gpt gpt(parameters / "gpt", config());
+  const Tokens tokens{Tensor<std::int32_t>({2, 8}, 3), Tensor<std::int32_t>({2, 8}, 5)};
+  const auto replayed = [&] {
+    Tape tape;
+    tape.backward(gpt.loss(tape, tokens));
+    return tape.stats().ops_replayed;
+  };
+  EXPECT_EQ(replayed(), 0);
+  gpt.set_remat(policy::nothing);
+  EXPECT_GT(replayed(), 0);
+  EXPECT_EQ(gpt.decoder.remat, policy::nothing);
+  gpt.decoder.remat = policy::everything;
+  EXPECT_EQ(replayed(), 0);
+  gpt.decoder.set_remat(policy::dots);
+  EXPECT_GT(replayed(), 0);
+  gpt.decoder.remat_every = 0;  // it would never get through its layers
+  expect_error({"gpt/decoder: remat_every must be > 0"}, [&] { replayed(); });
 }
 
 class Generation : public testing::Test {

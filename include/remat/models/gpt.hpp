@@ -39,7 +39,7 @@ struct GptConfig {
 /// Token and position embeddings, a stack of pre-norm layers, a norm, and a head tied to the token embedding.
 template <class T>
 struct Gpt {
-  GptConfig config;
+  const GptConfig config;  // as built; what still rules is set by set_remat and in the parts
   std::string path;
   nn::Embedding<T> embedding;
   Parameter<Accum<T>> positions;  // [context, D]
@@ -48,6 +48,9 @@ struct Gpt {
   std::optional<Parameter<Accum<T>>> head;  // [V, D] when not tied
 
   Gpt(const Scope& where, const GptConfig& c) : Gpt(LayerScope(where), checked(c, where.use_path()), 0) {}
+
+  /// Of the steps recorded from now on.
+  void set_remat(const Policy& policy) { decoder.set_remat(policy); }
 
   /// ids [B, T] -> logits [B, T, V]
   Var<T> logits(Tape& tape, const Tensor<std::int32_t>& ids) const {

@@ -15,7 +15,7 @@ namespace remat::inline REMAT_ABI::nn {
 /// heads.
 template <class T>
 struct MultiHeadAttention {
-  AttentionConfig config;
+  const AttentionConfig config;  // as built, with what was 0 filled in
   std::string path;
   std::optional<Linear<T>> qkv;                // combined: [D, (N + 2K) H]
   std::optional<Linear<T>> query, key, value;  // separate: [D, N H], [Dm, K H], [Dm, K H]

@@ -37,7 +37,7 @@ inline const FeedForwardConfig& checked(const FeedForwardConfig& c, const std::s
 /// act(x W1 + b1) W2 + b2, or its gated form.
 template <class T>
 struct FeedForward {
-  FeedForwardConfig config;
+  const FeedForwardConfig config;  // as built
   std::string path;
   std::optional<Linear<T>> ffn1, gate, ffn2;  // [D, F], [D, F] when gated, [F, D]
 

@@ -39,7 +39,7 @@ struct RoutedFeedForwardConfig {
 /// carries it on.
 template <class T>
 struct RoutedFeedForward {
-  RoutedFeedForwardConfig config;
+  const RoutedFeedForwardConfig config;  // as built
   std::string path;
   std::optional<Linear<T>> router;       // [D, E]
   Parameter<Accum<T>> ffn1, gate, ffn2;  // [E, D, F], the same when gated, [E, F, D]

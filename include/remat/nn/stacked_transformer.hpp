@@ -33,6 +33,9 @@ struct StackedTransformer {
     scope.complete();
   }
 
+  /// Of the steps recorded from now on; the same as assigning `remat`.
+  void set_remat(const Policy& policy) { remat = policy; }
+
   /// x [B, T, D] -> [B, T, D]
   Var<T> operator()(const Var<T>& x) const {
     return run(x, [](const TransformerLayer<T>& layer, const Var<T>& h) { return layer(h); });

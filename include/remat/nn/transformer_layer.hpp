@@ -92,7 +92,7 @@ struct Norm {
 /// x + dropout(branch(norm(x))), with norms after them norm(x + dropout(branch(x))).
 template <class T>
 struct TransformerLayer {
-  TransformerLayerConfig config;
+  const TransformerLayerConfig config;  // as built, with what was 0 filled in
   std::string path;
   Norm<T> attention_norm;
   MultiHeadAttention<T> attention;
