@@ -152,6 +152,27 @@ TEST(Region, ANameThatMatchesNothingIsAnError) {
   expect_error({"did you mean \"context\""}, [&] { step(policy::names("contxt")); });
 }
 
+// `ops("liner")` matched nothing in silence. What counts is the whole step, not the region that is asked.
+TEST(Region, AnOpThatTheStepLacksIsAnError) {
+  const auto step = [](const Policy& inner, const Policy& outer = policy::nothing) {
+    Tape tape;
+    const auto x = input(tape);
+    const auto y = tape.checkpoint(policy::nothing, [&] { return sin(exp(x)); });
+    tape.backward(sum(tape.checkpoint(outer, [&] { return tape.checkpoint(inner, [&] { return tanh(square(y)); }); })));
+  };
+  for (const Policy& fine : {policy::ops("exp"), policy::ops("sum", "tanh"), !policy::ops("square"),
+                             policy::dots | policy::names("*"), policy::save_dot_only})
+    EXPECT_NO_THROW(step(fine)) << fine;
+  expect_error({"no op of this step is named \"tahn\"", "did you mean \"tanh\"", "exp, sin, square, sum, tanh"},
+               [&] { step(policy::ops("exp", "tahn")); });
+  for (const Policy& wrong :
+       {!policy::ops("sqare"), policy::dots & offload(policy::ops("sqare")), policy::lossy::int8(policy::ops("sqare")),
+        policy::save_dot_only | policy::ops("sqare")}) {
+    expect_error({"\"sqare\"", "\"square\""}, [&] { step(wrong); });
+    expect_error({"\"sqare\"", "\"square\""}, [&] { step(policy::nothing, wrong); });
+  }
+}
+
 // An exception in a region's function closes the region; the tape can be dropped, and nothing leaks.
 TEST(Region, ExceptionsLeaveNoRegionOpen) {
   const auto before = pool().live_bytes();

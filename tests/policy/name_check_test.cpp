@@ -39,6 +39,19 @@ TEST(WrittenNames, AreTheUsersOwn) {
   EXPECT_EQ(written_names(save_and_offload_only_these_names({"a"}, {"b"})), (Strings{"a", "b"}));
 }
 
+TEST(WrittenOps, AreTheUsersOwn) {
+  EXPECT_EQ(written_ops(dots | names("ffn1") | save_dot_only), Strings{});
+  EXPECT_EQ(written_ops((!ops("sin", "tanh")) & (offload(ops("*", "sin")) | lossy::int8(ops("exp")))),
+            (Strings{"sin", "tanh", "*", "exp"}));  // "*" is any label, but no op
+}
+
+TEST(UnmatchedOp, SaysWhatExists) {
+  EXPECT_EQ(unmatched_op_message("liner", {"linear", "add", "linear"}),
+            "policy: no op of this step is named \"liner\"; did you mean \"linear\"? Ops of this step: add, linear.");
+  EXPECT_EQ(unmatched_op_message("zebra", {"add"}),
+            "policy: no op of this step is named \"zebra\". Ops of this step: add.");
+}
+
 TEST(UnmatchedName, SaysWhatExists) {
   EXPECT_EQ(unmatched_name_message("outproj", {"out_proj", "ffn1", "context", "ffn1"}),
             "policy: no value of this step is named \"outproj\"; did you mean \"out_proj\"? Names that exist: context, "

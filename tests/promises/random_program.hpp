@@ -231,18 +231,27 @@ class Interpreter {
       case 1: return policy::everything;
       case 2: return policy::dots;
       case 3: return !policy::dots;
-      case 4: return policy::ops("sin", "tanh");
+      case 4: return policy::ops(recorded({Kind::sin, Kind::tanh}));
       case 5:
         return labels_.empty() ? policy::any_name
                                : policy::names(labels_[static_cast<std::size_t>(step.b) % labels_.size()]);
       case 6: return counting([](const remat::SlotInfo&) { return true; });
       case 7: return offload(policy::dots) | policy::any_name;
-      case 8: return !policy::ops("add", "multiply", "layer_norm", "sum");
+      case 8: return !policy::ops(recorded({Kind::add, Kind::multiply, Kind::layer_norm, Kind::sum}));
       default:
         return counting([seed = static_cast<std::uint64_t>(step.a * 16 + step.b)](const remat::SlotInfo& slot) {
           return remat::RandomStream{seed, 0, 0}.word(static_cast<std::uint64_t>(slot.index)) % 2 == 0;
         });
     }
+  }
+
+  /// The names of those that the program has: a policy may name no op that the step lacks.
+  std::vector<std::string> recorded(std::initializer_list<Kind> kinds) const {
+    std::vector<std::string> names;
+    for (const Kind kind : kinds)
+      if (std::any_of(program_.steps.begin(), program_.steps.end(), [&](const Step& s) { return s.kind == kind; }))
+        names.emplace_back(kind_names[static_cast<int>(kind)]);
+    return names;
   }
 
   void push(V var) { pool_.push_back(std::move(var)); }

@@ -298,12 +298,18 @@ class Tape {
   }
   /// A name that the user wrote and nothing carries is a mistake that would otherwise stay silent.
   void check_names() const {
-    std::vector<std::string> existing;
+    std::vector<std::string> existing, ops;
     for (const auto& labels : program_->labels) existing.insert(existing.end(), labels.begin(), labels.end());
-    for (const Region& region : program_->regions)
+    for (const Region& region : program_->regions) {
       for (const std::string& name : policy::written_names(region.policy))
         if (std::find(existing.begin(), existing.end(), name) == existing.end())
           fail(policy::unmatched_name_message(name, existing));
+      for (const std::string& op : policy::written_ops(region.policy)) {
+        if (ops.empty())
+          for (const Node& node : program_->nodes) ops.emplace_back(node.op->name());
+        if (std::find(ops.begin(), ops.end(), op) == ops.end()) fail(policy::unmatched_op_message(op, ops));
+      }
+    }
   }
 
   Counted<Program> program_;

@@ -1,5 +1,5 @@
-// A name that matches nothing in a whole step is the commonest silent failure of remat policies: here is what the
-// engine needs to refuse it.
+// A label or an op's name that matches nothing in a whole step is the commonest silent failure of remat policies: here
+// is what the engine needs to refuse it.
 #pragma once
 
 #include <algorithm>
@@ -14,13 +14,18 @@ namespace remat::inline REMAT_ABI::policy {
 namespace detail {
 
 // Phrases are not entered: they name labels of layers that a model need not have.
-inline void collect_names(const Node& node, std::vector<std::string>& names) {
+inline void collect_words(const Node& node, Kind kind, std::vector<std::string>& words) {
   if (node.kind == Kind::phrase) return;
-  if (node.kind == Kind::names)
+  if (node.kind == kind)
     for (std::string_view word : node.words)
-      if (word != any_label && std::find(names.begin(), names.end(), word) == names.end()) names.emplace_back(word);
-  if (node.left) collect_names(*node.left, names);
-  if (node.right) collect_names(*node.right, names);
+      if ((kind != Kind::names || word != any_label) && std::find(words.begin(), words.end(), word) == words.end())
+        words.emplace_back(word);
+  if (node.left) collect_words(*node.left, kind, words);
+  if (node.right) collect_words(*node.right, kind, words);
+}
+inline void sort_once(std::vector<std::string>& words) {
+  std::sort(words.begin(), words.end());
+  words.erase(std::unique(words.begin(), words.end()), words.end());
 }
 
 }  // namespace detail
@@ -29,14 +34,19 @@ inline void collect_names(const Node& node, std::vector<std::string>& names) {
 /// phrase-book constants.
 inline std::vector<std::string> written_names(const Policy& policy) {
   std::vector<std::string> names;
-  detail::collect_names(policy.node(), names);
+  detail::collect_words(policy.node(), detail::Kind::names, names);
   return names;
+}
+/// The same of the names of ops.
+inline std::vector<std::string> written_ops(const Policy& policy) {
+  std::vector<std::string> ops;
+  detail::collect_words(policy.node(), detail::Kind::ops, ops);
+  return ops;
 }
 
 /// The error for a written name that no slot of the step carries: near misses, and the names that exist.
 inline std::string unmatched_name_message(std::string_view name, std::vector<std::string> existing) {
-  std::sort(existing.begin(), existing.end());
-  existing.erase(std::unique(existing.begin(), existing.end()), existing.end());
+  detail::sort_once(existing);
   std::string text = "policy: no value of this step is named \"" + std::string(name) + '"';
   if (name == "logits")
     text +=
@@ -48,6 +58,13 @@ inline std::string unmatched_name_message(std::string_view name, std::vector<std
     text += '.';
   if (existing.empty()) return text + " No value has a name: give one with checkpoint_name(x, \"name\").";
   return text + " Names that exist: " + joined(existing) + '.';
+}
+/// The error for a written op that the step does not have: near misses, and the ops that it has.
+inline std::string unmatched_op_message(std::string_view op, std::vector<std::string> existing) {
+  detail::sort_once(existing);
+  const std::string hint = did_you_mean(op, existing);
+  return "policy: no op of this step is named \"" + std::string(op) + '"' + (hint.empty() ? "." : hint) +
+         " Ops of this step: " + joined(existing) + '.';
 }
 
 }  // namespace remat::inline REMAT_ABI::policy
