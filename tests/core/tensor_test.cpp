@@ -7,6 +7,7 @@
 #include <remat/core/tensor.hpp>
 #include <remat/core/xtensor.hpp>
 #include <sstream>
+#include <utility>
 #include <vector>
 
 namespace {
@@ -57,6 +58,13 @@ TEST(Shape, ErrorTexts) {
             "add: shapes [2, 3] and [2, 4] do not broadcast at axis 1");
   EXPECT_EQ(error_of([] { Tensor<float>({2}, {1.0F, 2.0F, 3.0F}); }), "tensor: 3 values for shape [2]");
   EXPECT_EQ(error_of([] { Tensor<float>({2, 3}).item(); }), "tensor: item() of shape [2, 3] with 6 elements");
+  Tensor<float> empty;  // not the number it was taken for, whose only element was read through a null pointer
+  EXPECT_EQ(error_of([&] { empty.item(); }), "tensor: item() of shape [0] with 0 elements");
+  EXPECT_THROW(empty[0], Error);
+  EXPECT_THROW(std::as_const(empty)[0], Error);
+  EXPECT_THROW(Tensor<float>()[0], Error);
+  EXPECT_TRUE(same_bits(empty, empty.copy()));
+  EXPECT_EQ(empty.span().size(), 0U);
   EXPECT_EQ(error_of([] { Tensor<float>({2, 3}).reshape({5}); }), "reshape: 6 elements do not fit shape [5]");
   EXPECT_EQ(error_of([] { Tensor<float>({2, 3}).slice(1, 3); }), "slice: [1, 3) of shape [2, 3]");
   EXPECT_EQ(error_of([] { Tensor<float>(Shape{}).slice(0, 0); }), "slice: [0, 0) of shape []");

@@ -82,6 +82,23 @@ TEST(Registry, SizesThatOverflowAreRefused) {
   expect_error({"pool: "}, [] { pool().allocate(SIZE_MAX); });
 }
 
+// Protects users of optional parameters: the bias of a layer without one was read through a null pointer.
+TEST(Registry, AParameterThatWasNeverMadeIsAnError) {
+  const Parameter<float> none;
+  EXPECT_FALSE(none);
+  EXPECT_EQ(none.entry(), nullptr);
+  const auto refuses = [](auto&& use) { expect_error({"parameter", "no scope has made it"}, use); };
+  refuses([&] { none.path(); });
+  refuses([&] { none.shape(); });
+  refuses([&] { none.size(); });
+  refuses([&] { none.value(); });
+  refuses([&] { none.set_value(Tensor<float>({1}, 0.0F)); });
+  refuses([&] { none.grad(); });
+  refuses([&] { none.set_grad(Tensor<float>({1}, 0.0F)); });
+  refuses([&] { none.has_grad(); });
+  refuses([&] { none.zero_grad(); });
+}
+
 // Protects training: gradients start as zeros, are the parameter's own, and values are replaced as a whole.
 TEST(Registry, GradientsAndValues) {
   ParameterRegistry parameters;

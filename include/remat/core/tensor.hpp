@@ -54,7 +54,8 @@ class Tensor {
  public:
   using value_type = T;
 
-  Tensor() { any_.dtype = dtype_of<T>(); }
+  /// No elements: shape [0], until a tensor is assigned.
+  Tensor() : any_{dtype_of<T>(), Shape{0}, {}, 0} {}
   /// Uninitialized elements.
   explicit Tensor(const Shape& shape) : any_{dtype_of<T>(), shape, storage_for(shape), 0} {}
   Tensor(const Shape& shape, T value) : Tensor(shape) { std::fill_n(data(), size(), value); }
@@ -86,9 +87,10 @@ class Tensor {
   std::span<const T> span() const& { return {data(), static_cast<std::size_t>(size())}; }
   std::span<T> span() & { return {data(), static_cast<std::size_t>(size())}; }
   void span() const&& = delete;  // `for (float v : x.value().span())` would read what is gone: name the tensor first
-  const T& operator[](Index i) const& { return data()[i]; }
-  T& operator[](Index i) & { return data()[i]; }
-  T operator[](Index i) && { return reinterpret_cast<const T*>(any_.data())[i]; }
+  /// Element i in row-major order; i is not checked, but that there are elements is.
+  const T& operator[](Index i) const& { return require_made(), data()[i]; }
+  T& operator[](Index i) & { return require_made(), data()[i]; }
+  T operator[](Index i) && { return require_made(), reinterpret_cast<const T*>(any_.data())[i]; }
   /// The only element.
   T item() const {
     require(size() == 1, "tensor: item() of shape ", shape(), " with ", size(), " elements");
@@ -122,6 +124,13 @@ class Tensor {
   }
 
  private:
+  void require_made() const {
+    if (!any_.storage) [[unlikely]]
+      fail_empty();
+  }
+  [[noreturn, gnu::noinline, gnu::cold]] static void fail_empty() {
+    fail("tensor: an element was asked for, but no tensor has been assigned to this one");
+  }
   static Storage storage_for(const Shape& shape) {
     return pool().allocate(checked_bytes(shape.size(), size_of(dtype_of<T>())));
   }

@@ -49,38 +49,45 @@ struct ParameterEntry {
 /// any more: an optimizer may update and free there.
 using GradientHook = std::function<void(ParameterEntry&)>;
 
-/// A handle to one parameter of a registry; copies name the same one.
+/// A handle to one parameter of a registry; copies name the same one. One that no scope has made, the bias of a layer
+/// without one perhaps, is false and names none: all but `entry()` are then an `Error`.
 template <class T>
 class Parameter {
  public:
   Parameter() = default;
   explicit Parameter(std::shared_ptr<ParameterEntry> entry) : entry_(std::move(entry)) {}
 
-  const std::string& path() const { return entry_->path; }
-  const Shape& shape() const { return entry_->value.shape; }
-  Index size() const { return entry_->value.size(); }
+  const std::string& path() const { return made().path; }
+  const Shape& shape() const { return made().value.shape; }
+  Index size() const { return made().value.size(); }
   explicit operator bool() const { return entry_ != nullptr; }
 
-  Tensor<T> value() const { return Tensor<T>(entry_->value); }
+  Tensor<T> value() const { return Tensor<T>(made().value); }
   /// Replaces the value; an `Error` when the shape differs.
   void set_value(const Tensor<T>& value) const {
     require(value.shape() == shape(), path(), ": has shape ", shape(), ", was given ", value.shape());
     entry_->value = value.copy().any();
   }
   /// The sum of all gradients since the last `zero_grad`, zeros if none.
-  Tensor<T> grad() const { return Tensor<T>(entry_->grad_or_zeros()); }
+  Tensor<T> grad() const { return Tensor<T>(made().grad_or_zeros()); }
   /// Replaces the gradient, one that was summed over machines perhaps; an `Error` when the shape differs.
   void set_grad(const Tensor<T>& grad) const {
     require(grad.shape() == shape(), path(), ": has shape ", shape(), ", was given a gradient of ", grad.shape());
     entry_->grad = grad.copy().any();
     entry_->has_grad = true;
   }
-  bool has_grad() const { return entry_->has_grad; }
-  void zero_grad() const { entry_->has_grad = false; }
+  bool has_grad() const { return made().has_grad; }
+  void zero_grad() const { made().has_grad = false; }
 
   const std::shared_ptr<ParameterEntry>& entry() const { return entry_; }
 
  private:
+  ParameterEntry& made() const {
+    require(entry_ != nullptr,
+            "parameter: used, but no scope has made it; a layer without a bias, say, has none to read");
+    return *entry_;
+  }
+
   std::shared_ptr<ParameterEntry> entry_;
 };
 
