@@ -216,6 +216,24 @@ TEST(Clip, NormAndScale) {
   expect_error({"clip_scale", "0"}, [] { optim::clip_scale(1, 0); });
 }
 
+// Protects parameters from a norm that is none: of NaN it clipped nothing, and a negative one turned gradients around.
+TEST(Clip, RefusesWhatIsNoNorm) {
+  constexpr double inf = std::numeric_limits<double>::infinity(), nan = std::numeric_limits<double>::quiet_NaN();
+  expect_error({"clip_scale", "nan", "global_norm"}, [] { optim::clip_scale(nan, 1); });
+  expect_error({"clip_scale", "inf"}, [] { optim::clip_scale(inf, 1); });
+  expect_error({"clip_scale", "-5"}, [] { optim::clip_scale(-5, 1); });
+  expect_error({"clip_scale", "largest norm", "nan"}, [] { optim::clip_scale(1, nan); });
+  expect_error({"clip_scale", "largest norm", "-1"}, [] { optim::clip_scale(1, -1); });
+  EXPECT_EQ(optim::clip_scale(7, inf), 1);
+  EXPECT_EQ(optim::clip_scale(0, 1), 1);
+  ParameterRegistry parameters;
+  const auto w = (parameters / "l").parameter<float>("w", {4}, init::ones());
+  w.set_grad(Tensor<float>({4}, 3.0F));
+  for (const double bad : {nan, -1.0, 0.0})
+    expect_error({"clip_scale"}, [&] { optim::clip_grad_norm(parameters, bad); });
+  EXPECT_TRUE(same_bits(w.grad(), Tensor<float>({4}, 3.0F)));
+}
+
 // Protects a run from training on after a blow-up: the first parameter to blame is named.
 TEST(Clip, NamesTheGradientThatIsNotFinite) {
   ParameterRegistry parameters;
@@ -249,6 +267,12 @@ TEST(Schedule, RefusesWhatIsNoSchedule) {
   expect_error({"200", "100"}, [] { optim::WarmupCosine{.warmup = 200, .steps = 100}(0); });
   expect_error({"peak", "minimum"}, [] { optim::WarmupCosine{.peak = 1e-4, .minimum = 1e-3}(0); });
   expect_error({"step -1"}, [] { optim::WarmupCosine{}(-1); });
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  expect_error({"peak", "nan"}, [&] { optim::WarmupCosine{.peak = nan}(0); });
+  expect_error({"minimum", "nan"}, [&] { optim::WarmupCosine{.minimum = nan}(0); });
+  expect_error({"minimum", "-1"}, [&] { optim::WarmupCosine{.minimum = -1}(0); });
+  expect_error({"-5 warmup steps"}, [] { optim::WarmupCosine{.warmup = -5}(0); });
+  expect_error({"-3 steps"}, [] { optim::WarmupCosine{.warmup = 0, .steps = -3}(0); });
 }
 
 }  // namespace

@@ -82,13 +82,19 @@ class GlobalNorm {
 inline double global_norm(const ParameterRegistry& parameters) { return GlobalNorm(parameters).value(); }
 
 /// What gradients of norm `norm` are multiplied by so that the norm becomes at most `max_norm`; never above 1. Give it
-/// to `AdamW::step`, and clipping costs no pass over memory.
+/// to `AdamW::step`, and clipping costs no pass over memory. An `Error` unless `norm` is finite and at least 0 and
+/// `max_norm` above 0; an infinite one clips nothing.
 inline double clip_scale(double norm, double max_norm) {
-  require(max_norm > 0, "clip_scale: the largest norm is ", max_norm, ", must be above 0");
+  require(
+      std::isfinite(norm) && norm >= 0, "clip_scale: the norm is ", norm,
+      ", must be finite and at least 0; give it what global_norm returns, which names a gradient that is not finite");
+  require(max_norm > 0, "clip_scale: the largest norm is ", max_norm,
+          ", must be above 0; to clip nothing, leave clipping out");
   return std::min(1.0, max_norm / (norm + 1e-6));
 }
 
-/// Scales all gradients in place so that their norm is at most `max_norm`; returns the norm before.
+/// Scales all gradients in place so that their norm is at most `max_norm`; returns the norm before. An `Error`, before
+/// any gradient changes, where `global_norm` or `clip_scale` has one.
 inline double clip_grad_norm(const ParameterRegistry& parameters, double max_norm) {
   const double norm = global_norm(parameters), factor = clip_scale(norm, max_norm);
   if (factor == 1) return norm;
