@@ -137,6 +137,57 @@ TEST(InBackward, RefusesClippingByTheGlobalNorm) {
   expect_error({"learning rate"}, [&] { adamw.in_backward(-1); });
 }
 
+// After zero_grad or set_grad nothing is used up any more: clipping has what it needs.
+TEST(InBackward, ClearedAndNewGradientsAreNotUsedUp) {
+  for (const int how : {0, 1, 2}) {
+    const Net net;
+    optim::AdamW adamw(net.parameters);
+    {
+      Tape tape;
+      const auto loss = net.loss(tape, policy::nothing);
+      tape.backward(loss, adamw.in_backward(1e-2));
+    }
+    EXPECT_THROW(optim::global_norm(net.parameters), Error);
+    if (how == 0) net.parameters.zero_grad();
+    for (const auto& w : net.weights) {
+      if (how == 1) w.zero_grad();
+      if (how == 2) w.set_grad(Tensor<float>({width, width}, 1.0F));
+    }
+    EXPECT_EQ(optim::global_norm(net.parameters) > 0, how == 2) << how;
+  }
+}
+
+/// The identity, whose backward fails.
+struct Failing : Op {
+  static constexpr In<float> x{0};
+  static constexpr Out<float> y{0};
+  Failing() : Op("failing") {}
+  Specs infer(const Operands& in) const override { return {y(in[x].shape)}; }
+  Residuals residuals(const Wanted&) const override { return {}; }
+  void forward(Frame& f) const override { std::copy_n(f[x].data(), f[x].size(), f[y].data()); }
+  void backward(Frame&) const override { fail("failing, as the test wants"); }
+};
+
+// A step counts once a parameter has been updated: not when the hook is made, nor when backward throws before.
+TEST(InBackward, CountsAStepOnceAParameterIsUpdated) {
+  const Net net;
+  const auto early = (net.parameters / "early").parameter<float>("w", {width}, init::ones());
+  optim::AdamW adamw(net.parameters);
+  const auto backward = [&](bool fails_last) {
+    Tape tape;
+    const auto x = tape.input(Tensor<float>({4, width}, 0.3F)) * early;
+    const auto begin = record(Failing(), x)[Failing::y];
+    const auto loss = mean(square(fails_last ? linear<float>(begin, net.weights[0], {})
+                                             : record(Failing(), linear<float>(x, net.weights[0], {}))[Failing::y]));
+    tape.backward(loss, adamw.in_backward(1e-2));
+  };
+  (void)adamw.in_backward(1e-2);
+  expect_error({"as the test wants"}, [&] { backward(false); });
+  EXPECT_EQ(adamw.step_count(), 0);
+  expect_error({"as the test wants"}, [&] { backward(true); });  // after the update of the layer behind it
+  EXPECT_EQ(adamw.step_count(), 1);
+}
+
 // Two micro-batches, of which the second does not reach one parameter.
 TEST(InBackward, SumsSquaresForTheGlobalNorm) {
   const Net net;

@@ -177,6 +177,20 @@ TEST(AdamW, AFailedStepChangesNothing) {
   EXPECT_NE(a.value()[0], 1);
 }
 
+// Protects against a loop that forgot its backward: it counted steps and trained nothing.
+TEST(AdamW, RefusesAStepWithoutAnyGradient) {
+  ParameterRegistry parameters;
+  const auto w = (parameters / "l").parameter<float>("w", {4}, init::ones());
+  optim::AdamW adamw(parameters);
+  expect_error({"adamw", "no parameter has a gradient", "tape.backward(loss)"}, [&] { adamw.step(0.1); });
+  EXPECT_EQ(adamw.step_count(), 0);
+  set_grad(w, 1, 0);
+  adamw.step(0.1);
+  EXPECT_EQ(adamw.step_count(), 1);
+  EXPECT_THROW(adamw.step(0.1), Error);  // the gradient was cleared
+  EXPECT_EQ(adamw.step_count(), 1);
+}
+
 // Protects users from bad settings.
 TEST(AdamW, RefusesBadSettings) {
   ParameterRegistry parameters;

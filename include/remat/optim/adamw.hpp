@@ -35,30 +35,35 @@ class AdamW {
   }
 
   /// One step against the gradients times `grad_scale` (see `clip_scale`), which are cleared. Parameters without a
-  /// gradient keep value and state. A step that throws has changed no value.
+  /// gradient keep value and state; when none has one it is an `Error`. A step that throws has changed no value.
   void step(double learning_rate, double grad_scale = 1) {
     check(learning_rate, grad_scale);
     std::vector<Update> updates;
     for (const auto& entry : parameters_.entries())
       if (entry->has_grad) updates.push_back(prepared(*entry));
+    require(!updates.empty(), "adamw: no parameter has a gradient; call tape.backward(loss) before step",
+            " (in_backward leaves none: it has made its step)");
     for (const Update& update : updates) apply(update, learning_rate, grad_scale);
     ++steps_;
   }
 
   /// For `tape.backward(loss, adamw.in_backward(rate))`: one step, each parameter as soon as its gradient is complete,
   /// which is then freed, so that gradients never exist all at once. Gives the bits that `step(rate, grad_scale)`
-  /// would. Clipping by the global norm needs all of them and refuses to follow.
+  /// would. Clipping by the global norm needs all of them and refuses to follow. A backward that throws has updated
+  /// the parameters whose gradients were complete by then, and no others.
   GradientHook in_backward(double learning_rate, double grad_scale = 1) {
     check(learning_rate, grad_scale);
-    ++steps_;
-    return [this, learning_rate, grad_scale](ParameterEntry& entry) {
+    return [this, learning_rate, grad_scale, is_counted = false](ParameterEntry& entry) mutable {
       apply(prepared(entry), learning_rate, grad_scale);
+      steps_ += is_counted ? 0 : 1;
+      is_counted = true;
       entry.grad = {};
       entry.is_used_up = true;
     };
   }
 
-  /// How often `step` was called.
+  /// How many steps have updated a parameter: calls of `step` that did not throw, and hooks of `in_backward` that a
+  /// backward has called. Corrections for bias count each parameter's own updates.
   double step_count() const { return steps_; }
   /// Bytes of the running means, which are made at a parameter's first gradient.
   std::size_t state_bytes() const {

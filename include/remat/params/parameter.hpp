@@ -37,6 +37,7 @@ struct ParameterEntry {
     }
     return grad;
   }
+  void zero_grad() { has_grad = is_used_up = false; }
   /// The gradient for reading: zeros, and still none, where no backward has added to it yet.
   const AnyTensor& grad_or_zeros() {
     AnyTensor& buffer = grad_buffer();
@@ -75,9 +76,10 @@ class Parameter {
     require(grad.shape() == shape(), path(), ": has shape ", shape(), ", was given a gradient of ", grad.shape());
     entry_->grad = grad.copy().any();
     entry_->has_grad = true;
+    entry_->is_used_up = false;
   }
   bool has_grad() const { return made().has_grad; }
-  void zero_grad() const { made().has_grad = false; }
+  void zero_grad() const { made().zero_grad(); }
 
   const std::shared_ptr<ParameterEntry>& entry() const { return entry_; }
 

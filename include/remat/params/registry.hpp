@@ -55,7 +55,7 @@ class ParameterRegistry {
   }
   void zero_grad() const {
     state_->uses.check();
-    for (const auto& [path, entry] : state_->entries) entry->has_grad = false;
+    for (const auto& [path, entry] : state_->entries) entry->zero_grad();
   }
   /// Shared ids with the layer paths that use each.
   const std::map<std::string, std::vector<std::string>>& shared_ids() const& { return state_->ids; }
