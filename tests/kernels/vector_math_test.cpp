@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cfloat>
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -64,6 +65,23 @@ TEST(VectorMath, Ends) {
   }
   EXPECT_TRUE(std::isnan(fast_tanh(nan)));
   EXPECT_TRUE(std::isnan(fast_erf(nan)));
+}
+
+// Of denormal numbers and infinity too, unlike the quick square roots that processors have.
+TEST(VectorMath, SquareRoots) {
+  EXPECT_LT(worst_ulps([](float x) { return fast_sqrt(x); }, [](double x) { return std::sqrt(x); }, 0, FLT_MAX), 1.5);
+  EXPECT_EQ(fast_sqrt(infinity), infinity);
+  EXPECT_TRUE(std::isnan(fast_sqrt(nan)));
+  for (int exponent = -1074; exponent < 1024; ++exponent)
+    for (const double mantissa : {1.0, 1.25, 1.5, 1.999}) {
+      const double x = std::ldexp(mantissa, exponent), root = std::sqrt(x);
+      ASSERT_NEAR(fast_sqrt(x), root, 4e-16 * root) << x;
+      if (const auto f = static_cast<float>(x); f <= FLT_MAX) {
+        ASSERT_NEAR(fast_sqrt(f), std::sqrt(f), 1.5e-7F * std::sqrt(f)) << f;
+      }
+    }
+  EXPECT_EQ(fast_sqrt(0.0), 0.0);
+  EXPECT_EQ(fast_sqrt(std::numeric_limits<double>::infinity()), std::numeric_limits<double>::infinity());
 }
 
 TEST(VectorMath, DoubleIsStandard) {

@@ -6,6 +6,7 @@
 #include <core/expect_error.hpp>
 #include <cstring>
 #include <limits>
+#include <remat/core/eigen.hpp>
 #include <remat/optim/adamw.hpp>
 #include <remat/optim/clip.hpp>
 #include <remat/optim/schedule.hpp>
@@ -83,6 +84,78 @@ TYPED_TEST(AdamWOf, FollowsTheFormulas) {
   }
   EXPECT_EQ(adamw.step_count(), 6);
   EXPECT_EQ(adamw.state_bytes(), 2 * sizeof(T) * (37 * 111 + 111));
+}
+
+// The rule as PyTorch computes it, operation by operation in T, for one weight that starts at 1 and does not decay.
+template <class T>
+struct OneWeight {
+  T p = 1, m = 0, v = 0;
+  void step(int step, T g, double rate, const optim::AdamWConfig& config) {
+    const T one_minus_beta1 = static_cast<T>(1 - config.beta1), one_minus_beta2 = static_cast<T>(1 - config.beta2);
+    m = m + one_minus_beta1 * (g - m);
+    v = static_cast<T>(config.beta2) * v + one_minus_beta2 * g * g;
+    const T step_size = static_cast<T>(rate / (1 - std::pow(config.beta1, step)));
+    const T unbias = static_cast<T>(std::sqrt(1 - std::pow(config.beta2, step)));
+    p = p - step_size * m / (std::sqrt(v) / unbias + static_cast<T>(config.epsilon));
+  }
+};
+
+// Protects blow-ups and vanishing gradients: where a square overflows or is denormal, the elements that a vector
+// register holds and those after them get the value that PyTorch's step has, through several steps.
+TYPED_TEST(AdamWOf, IsPyTorchsForGradientsOfEverySize) {
+  using T = TypeParam;
+  const int threads = omp_get_max_threads();
+  omp_set_num_threads(1);  // no bit depends on it, and hundreds of parallel regions take long on a busy machine
+  constexpr double eps = std::numeric_limits<T>::epsilon(), quantum = std::numeric_limits<T>::denorm_min();
+  for (const double epsilon : {1e-8, 0.0})
+    for (const Index size : {1, 8, 9, 17, 2049})
+      for (int decade = -30; decade <= 30; ++decade) {
+        const optim::AdamWConfig config{.epsilon = epsilon};
+        ParameterRegistry parameters;
+        const auto w = (parameters / "l").parameter<T>("w", {size}, init::ones());
+        optim::AdamW adamw(parameters, config);
+        OneWeight<T> expected;
+        for (int step = 1; step <= 3; ++step) {
+          const T g = static_cast<T>((step == 2 ? -0.5 : 1) * std::pow(10, decade));
+          w.set_grad(Tensor<T>({size}, g));
+          adamw.step(0.01);
+          expected.step(step, g, 0.01, config);
+          const Tensor<T> value = w.value();
+          ASSERT_TRUE(same_bits(value, Tensor<T>({size}, value[0]))) << decade << ' ' << size;
+          // A mean square of few quanta may be one of them off, by the rounding of a fused multiplication.
+          const double off = quantum / static_cast<double>(expected.v);
+          if (epsilon == 0 && off > 0.1 && expected.v > 0) break;
+          if (std::isfinite(expected.p)) {
+            const double change = std::fabs(static_cast<double>(expected.p) - 1);
+            const double tolerance = 2 * eps + (8 * eps + (epsilon == 0 && off < 1 ? 2 * off : 0)) * change;
+            ASSERT_NEAR(value[0], expected.p, tolerance) << decade << ' ' << size << ' ' << step << ' ' << epsilon;
+          } else {
+            ASSERT_EQ(value[0], expected.p) << decade << ' ' << size << ' ' << step;
+          }
+        }
+      }
+  omp_set_num_threads(threads);
+}
+
+// PyTorch 2's AdamW: (1 - beta2) g is multiplied by g, so that 2e19 still learns; 1e21 has no finite square at all.
+TEST(AdamW, OverflowAndZeroByHand) {
+  const auto after_one_step = [](float gradient, double epsilon) {
+    ParameterRegistry parameters;
+    const auto w = (parameters / "l").parameter<float>("w", {9}, init::ones());
+    optim::AdamW adamw(parameters, {.epsilon = epsilon});
+    w.set_grad(Tensor<float>({9}, gradient));
+    adamw.step(0.01);
+    EXPECT_TRUE(same_bits(w.value(), Tensor<float>({9}, w.value()[0]))) << gradient;
+    return w.value()[0];
+  };
+  EXPECT_NEAR(after_one_step(1e18F, 1e-8), 0.99F, 1e-7);
+  EXPECT_NEAR(after_one_step(2e19F, 1e-8), 0.99F, 1e-7);
+  EXPECT_EQ(after_one_step(1e21F, 1e-8), 1);
+  EXPECT_EQ(after_one_step(1e30F, 0), 1);
+  EXPECT_EQ(after_one_step(1e-30F, 1e-8), 1);
+  EXPECT_EQ(after_one_step(0, 1e-8), 1);
+  EXPECT_EQ(after_one_step(1e-30F, 0), -std::numeric_limits<float>::infinity());
+  EXPECT_TRUE(std::isnan(after_one_step(0, 0)));  // 0 / 0, as documented
 }
 
 // Protects golden numbers: the first steps of PyTorch's AdamW on one weight of 1, gradient 0.5 then -0.25, lr 0.1.

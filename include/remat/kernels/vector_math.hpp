@@ -5,18 +5,22 @@
 
 #include <bit>
 #include <cmath>
+#include <concepts>
 #include <cstdint>
 #include <limits>
 #include <remat/core/config.hpp>
+#include <type_traits>
 
 namespace remat::inline REMAT_ABI::kernels {
 
 namespace detail {
 
 /// `condition ? yes : no` by bits: of a plain ?: GCC moves the arms into branches, and then vectorizes nothing.
-[[gnu::always_inline]] inline float select(bool condition, float yes, float no) {
-  const std::uint32_t mask = 0U - static_cast<std::uint32_t>(condition);
-  return std::bit_cast<float>((std::bit_cast<std::uint32_t>(yes) & mask) | (std::bit_cast<std::uint32_t>(no) & ~mask));
+template <class T>
+[[gnu::always_inline]] inline T select(bool condition, T yes, T no) {
+  using Bits = std::conditional_t<sizeof(T) == 4, std::uint32_t, std::uint64_t>;
+  const Bits mask = Bits{0} - static_cast<Bits>(condition);
+  return std::bit_cast<T>((std::bit_cast<Bits>(yes) & mask) | (std::bit_cast<Bits>(no) & ~mask));
 }
 
 /// e^x for x in [-87, 88], and nothing sensible elsewhere: x = n ln 2 + r with |r| <= ln(2) / 2.
@@ -89,5 +93,28 @@ inline double fast_tanh(double x) { return std::tanh(x); }
   return detail::select(magnitude > 1.0F, far, near);
 }
 inline double fast_erf(double x) { return std::erf(x); }
+
+/// The square root of x >= 0, of denormal numbers and infinity too; NaN stays NaN. Compilers vectorize no loop over
+/// std::sqrt unless they are told that nobody reads errno. A first guess from the exponent (Kadlec's constants), then
+/// terms of the series of 1 / sqrt(1 - e).
+template <std::floating_point T>
+[[gnu::always_inline]] inline T fast_sqrt(T x) {
+  using Bits = std::conditional_t<sizeof(T) == 4, std::uint32_t, std::uint64_t>;
+  using Limits = std::numeric_limits<T>;
+  constexpr int digits = Limits::digits - 1;  // of the mantissa as stored
+  constexpr auto half = static_cast<T>(Bits{1} << (digits / 2 + 1)), whole = half * half;
+  constexpr auto guess = static_cast<Bits>((1.5 * (Limits::max_exponent - 1) - 0.2500008) * (Bits{1} << digits));
+  const bool is_tiny = x < Limits::min();
+  const T scaled = x * detail::select(is_tiny, whole, T(1));
+  T r = std::bit_cast<T>(guess - (std::bit_cast<Bits>(scaled) >> 1));
+  r *= T(0.703952253) * (T(2.38924456) - scaled * r * r);  // 1 / sqrt to 1 part in 1500
+  if constexpr (sizeof(T) == 8) {
+    const T e = T(1) - scaled * r * r;
+    r += r * e * (T(0.5) + T(0.375) * e);
+  }
+  const T root = scaled * r, e = T(1) - root * r;
+  const T result = (root + root * e * (T(0.5) + T(0.375) * e)) * detail::select(is_tiny, T(1) / half, T(1));
+  return detail::select(x <= Limits::max(), result, x);
+}
 
 }  // namespace remat::inline REMAT_ABI::kernels

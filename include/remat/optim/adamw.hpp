@@ -4,8 +4,8 @@
 #include <cmath>
 #include <cstring>
 #include <map>
-#include <remat/core/eigen.hpp>
 #include <remat/core/parallel.hpp>
+#include <remat/kernels/vector_math.hpp>
 #include <remat/optim/clip.hpp>
 #include <remat/params/registry.hpp>
 #include <string>
@@ -15,8 +15,8 @@ namespace remat::inline REMAT_ABI::optim {
 
 struct AdamWConfig {
   double beta1 = 0.9;
-  double beta2 = 0.999;  // small GPTs learn better with 0.99
-  double epsilon = 1e-8;
+  double beta2 = 0.999;   // small GPTs learn better with 0.99
+  double epsilon = 1e-8;  // where it is 0, an element whose gradients were all 0 becomes NaN (0 / 0), as in PyTorch
   double weight_decay = 0.01;  // of parameters with two axes or more; biases and norms never decay
 };
 
@@ -112,7 +112,6 @@ class AdamW {
   }
   template <class T>
   void apply_to(const Update& update, double learning_rate, double grad_scale) const {
-    using Array = Eigen::Array<T, Eigen::Dynamic, 1>;
     const double steps = ++update.state->steps;
     const bool decays = update.entry->value.shape.rank() >= 2;
     const T keep = static_cast<T>(decays ? 1 - learning_rate * config_.weight_decay : 1);
@@ -121,17 +120,20 @@ class AdamW {
     const T beta2 = static_cast<T>(config_.beta2), epsilon = static_cast<T>(config_.epsilon);
     const T fresh1 = static_cast<T>(1 - config_.beta1), fresh2 = static_cast<T>(1 - config_.beta2);
     const T scale = static_cast<T>(grad_scale);
-    const T* const grad = reinterpret_cast<const T*>(update.entry->grad.data());
-    // The four arrays of a block of 2048 fit into the first cache: three loops there, one pass over memory.
-    parallel_for(update.entry->value.size(), 2048, [&](Index begin, Index end) {
-      const auto block = [&](std::byte* data) {
-        return Eigen::Map<Array>(reinterpret_cast<T*>(data) + begin, end - begin);
-      };
-      const Eigen::Map<const Array> g(grad + begin, end - begin);
-      auto p = block(update.value), m = block(update.mean), v = block(update.square);
-      m += fresh1 * (scale * g - m);
-      v = beta2 * v + fresh2 * (scale * g).square();
-      p = keep * p - rate * m / (v.sqrt() * unbias + epsilon);
+    const T* const grads = reinterpret_cast<const T*>(update.entry->grad.data());
+    T* const p = reinterpret_cast<T*>(update.value);
+    T *const m = reinterpret_cast<T*>(update.mean), *const v = reinterpret_cast<T*>(update.square);
+    // Like PyTorch's, down to the factor of a square that is multiplied first: (1 - beta2) g g overflows later than g
+    // g.
+    parallel_for(update.entry->value.size(), 2048, [=](Index begin, Index end) {
+#pragma omp simd
+      for (Index i = begin; i < end; ++i) {
+        const T g = scale * grads[i];
+        const T mean = m[i] + fresh1 * (g - m[i]), square = beta2 * v[i] + fresh2 * g * g;
+        m[i] = mean;
+        v[i] = square;
+        p[i] = keep * p[i] - rate * mean / (kernels::fast_sqrt(square) * unbias + epsilon);
+      }
     });
   }
 
