@@ -114,6 +114,25 @@ TYPED_TEST(ActivationTest, FarEnds) {
   EXPECT_TRUE(std::isnan(TypeParam::value(nan)));
 }
 
+// No finite number makes NaN: 1 + 3 c x^2 of the tanh approximation overflows from 1e20 on, where its factor is 0.
+TYPED_TEST(ActivationTest, LimitsOfFiniteNumbers) {
+  const auto check = []<class T>(T largest) {
+    for (const T x : {T(1e9), T(1e15), T(3e19), T(1e30), T(3e38), largest}) {
+      EXPECT_EQ(TypeParam::value(x), x);
+      EXPECT_EQ(TypeParam::value(-x), 0) << x;
+      EXPECT_EQ(TypeParam::derivative(x), 1) << x;
+      EXPECT_EQ(TypeParam::derivative(-x), 0) << x;
+    }
+    constexpr T inf = std::numeric_limits<T>::infinity();
+    EXPECT_EQ(TypeParam::value(inf), inf);
+    EXPECT_TRUE(std::isnan(TypeParam::value(std::numeric_limits<T>::quiet_NaN())));
+    if (std::is_same_v<TypeParam, Relu>) return;  // its derivative of NaN is 0
+    EXPECT_TRUE(std::isnan(TypeParam::derivative(std::numeric_limits<T>::quiet_NaN())));
+  };
+  check(FLT_MAX);
+  check(DBL_MAX);
+}
+
 TEST(Activations, KnownValues) {
   EXPECT_NEAR(Gelu::value(1.0), 0.84134474606854293, 1e-15);
   EXPECT_NEAR(GeluTanh::value(1.0), 0.84119199060827676, 1e-12);

@@ -1,8 +1,12 @@
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cmath>
+#include <limits>
 #include <ops/try_op.hpp>
 #include <remat/ops/activation.hpp>
+#include <remat/ops/arithmetic.hpp>
+#include <remat/ops/reduce.hpp>
 #include <sstream>
 
 namespace {
@@ -60,6 +64,43 @@ TEST(Activation, ReluKeepsItsResultAndTheOthersTheirInput) {
     EXPECT_EQ(tape.stats().saved_bytes, 64U);
     EXPECT_THROW(y.value(), Error);
   }
+}
+
+/// What `kind` and its gradient are at x, alone and as a gate of 1.
+template <class T>
+std::array<T, 4> ends(Activation kind, T x) {
+  Tape tape;
+  const auto alone = tape.input(Tensor<T>({17}, x), {.wants_gradient = true}),
+             gate = tape.input(alone.value(), {.wants_gradient = true});
+  const auto y = activate(alone, kind), z = gated_activate(gate, tape.input(Tensor<T>({17}, T(1))), kind);
+  const std::array<T, 2> values{y.value()[16], z.value()[16]};
+  tape.backward(sum(y) + sum(z));
+  return {values[0], values[1], tape.grad(alone)[16], tape.grad(gate)[16]};
+}
+
+// PyTorch has NaN for the value of gelu and silu at -infinity, and for their derivatives at both: they may stay.
+TEST(Activation, EndsAreLimits) {
+  const auto check = []<class T>(T) {
+    constexpr T inf = std::numeric_limits<T>::infinity(), most = std::numeric_limits<T>::max();
+    for (const Activation kind : all_kinds) {
+      SCOPED_TRACE(to_string(kind));
+      const bool squares = kind == Activation::squared_relu, piecewise = squares || kind == Activation::relu;
+      for (const T x : {T(1e15), T(1e30), most, inf}) {
+        const auto up = ends(kind, x), down = ends(kind, -x);
+        for (const int i : {0, 1}) {
+          EXPECT_EQ(up[i], squares ? x * x : x);
+          if (!piecewise && x == inf) continue;
+          EXPECT_EQ(down[i], 0) << x;
+          EXPECT_EQ(up[2 + i], squares ? 2 * x : 1) << x;
+          EXPECT_EQ(down[2 + i], 0) << x;
+        }
+      }
+      EXPECT_TRUE(std::isnan(ends(kind, std::numeric_limits<T>::quiet_NaN())[0]));
+      EXPECT_TRUE(std::isnan(ends(kind, std::numeric_limits<T>::quiet_NaN())[1]));
+    }
+  };
+  check(1.0F);
+  check(1.0);
 }
 
 TEST(Activation, NamesReadBack) {

@@ -29,7 +29,8 @@ struct GeluTanh {
   [[gnu::always_inline]] static T derivative(T x) {
     const T t = fast_tanh(inner(x));
     const T slope = T(0.79788456080286536) * (T(1) + T(3 * 0.044715) * x * x);
-    return T(0.5) * (T(1) + t) + T(0.5) * x * (T(1) - t * t) * slope;
+    const T bounded = detail::select(slope < T(1e30), slope, T(1e30));  // an infinite one, times 1 - t^2 = 0, is NaN
+    return T(0.5) * (T(1) + t) + T(0.5) * x * (T(1) - t * t) * bounded;
   }
 
  private:

@@ -32,11 +32,12 @@ namespace ops {
 
 struct SquaredRelu {
   template <class T>
-  static T value(T x) {
-    return kernels::Relu::value(x) * x;
+  [[gnu::always_inline]] static T value(T x) {
+    const T positive = kernels::Relu::value(x);
+    return positive * positive;  // times x it would be NaN of -infinity
   }
   template <class T>
-  static T derivative(T x) {
+  [[gnu::always_inline]] static T derivative(T x) {
     return T(2) * kernels::Relu::value(x);
   }
 };
