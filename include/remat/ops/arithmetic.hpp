@@ -60,8 +60,8 @@ struct Maximum {  // where the operands are equal, each gets half
 
 }  // namespace functions
 
-// Each takes two Vars, or a Var and a Parameter, Tensor or number; shapes broadcast as in NumPy. Error: shapes that do
-// not broadcast.
+// Each takes two Vars, or a Var and a Parameter, Tensor or number; shapes broadcast as in NumPy. With bfloat16 a number
+// counts as a float, and only the result is rounded, as in PyTorch. Error: shapes that do not broadcast.
 
 /// a + b.
 template <class A, class B, class T = detail::ElementOf<A, B>>
