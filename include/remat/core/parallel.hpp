@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <atomic>
 #include <exception>
+#include <remat/core/cascade_sum.hpp>
 #include <remat/core/shape.hpp>
 #include <utility>
 #include <vector>
@@ -70,7 +71,7 @@ void parallel_for(Index count, Index grain, F&& body) {
   if (error) std::rethrow_exception(error);
 }
 
-/// The sum of `block_sum(begin, end)` over the blocks of `parallel_for`, added in the order of the blocks: the same
+/// The sum of `block_sum(begin, end)` over the blocks of `parallel_for`, added in the order of a `CascadeSum`: the same
 /// bits for any number of threads.
 template <class T, class F>
 T parallel_sum(Index count, Index grain, F&& block_sum) {
@@ -79,9 +80,9 @@ T parallel_sum(Index count, Index grain, F&& block_sum) {
   parallel_for(count, grain, [&](Index begin, Index end) {
     partial[static_cast<std::size_t>(begin / grain)] = block_sum(begin, end);
   });
-  T sum{};
-  for (const T& term : partial) sum += term;
-  return sum;
+  CascadeSum<T> sum;
+  for (const T& term : partial) sum.add(&term);
+  return *sum.total();
 }
 
 /// Rows to a block of about 16k elements of work, for rows of `row_work` elements.

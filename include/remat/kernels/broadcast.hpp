@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <remat/core/parallel.hpp>
 #include <remat/kernels/reduce.hpp>
+#include <remat/kernels/rows.hpp>
 
 namespace remat::inline REMAT_ABI::kernels {
 
@@ -113,30 +114,26 @@ void sum_to(const Shape& full, const X* x, const Shape& target, Y* result, Accum
     parallel_for(kept, row_grain(checked_mul(rows, inner.length)), [&](Index begin, Index end) {
       for (Index k = begin; k < end; ++k) {
         const X* from = x + walk.offset(false, k);
-        T total{};
-        for (Index r = 0; r < rows; ++r) total += sum(from + walk.offset(true, r), inner.length);
-        y[k] = scale * total;
+        CascadeSum<T> total;
+        for (Index r = 0; r < rows; ++r) {
+          const T part = sum(from + walk.offset(true, r), inner.length);
+          total.add(&part);
+        }
+        y[k] = scale * *total.total();
       }
     });
     return;
   }
   // Sums of columns, a few cache lines wide; rows are summed in blocks first, which rounds less.
-  constexpr Index width = 64, block = 64;
+  constexpr Index width = 64;
   const Index strips = (inner.length - 1) / width + 1;
   parallel_for(kept * strips, row_grain(rows * width), [&](Index begin, Index end) {
     for (Index item = begin; item < end; ++item) {
       const Index column = item % strips * width, n = std::min(width, inner.length - column);
       const X* from = x + walk.offset(false, item / strips) + column;
-      T total[width] = {};
-      for (Index first = 0; first < rows; first += block) {
-        T part[width] = {};
-        for (Index r = first; r < std::min(rows, first + block); ++r) {
-          const auto row = numbers(from + walk.offset(true, r));
-#pragma omp simd
-          for (Index j = 0; j < n; ++j) part[j] += row[j];
-        }
-        for (Index j = 0; j < n; ++j) total[j] += part[j];
-      }
+      T total[width];
+      const auto row = [&](Index r) { return numbers(from + walk.offset(true, r)); };
+      sum_rows<width>(rows, CascadeSum<T>::step, n, row, false, total);
       const auto to = y + (item / strips * inner.length + column);
       for (Index j = 0; j < n; ++j) to[j] = scale * total[j];
     }

@@ -1,8 +1,11 @@
 // Sums and maxima in one fixed order: lane l takes elements l, l + L, l + 2L, ..., and the lanes are folded in halves.
-// Within one program the bits depend on the data and their number, not on alignment or threads.
+// Sums of more than 2048 elements are cascades of such blocks, so that the error of a long one stays that of a short
+// one. Within one program the bits depend on the data and their number, not on alignment or threads.
 #pragma once
 
+#include <algorithm>
 #include <limits>
+#include <remat/core/cascade_sum.hpp>
 #include <remat/core/numbers.hpp>
 #include <remat/core/shape.hpp>
 #include <type_traits>
@@ -32,11 +35,27 @@ T fold(Index n, T identity, F&& f, Combine&& combine) {
   return lane[0];
 }
 
+inline constexpr Index sum_block = 2048;
+
+/// Out of the way of short sums, which are most.
+template <class T, class F>
+[[gnu::noinline]] T long_sum(Index n, F& f) {
+  CascadeSum<T> total;
+  for (Index begin = 0; begin < n; begin += sum_block) {
+    const T part = fold<T>(
+        std::min(n - begin, sum_block), T{0}, [&](Index i) { return static_cast<T>(f(begin + i)); },
+        [](T a, T b) { return a + b; });
+    total.add(&part);
+  }
+  return *total.total();
+}
+
 }  // namespace detail
 
 /// f(0) + ... + f(n-1); 0 for n = 0. `f` takes an `Index` and should have no branches, so that it vectorizes.
 template <class T, class F>
 T sum_of(Index n, F&& f) {
+  if (n > detail::sum_block) return detail::long_sum<T>(n, f);
   return detail::fold<T>(
       n, T{0}, [&](Index i) { return static_cast<T>(f(i)); }, [](T a, T b) { return a + b; });
 }

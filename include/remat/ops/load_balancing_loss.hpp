@@ -36,10 +36,12 @@ struct LoadBalancingLoss : Op {
     const auto ps = numbers(f[probabilities].data());
     const Accum<T>* weight = weights(f);
     *f[loss].data() = parallel_sum<Accum<T>>(f[probabilities].rows(), row_grain(e), [=](Index begin, Index end) {
-      Accum<T> sum = 0;
-      for (Index i = begin; i < end; ++i)
-        sum += kernels::sum_of<Accum<T>>(e, [=](Index j) { return ps[i * e + j] * weight[j]; });
-      return sum;
+      CascadeSum<Accum<T>> sum;
+      for (Index i = begin; i < end; ++i) {
+        const auto term = kernels::sum_of<Accum<T>>(e, [=](Index j) { return ps[i * e + j] * weight[j]; });
+        sum.add(&term);
+      }
+      return *sum.total();
     });
   }
   void backward(Frame& f) const override {

@@ -41,7 +41,7 @@ struct Norm : Op {
     const Wanted wanted(in);
     Cost cost;
     const Index sums = (wanted[scale] ? 1 : 0) + (wanted[bias] ? 1 : 0);
-    cost.backward_scratch = kernels::RowBlocks(in[x].shape.rows()).bytes<A>(sums * in[x].shape.back());
+    cost.backward_scratch = kernels::RowBlocks(in[x].shape.rows()).sum_block_bytes<A>(sums * in[x].shape.back());
     return cost;
   }
   Residuals residuals(const Wanted& wanted) const override {
@@ -86,12 +86,10 @@ struct Norm : Op {
     A* partials = f.template scratch<A>();
     kernels::with_row(gradients.scales, A{1}, [&](auto weight) {
       parallel_for(rows, blocks.grain, [=, this](Index begin, Index end) {
-        A* partial = partials + begin / blocks.grain * stride;
-        std::fill_n(partial, stride, A{0});
-        for (Index i = begin; i < end; ++i) {
-          gradients(i, weight, wants_scale ? partial : nullptr, wants_bias ? partial + at_bias : nullptr);
+        blocks.sum_block(begin, end, stride, partials, [&](Index i, A* sums) {
+          gradients(i, weight, wants_scale ? sums : nullptr, wants_bias ? sums + at_bias : nullptr);
           if (dbranch != nullptr) drop(i * d, d, gradients.dx, dbranch);
-        }
+        });
       });
     });
     if (wants_scale) kernels::add_partials(blocks, partials, stride, 0, d, f.accumulate(scale), f.grad(scale).data());

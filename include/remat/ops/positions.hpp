@@ -2,7 +2,7 @@
 #pragma once
 
 #include <remat/autodiff/var.hpp>
-#include <remat/core/parallel.hpp>
+#include <remat/kernels/rows.hpp>
 
 namespace remat::inline REMAT_ABI {
 namespace ops {
@@ -40,7 +40,7 @@ struct AddPositions : Op {
       }
     });
   }
-  // Only of the table; that of x passes. Each row is summed over the batch in order.
+  // Only of the table; that of x passes. Each row is summed over the batch.
   void backward(Frame& f) const override {
     const Index d = f[x].cols(), t = length(f[x].shape()), rows = f[x].rows();
     const Index first = offset;
@@ -49,13 +49,9 @@ struct AddPositions : Op {
     Accum<T>* dtable = f.grad(table).data();
     parallel_for(f[table].rows(), row_grain(d * (t == 0 ? 1 : rows / t)), [=](Index begin, Index end) {
       for (Index s = begin; s < end; ++s) {
-        Accum<T>* sum = dtable + s * d;
-        if (!adds) std::fill_n(sum, d, Accum<T>{0});
-        if (s < first || s >= first + t) continue;
-        for (Index i = s - first; i < rows; i += t) {
-#pragma omp simd
-          for (Index j = 0; j < d; ++j) sum[j] += dy[i * d + j];
-        }
+        const Index batches = s < first || s >= first + t ? 0 : rows / t;
+        const auto row = [=](Index b) { return dy + (b * t + s - first) * d; };
+        kernels::sum_rows<1024>(batches, CascadeSum<Accum<T>>::step, d, row, adds, dtable + s * d);
       }
     });
   }
