@@ -17,6 +17,7 @@
 #include <remat/ops/arithmetic.hpp>
 #include <remat/ops/attention.hpp>
 #include <remat/ops/blockwise.hpp>
+#include <remat/ops/cast.hpp>
 #include <remat/ops/combine_rows.hpp>
 #include <remat/ops/concat.hpp>
 #include <remat/ops/cross_entropy.hpp>
@@ -31,6 +32,7 @@
 #include <remat/ops/reduce.hpp>
 #include <remat/ops/rms_norm.hpp>
 #include <remat/ops/route.hpp>
+#include <remat/ops/skip_add.hpp>
 #include <remat/ops/slice.hpp>
 #include <remat/ops/softmax.hpp>
 #include <remat/ops/take_rows.hpp>

@@ -42,6 +42,19 @@
   HOW template struct remat::Unary<T, remat::functions::Sin>;               \
   HOW template struct remat::Unary<T, remat::functions::Square>;
 
+// Of bfloat16 branches beside a float skip connection.
+#define REMAT_TEST_SKIP_OPS(HOW, T, X)                                           \
+  HOW template struct remat::ops::Cast<T, X>;                                    \
+  HOW template struct remat::ops::Cast<X, T>;                                    \
+  HOW template struct remat::ops::SkipAdd<T, X>;                                 \
+  HOW template struct remat::ops::Norm<T, remat::ops::LayerNormRow, false, X>;   \
+  HOW template struct remat::ops::Norm<T, remat::ops::LayerNormRow, true, X>;    \
+  HOW template struct remat::ops::Norm<T, remat::ops::LayerNormRow, true, X, X>; \
+  HOW template struct remat::ops::Norm<T, remat::ops::RmsNormRow, false, X>;     \
+  HOW template struct remat::ops::Norm<T, remat::ops::RmsNormRow, true, X>;      \
+  HOW template struct remat::ops::Norm<T, remat::ops::RmsNormRow, true, X, X>;
+
 REMAT_TEST_OPS(extern, float)
 REMAT_TEST_OPS(extern, double)
 REMAT_TEST_OPS(extern, remat::bfloat16)
+REMAT_TEST_SKIP_OPS(extern, remat::bfloat16, float)

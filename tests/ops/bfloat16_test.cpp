@@ -8,6 +8,7 @@
 #include <remat/ops/activation.hpp>
 #include <remat/ops/arithmetic.hpp>
 #include <remat/ops/attention.hpp>
+#include <remat/ops/cast.hpp>
 #include <remat/ops/combine_rows.hpp>
 #include <remat/ops/concat.hpp>
 #include <remat/ops/cross_entropy.hpp>
@@ -21,6 +22,7 @@
 #include <remat/ops/positions.hpp>
 #include <remat/ops/reduce.hpp>
 #include <remat/ops/rms_norm.hpp>
+#include <remat/ops/skip_add.hpp>
 #include <remat/ops/slice.hpp>
 #include <remat/ops/softmax.hpp>
 #include <remat/ops/take_rows.hpp>
@@ -160,6 +162,78 @@ TEST(Bfloat16Ops, Norms) {
   expect_like_float({.x = {{33, 70}}}, [](const auto& in) { return softmax(in[0]); });
   expect_like_float(
       {.x = {{33, 70}}}, [](const auto& in) { return log_softmax(in[0]); }, 2);
+}
+
+// A float skip connection beside bfloat16 branches. Their gradients are rounded once, that of the skip connection
+// never.
+TEST(Bfloat16Ops, SkipConnections) {
+  expect_like_float({.x = {{33, 70}}}, [](const auto& in) { return sin(cast<float>(in[0])); });
+  expect_like_float(
+      {.x = {{1, 1}}, .exact = {{33, 70}}},
+      [](const auto& in) {
+        using T = typename std::decay_t<decltype(in[0])>::value_type;
+        return layer_norm<T>(in.exact[0]) + rms_norm<T>(in.exact[0]) * in[0] + sin(cast<T>(in.exact[0]));
+      },
+      4);
+  for (const double rate : {0.0, 0.25}) {
+    const Shapes shapes{.x = {{33, 70}}, .exact = {{33, 70}, {70}, {70}}};
+    expect_like_float({.x = {{33, 70}}, .exact = {{33, 70}}},
+                      [=](const auto& in) { return skip_add(in.exact[0], in[0], rate); });
+    expect_like_float(shapes, [=](const auto& in) {
+      const auto both = skip_layer_norm(in.exact[0], in[0], rate, in.exact[1], in.exact[2]);
+      return both.sum * cast<float>(both.normal);
+    });
+    expect_like_float(shapes, [=](const auto& in) {
+      const auto both = skip_rms_norm(in.exact[0], in[0], rate, in.exact[1]);
+      return both.sum * cast<float>(both.normal);
+    });
+    expect_like_float(shapes, [=](const auto& in) {  // as layers with norms behind the sum do
+      using T = typename std::decay_t<decltype(in[0])>::value_type;
+      return skip_layer_norm<T, float>(in.exact[0], in[0], rate, in.exact[1], in.exact[2]).normal;
+    });
+  }
+}
+
+TEST(Bfloat16Ops, SkipConnectionsAreNotRounded) {
+  const Shape shape{3, 16};
+  Tape tape;
+  const auto x = tape.input(Tensor<float>(shape, 1.0F), {.wants_gradient = true});
+  const auto branch = tape.input(Tensor<bfloat16>(shape, static_cast<bfloat16>(0x1p-12F)), {.wants_gradient = true});
+  const Var<float> sum_alone = skip_add(x, branch);
+  const auto [sums, normal] = skip_layer_norm(x, branch);
+  EXPECT_EQ(sum_alone.value()[0], 1 + 0x1p-12F);
+  EXPECT_EQ(sums.value()[0], 1 + 0x1p-12F);
+  tape.backward(sum(sums) * (1 + 0x1p-12F) + cast<float>(sum(normal)));
+  EXPECT_EQ(tape.grad(x)[0], 1 + 0x1p-12F);
+  EXPECT_EQ(static_cast<float>(tape.grad(branch)[0]), 1);
+}
+
+// What the gradient of a branch goes through on its way is float, whether that of the skip connection is wanted or not.
+TEST(Bfloat16Ops, BranchesHaveOneGradientWhoeverElseWantsOne) {
+  for (const double rate : {0.0, 0.25}) {
+    std::vector<Tensor<bfloat16>> gradients;
+    for (const bool wants_x : {false, true}) {
+      Tape tape({.seed = 3});
+      const auto x = tape.input(values<float>({40, 70}, 1), {.wants_gradient = wants_x});
+      const auto branch = tape.input(values<bfloat16>({40, 70}, 2), {.wants_gradient = true});
+      const auto scale = tape.input(values<float>({70}, 3), {.wants_gradient = true});
+      const auto [sums, normal] = skip_layer_norm(x, branch, rate, scale);
+      tape.backward(sum(sums * values<float>({40, 70}, 4)) + cast<float>(sum(sin(normal))));
+      gradients.push_back(tape.grad(branch).copy());
+    }
+    EXPECT_TRUE(same_bits(gradients[0], gradients[1])) << rate;
+  }
+}
+
+TEST(Bfloat16Ops, CastsKeepNothingAndCostNothingWhereTypesAgree) {
+  Tape tape;
+  const auto x = tape.input(values<float>({5}, 1), {.wants_gradient = true});
+  const Index before = tape.stats().ops_recorded;
+  EXPECT_EQ(cast<float>(x).where().slot, x.where().slot);
+  EXPECT_EQ(tape.stats().ops_recorded, before);
+  tape.backward(sum(cast<float>(cast<bfloat16>(x * 3.0F))));
+  EXPECT_EQ(tape.stats().saved_bytes, 0U);
+  EXPECT_EQ(tape.grad(x)[2], 3.0F);
 }
 
 TEST(Bfloat16Ops, Products) {

@@ -5,6 +5,7 @@
 #include <remat/ops/activation.hpp>
 #include <remat/ops/arithmetic.hpp>
 #include <remat/ops/attention.hpp>
+#include <remat/ops/cast.hpp>
 #include <remat/ops/combine_rows.hpp>
 #include <remat/ops/concat.hpp>
 #include <remat/ops/cross_entropy.hpp>
@@ -19,6 +20,7 @@
 #include <remat/ops/reduce.hpp>
 #include <remat/ops/rms_norm.hpp>
 #include <remat/ops/route.hpp>
+#include <remat/ops/skip_add.hpp>
 #include <remat/ops/slice.hpp>
 #include <remat/ops/softmax.hpp>
 #include <remat/ops/take_rows.hpp>
@@ -72,6 +74,14 @@ inline std::vector<OpCase> op_cases() {
       "gelu_tanh", [](const auto& in) { return gelu_tanh(in[0]); }, -4, 4);
   unary(
       "silu", [](const auto& in) { return silu(in[0]); }, -4, 4);
+
+  row({.name = "cast",  // of double it is x itself; bfloat16's are in bfloat16_test.cpp
+       .fn =
+           [](const auto& in) {
+             using T = typename std::decay_t<decltype(in)>::type;
+             return cast<T>(sin(cast<double>(in[0])));
+           },
+       .inputs = elementwise_inputs()});
 
   const std::vector<OpInputs> broadcast_inputs = {
       on({{}, {}}),         on({{7}, {7}}),      on({{3, 100}, {3, 100}}),   on({{0, 3}, {3}}),
@@ -289,6 +299,16 @@ inline std::vector<OpCase> op_cases() {
            },
        .inputs = {on({{7}, {7}, {7}}), on({{2, 3, 33}, {2, 3, 33}, {33}}), on({{0, 5}, {0, 5}, {5}})},
        .is_random = true});
+  for (const double rate : {0.0, 0.25})  // the op itself: of one type `skip_add` is an addition
+    row({.name = rate > 0 ? "skip_add with dropout" : "skip_add",
+         .fn =
+             [rate](const auto& in) {
+               using T = typename std::decay_t<decltype(in)>::type;
+               using O = remat::ops::SkipAdd<T, T>;
+               return record(O(remat::ops::next_mask(in.tape, rate, in[1].shape())), in[0], in[1])[O::y];
+             },
+         .inputs = {on({{7}, {7}}), on({{2, 3, 33}, {2, 3, 33}}), on({{0, 5}, {0, 5}}), on({{21, 300}, {21, 300}})},
+         .is_random = rate > 0});
   row({.name = "embedding",
        .fn = [](const auto& in) { return embedding(in.integers[0], in[0]); },
        .inputs = {on({{5, 7}}, {{.shape = {3, 4}, .limit = 5}}), on({{9, 130}}, {{.shape = {6}, .limit = 9}}),

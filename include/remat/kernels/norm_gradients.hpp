@@ -5,20 +5,21 @@
 
 namespace remat::inline REMAT_ABI::kernels {
 
-/// Gradients of normalized rows [..., d], whose own are dy. Null: not there, or not wanted.
-template <class T, template <class> class Row>
+/// Gradients of rows x [..., d] that were normalized, where those of the result are dy. Null: not there, or not wanted.
+template <class Y, class X, template <class> class Row>
 struct NormGradients {
-  using A = Accum<T>;
+  using A = Accum<Y>;
   Index d = 0;
-  const T *dy = nullptr, *x = nullptr;               // x: what was normalized; read for dx and dscale
+  const Y* dy = nullptr;
+  const X* x = nullptr;                              // read for dx and dscale
   const A *statistics = nullptr, *scales = nullptr;  // scales: read for dx
-  const T* dskip = nullptr;                          // what dx begins with, perhaps dx itself
-  T* dx = nullptr;                                   // may lie where dy does
+  const X* dskip = nullptr;                          // what dx begins with, perhaps dx itself
 
-  /// Row i: adds to dscale [d] and dbias [d], and writes dx.
+  /// Row i: adds to dscale [d] and dbias [d], and writes its dx [d], which may lie where that of dy or dskip does.
   template <class Weight>
-  void operator()(Index i, Weight weight, A* dscale, A* dbias) const {
-    if (dy == nullptr) return finish(i, [](Index) { return A{0}; });  // what was normalized is used, the result is not
+  void operator()(Index i, Weight weight, X* dx, A* dscale, A* dbias) const {
+    if (dy == nullptr)
+      return finish(i, dx, [](Index) { return A{0}; });  // what was normalized is used, the result is not
     const auto g = [row = numbers(dy + i * d)](Index j) -> A { return row[j]; };
     if (dbias != nullptr) add_row(g, dbias);
     if (x == nullptr) return;
@@ -26,7 +27,7 @@ struct NormGradients {
     const auto normal = row.normal([from = numbers(x + i * d)](Index j) -> A { return from[j]; });
     if (dscale != nullptr) add_row([=](Index j) { return g(j) * normal(j); }, dscale);
     const auto weighted = [=](Index j) { return g(j) * weight(j); };
-    if (dx != nullptr) finish(i, row.gradient(normal, weighted, d));
+    if (dx != nullptr) finish(i, dx, row.gradient(normal, weighted, d));
   }
 
  private:
@@ -36,9 +37,9 @@ struct NormGradients {
     for (Index j = 0; j < d; ++j) to[j] += term(j);
   }
   template <class F>
-  void finish(Index i, F gradient) const {
+  void finish(Index i, X* dx, F gradient) const {
     if (dx == nullptr) return;
-    const auto to = numbers(dx + i * d);
+    const auto to = numbers(dx);
     with_row(dskip == nullptr ? nullptr : dskip + i * d, A{0}, [&](auto before) {
 #pragma omp simd
       for (Index j = 0; j < d; ++j) to[j] = before(j) + gradient(j);

@@ -52,13 +52,24 @@ Var<T> layer_norm(const Var<T>& x, const Like<Accum<T>>& scale = {}, const Like<
   using O = ops::LayerNorm<T>;
   return record(O("layer_norm", epsilon), x, scale, bias)[O::y];
 }
-/// x + dropout(branch, rate) and its `layer_norm`, in one pass: x and branch [..., D].
-template <class T>
-SkipNorm<T> skip_layer_norm(const Var<T>& x, const Var<T>& branch, double rate = 0, const Like<Accum<T>>& scale = {},
-                            const Like<Accum<T>>& bias = {}, double epsilon = 1e-5) {
-  using O = ops::SkipLayerNorm<T>;
+/// The same, rounded once at the end: `layer_norm<bfloat16>` of a float x.
+template <class T, class X>
+requires(!std::is_same_v<X, T> && SkipTypeOf<X, T>) Var<T> layer_norm(const Var<X>& x, const Like<Accum<T>>& scale = {},
+                                                                      const Like<Accum<T>>& bias = {},
+                                                                      double epsilon = 1e-5) {
+  using O = ops::Norm<T, ops::LayerNormRow, false, X>;
+  return record(O("layer_norm", epsilon), x, scale, bias)[O::y];
+}
+
+/// x + dropout(branch, rate) and its `layer_norm`, in one pass: x and branch [..., D]. Of a branch of bfloat16, x and
+/// the sum may be float; the norm is of type Y.
+template <class T, class Y = T, SkipTypeOf<T> X>
+SkipNorm<Y, X> skip_layer_norm(const Var<X>& x, const Var<T>& branch, double rate = 0, const Like<Accum<T>>& scale = {},
+                               const Like<Accum<T>>& bias = {}, double epsilon = 1e-5) {
+  using O = ops::Norm<T, ops::LayerNormRow, true, X, Y>;
   const DropoutMask mask = ops::next_mask(x.tape(), rate, branch.shape());
   const auto results = record(O("skip_layer_norm", epsilon, mask), x, scale, bias, branch);
   return {results[O::sum], results[O::y]};
 }
+
 }  // namespace remat::inline REMAT_ABI

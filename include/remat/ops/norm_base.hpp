@@ -3,20 +3,22 @@
 
 #include <remat/autodiff/var.hpp>
 #include <remat/kernels/norm_gradients.hpp>
-#include <remat/ops/dropout.hpp>
+#include <remat/ops/skip_add.hpp>
 
 namespace remat::inline REMAT_ABI {
 namespace ops {
 
 /// y = normal(x) * scale + bias; with `Skip`, of sum = x + dropout(branch), in one pass over memory. `Row`:
-/// LayerNormRow or RmsNormRow.
-template <class T, template <class> class Row, bool Skip>
+/// LayerNormRow or RmsNormRow. `X`: the type of x and sum; `Y`: that of the result; `T`: that of the branch.
+template <class T, template <class> class Row, bool Skip, class X = T, class Y = T>
 struct Norm : Op {
   using A = Accum<T>;
-  static constexpr In<T> x{0};
+  static constexpr bool is_mixed = Skip && !std::is_same_v<X, T>;
+  static constexpr In<X> x{0};
   static constexpr In<A> scale{1}, bias{2};
   static constexpr In<T> branch{3};  // of Skip, like `sum`
-  static constexpr Out<T> sum{0}, y{Skip ? 1 : 0};
+  static constexpr Out<X> sum{0};
+  static constexpr Out<Y> y{Skip ? 1 : 0};
   static constexpr Out<A> statistics{Skip ? 2 : 1};  // [..., those of a Row]
   double epsilon;
   DropoutMask mask;
@@ -40,7 +42,8 @@ struct Norm : Op {
   Cost cost(const Operands& in, const Specs&) const override {
     const Wanted wanted(in);
     Cost cost;
-    const Index sums = (wanted[scale] ? 1 : 0) + (wanted[bias] ? 1 : 0);
+    const bool row_alone = is_mixed && wanted[branch] && !wanted[x];
+    const Index sums = (wanted[scale] ? 1 : 0) + (wanted[bias] ? 1 : 0) + (row_alone ? 1 : 0);
     cost.backward_scratch = kernels::RowBlocks(in[x].shape.rows()).sum_block_bytes<A>(sums * in[x].shape.back());
     return cost;
   }
@@ -51,8 +54,9 @@ struct Norm : Op {
   }
   void forward(Frame& f) const override {
     const Index d = f[x].cols();
-    const T *xs = f[x].data(), *branches = nullptr;
-    T* sums = nullptr;
+    const X* xs = f[x].data();
+    const T* branches = nullptr;
+    X* sums = nullptr;
     if constexpr (Skip) branches = f[branch].data(), sums = f[sum].data();
     const A *s = f.has(scale) ? f[scale].data() : nullptr, *b = f.has(bias) ? f[bias].data() : nullptr;
     const auto ys = numbers(f[y].data());
@@ -61,7 +65,7 @@ struct Norm : Op {
       kernels::with_row(b, A{0}, [&](auto shift) {
         parallel_for(f[x].rows(), row_grain(4 * d), [=, this](Index begin, Index end) {
           for (Index i = begin; i < end; ++i) {
-            if constexpr (Skip) add_branch(i * d, d, xs, branches, sums);
+            if constexpr (Skip) add_branch(mask, i * d, d, xs + i * d, branches + i * d, sums + i * d);
             const auto at = [row = numbers((Skip ? sums : xs) + i * d)](Index j) -> A { return row[j]; };
             const auto row = Row<A>::of(at, d, static_cast<A>(epsilon));
             row.write(stats + i * Row<A>::statistics);
@@ -76,19 +80,28 @@ struct Norm : Op {
   void backward(Frame& f) const override {
     const Index rows = f[x].rows(), d = f[x].cols();
     const kernels::RowBlocks blocks(rows);
-    const kernels::NormGradients<T, Row> gradients = gradients_of(f);
+    const kernels::NormGradients<Y, X, Row> gradients = gradients_of(f);
+    X* dx = f.wants(x) ? f.grad(x).data() : nullptr;
     T* dbranch = nullptr;
     if constexpr (Skip)
       if (f.wants(branch)) dbranch = f.grad(branch).data();
-    // Partial sums of each block: those of dscale if wanted, then those of dbias if wanted.
-    const bool wants_scale = f.wants(scale), wants_bias = f.wants(bias);
-    const Index at_bias = wants_scale ? d : 0, stride = at_bias + (wants_bias ? d : 0);
+    if constexpr (Skip && !is_mixed)
+      if (dx == nullptr) dx = dbranch;
+    // Of each block the partial sums of dscale, then those of dbias, then one row of dx on its way to the branch, where
+    // nobody wants that of x: each if wanted.
+    const bool wants_scale = f.wants(scale), wants_bias = f.wants(bias),
+               row_alone = dbranch != nullptr && dx == nullptr;
+    const Index at_bias = wants_scale ? d : 0, at_row = at_bias + (wants_bias ? d : 0);
+    const Index stride = at_row + (row_alone ? d : 0);
     A* partials = f.template scratch<A>();
     kernels::with_row(gradients.scales, A{1}, [&](auto weight) {
       parallel_for(rows, blocks.grain, [=, this](Index begin, Index end) {
         blocks.sum_block(begin, end, stride, partials, [&](Index i, A* sums) {
-          gradients(i, weight, wants_scale ? sums : nullptr, wants_bias ? sums + at_bias : nullptr);
-          if (dbranch != nullptr) drop(i * d, d, gradients.dx, dbranch);
+          X* to = dx != nullptr ? dx + i * d : nullptr;
+          if constexpr (is_mixed)
+            if (row_alone) to = sums + at_row;
+          gradients(i, weight, to, wants_scale ? sums : nullptr, wants_bias ? sums + at_bias : nullptr);
+          if (dbranch != nullptr) branch_gradient(mask, i * d, d, to, dbranch + i * d);
         });
       });
     });
@@ -98,41 +111,26 @@ struct Norm : Op {
   }
   bool accumulates(int input) const override { return input != branch.index && !(Skip && input == x.index); }
   bool in_place_gradient(int input) const override { return input == x.index; }
-  int same_gradient(int input) const override { return Skip && input == branch.index && !mask.active() ? x.index : -1; }
+  int same_gradient(int input) const override {
+    return Skip && !is_mixed && input == branch.index && !mask.active() ? x.index : -1;
+  }
 
  private:
-  void add_branch(Index at, Index d, const T* xs, const T* branches, T* sums) const {
-    const auto from = numbers(xs), more = numbers(branches);
-    const auto to = numbers(sums);
-    if (mask.active()) {
-      each_factors<A>(mask, at, at + d, [=](Index i, Index n, const A* factors) {
-        for (Index j = 0; j < n; ++j) to[i + j] = from[i + j] + more[i + j] * factors[j];
-      });
-    } else {
-#pragma omp simd
-      for (Index j = at; j < at + d; ++j) to[j] = from[j] + more[j];
-    }
-  }
-
-  /// The gradient of the branch, given that of the sum.
-  void drop(Index at, Index d, const T* dsum, T* dbranch) const {
-    each_factors<A>(mask, at, at + d,
-                    [from = numbers(dsum), to = numbers(dbranch)](Index i, Index n, const A* factors) {
-                      for (Index j = 0; j < n; ++j) to[i + j] = from[i + j] * factors[j];
-                    });
-  }
-  kernels::NormGradients<T, Row> gradients_of(const Frame& f) const {
-    kernels::NormGradients<T, Row> to{.d = f[x].cols()};
+  kernels::NormGradients<Y, X, Row> gradients_of(const Frame& f) const {
+    kernels::NormGradients<Y, X, Row> to{.d = f[x].cols()};
+    const bool wants_row = f.wants(x) || (Skip && f.wants(branch));
     if (f.has_grad(y)) to.dy = f.grad(y).data();
-    if (f.wants(x)) to.dx = f.grad(x).data();
-    if (f.wants(x) && f.accumulate(x)) to.dskip = to.dx;
-    if constexpr (Skip) {
+    if (f.wants(x) && f.accumulate(x)) to.dskip = f.grad(x).data();
+    if constexpr (Skip)
       if (f.has_grad(sum)) to.dskip = f.grad(sum).data();
-      if (to.dx == nullptr && f.wants(branch)) to.dx = f.grad(branch).data();
+    if (wants_row || f.wants(scale)) {
+      if constexpr (Skip)
+        to.x = f[sum].data();
+      else
+        to.x = f[x].data();
+      to.statistics = f[statistics].data();
     }
-    if (to.dx != nullptr || f.wants(scale))
-      to.x = Skip ? f[sum].data() : f[x].data(), to.statistics = f[statistics].data();
-    if (to.dx != nullptr && f.has(scale)) to.scales = f[scale].data();
+    if (wants_row && f.has(scale)) to.scales = f[scale].data();
     return to;
   }
 };
@@ -140,9 +138,10 @@ struct Norm : Op {
 }  // namespace ops
 
 /// A sum at the end of a branch, and the same normalized.
-template <class T>
+template <class T, class X = T>
 struct SkipNorm {
-  Var<T> sum, normal;  // [..., D]
+  Var<X> sum;     // [..., D]
+  Var<T> normal;  // the same
 };
 
 }  // namespace remat::inline REMAT_ABI

@@ -48,12 +48,20 @@ Var<T> rms_norm(const Var<T>& x, const Like<Accum<T>>& scale = {}, double epsilo
   using O = ops::RmsNorm<T>;
   return record(O("rms_norm", epsilon), x, scale)[O::y];
 }
+/// The same, rounded once at the end: `rms_norm<bfloat16>` of a float x.
+template <class T, class X>
+requires(!std::is_same_v<X, T> && SkipTypeOf<X, T>) Var<T> rms_norm(const Var<X>& x, const Like<Accum<T>>& scale = {},
+                                                                    double epsilon = 1e-6) {
+  using O = ops::Norm<T, ops::RmsNormRow, false, X>;
+  return record(O("rms_norm", epsilon), x, scale)[O::y];
+}
 
-/// x + dropout(branch, rate) and its `rms_norm`, in one pass: x and branch [..., D].
-template <class T>
-SkipNorm<T> skip_rms_norm(const Var<T>& x, const Var<T>& branch, double rate = 0, const Like<Accum<T>>& scale = {},
-                          double epsilon = 1e-6) {
-  using O = ops::SkipRmsNorm<T>;
+/// x + dropout(branch, rate) and its `rms_norm`, in one pass: x and branch [..., D]. Of a branch of bfloat16, x and the
+/// sum may be float; the norm is of type Y.
+template <class T, class Y = T, SkipTypeOf<T> X>
+SkipNorm<Y, X> skip_rms_norm(const Var<X>& x, const Var<T>& branch, double rate = 0, const Like<Accum<T>>& scale = {},
+                             double epsilon = 1e-6) {
+  using O = ops::Norm<T, ops::RmsNormRow, true, X, Y>;
   const DropoutMask mask = ops::next_mask(x.tape(), rate, branch.shape());
   const auto results = record(O("skip_rms_norm", epsilon, mask), x, scale, Like<Accum<T>>(), branch);
   return {results[O::sum], results[O::y]};
