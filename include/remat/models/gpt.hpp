@@ -30,10 +30,11 @@ struct GptConfig {
   double init_deviation = 0.02;
   Policy remat = policy::everything;
   int remat_every = 1;
-  std::vector<std::string> attention_ids{};  // a shared_weight_id for each layer, or empty
-  bool combined_qkv = true;                  // one projection for query, key and value
-  bool fused_attention = true;               // false: scores exist whole, to compare with; only without dropout
-  nn::BlockwiseConfig blockwise{};           // of every layer; needs combined_qkv = false
+  std::vector<std::string> attention_ids{};            // a shared_weight_id for each layer, or empty
+  bool combined_qkv = true;                            // one projection for query, key and value
+  bool fused_attention = true;                         // false: scores exist whole, to compare with; without dropout
+  nn::BlockwiseConfig blockwise{};                     // of every layer; needs combined_qkv = false
+  nn::SkipStream skip_stream = nn::SkipStream::accum;  // from the embedding to the last norm
 };
 
 /// Token and position embeddings, a stack of pre-norm layers, a norm, and a head tied to the token embedding.
@@ -120,8 +121,13 @@ struct Gpt {
   Var<T> hidden(Tape& tape, const Tensor<std::int32_t>& ids) const {
     require(ids.shape().rank() == 2 && ids.shape()[1] <= config.context, path, ": ids ", ids.shape(),
             " must be [batch, length] with length <= context ", config.context);
+    return config.skip_stream == nn::SkipStream::accum ? hidden_by<Accum<T>>(tape, ids) : hidden_by<T>(tape, ids);
+  }
+  /// The same by a skip stream of X.
+  template <class X>
+  Var<T> hidden_by(Tape& tape, const Tensor<std::int32_t>& ids) const {
     const auto embed = [&] {
-      const Var<T> x = add_positions<T>(embedding(tape.input(ids)), positions);
+      const Var<X> x = add_positions<X>(embedding.template rows<X>(tape.input(ids)), positions);
       return checkpoint_name(dropout(x, config.dropout), "iteration_input");
     };
     // A region of its own, so that what enters the first layer can be offloaded like what enters the others.
@@ -165,7 +171,7 @@ struct Gpt {
                        .out_init = out};
     layer.blockwise = c.blockwise;
     layer.ffn = {.activation = c.activation, .bias = c.bias, .init = init, .out_init = out};
-    nn::StackedTransformerConfig stack{.remat = c.remat, .remat_every = c.remat_every};
+    nn::StackedTransformerConfig stack{.remat = c.remat, .remat_every = c.remat_every, .skip_stream = c.skip_stream};
     stack.layers.assign(static_cast<std::size_t>(c.num_layers), layer);
     for (std::size_t i = 0; i < c.attention_ids.size(); ++i)
       stack.layers[i].attention.shared_weight_id = c.attention_ids[i];

@@ -30,9 +30,12 @@ struct Embedding {
     scope.complete();
   }
   /// ids [...] in [0, V) -> [..., D]
-  Var<T> operator()(const Var<std::int32_t>& ids) const {
+  Var<T> operator()(const Var<std::int32_t>& ids) const { return rows<T>(ids); }
+  /// The same in type X: `T`, or that of the table.
+  template <class X>
+  Var<X> rows(const Var<std::int32_t>& ids) const {
     const auto here = ids.tape().layer(path);
-    return embedding<T>(ids, table);
+    return embedding<X>(ids, table);
   }
 };
 

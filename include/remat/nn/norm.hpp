@@ -6,6 +6,7 @@
 #include <remat/ops/rms_norm.hpp>
 #include <remat/params/registry.hpp>
 #include <string>
+#include <variant>
 
 namespace remat::inline REMAT_ABI::nn {
 
@@ -32,14 +33,16 @@ struct LayerNorm {
     scope.complete();
   }
   /// x [..., D] -> [..., D]
-  Var<T> operator()(const Var<T>& x) const {
+  template <SkipTypeOf<T> X>
+  Var<T> operator()(const Var<X>& x) const {
     const auto here = x.tape().layer(path);
     return layer_norm<T>(x, scale, bias, epsilon);
   }
-  /// x + dropout(branch, rate), and the norm of that: x and branch [..., D].
-  SkipNorm<T> operator()(const Var<T>& x, const Var<T>& branch, double rate) const {
+  /// x + dropout(branch, rate), and the norm of that, of type Y: x and branch [..., D].
+  template <class Y = T, SkipTypeOf<T> X>
+  SkipNorm<Y, X> operator()(const Var<X>& x, const Var<T>& branch, double rate) const {
     const auto here = x.tape().layer(path);
-    return skip_layer_norm<T>(x, branch, rate, scale, bias, epsilon);
+    return skip_layer_norm<T, Y>(x, branch, rate, scale, bias, epsilon);
   }
 };
 
@@ -64,22 +67,54 @@ struct RmsNorm {
     scope.complete();
   }
   /// x [..., D] -> [..., D]
-  Var<T> operator()(const Var<T>& x) const {
+  template <SkipTypeOf<T> X>
+  Var<T> operator()(const Var<X>& x) const {
     const auto here = x.tape().layer(path);
     return rms_norm<T>(x, scale, epsilon);
   }
-  /// x + dropout(branch, rate), and the norm of that: x and branch [..., D].
-  SkipNorm<T> operator()(const Var<T>& x, const Var<T>& branch, double rate) const {
+  /// x + dropout(branch, rate), and the norm of that, of type Y: x and branch [..., D].
+  template <class Y = T, SkipTypeOf<T> X>
+  SkipNorm<Y, X> operator()(const Var<X>& x, const Var<T>& branch, double rate) const {
     const auto here = x.tape().layer(path);
-    return skip_rms_norm<T>(x, branch, rate, scale, epsilon);
+    return skip_rms_norm<T, Y>(x, branch, rate, scale, epsilon);
   }
 };
 
 /// Which normalization a transformer layer uses.
 enum class NormKind { layer_norm, rms_norm };
 
+/// A norm of either kind.
+template <class T>
+struct Norm {
+  std::variant<LayerNorm<T>, RmsNorm<T>> layer;
+
+  Norm(const Scope& scope, NormKind kind, int model_dims, bool bias = true)
+      : layer(
+            kind == NormKind::layer_norm
+                ? std::variant<LayerNorm<T>, RmsNorm<T>>(LayerNorm<T>(scope, {.model_dims = model_dims, .bias = bias}))
+                : std::variant<LayerNorm<T>, RmsNorm<T>>(RmsNorm<T>(scope, {.model_dims = model_dims}))) {}
+  template <SkipTypeOf<T> X>
+  Var<T> operator()(const Var<X>& x) const {
+    return std::visit([&](const auto& norm) { return norm(x); }, layer);
+  }
+  template <SkipTypeOf<T> X>
+  SkipNorm<T, X> operator()(const Var<X>& x, const Var<T>& branch, double rate) const {
+    return std::visit([&](const auto& norm) { return norm(x, branch, rate); }, layer);
+  }
+  /// norm(x + dropout(branch, rate)) in the type of x.
+  template <SkipTypeOf<T> X>
+  Var<X> behind(const Var<X>& x, const Var<T>& branch, double rate) const {
+    return std::visit([&](const auto& norm) { return norm.template operator()<X>(x, branch, rate).normal; }, layer);
+  }
+};
+
 /// Where it stands: pre, x + f(norm(x)), which trains deep stacks without warm-up (Xiong et al. 2020); or post,
 /// norm(x + f(x)), as in the first transformer (Vaswani et al. 2017) and BERT.
 enum class NormPlacement { pre, post };
+
+/// The type of the skip connections of a layer of `T`, which every branch adds to: `Accum<T>`, that is float for layers
+/// of bfloat16, so that no sum is rounded, nor that of its gradients; or `T` itself, half the bytes. One and the same
+/// for float and double.
+enum class SkipStream { accum, compute };
 
 }  // namespace remat::inline REMAT_ABI::nn

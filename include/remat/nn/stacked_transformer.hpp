@@ -1,6 +1,7 @@
 // A stack of transformer layers under one remat policy.
 #pragma once
 
+#include <optional>
 #include <remat/nn/transformer_layer.hpp>
 #include <string>
 #include <vector>
@@ -12,10 +13,13 @@ struct StackedTransformerConfig {
   Policy remat = policy::everything;  // what survives until backward in each region; everything: no regions
   int remat_every = 1;                // layers to a region
   std::string shared_weight_id{};
+  std::optional<SkipStream> skip_stream{};  // of every layer; empty: what the layers say, and all say the same
 };
 
 /// Layers one after another, `remat_every` of them to a checkpoint region (after Praxis's StackedTransformer). Shared
-/// weight ids are resolved here, when the layers are built, so remat can change neither parameters nor their values.
+/// weight ids are resolved here, when the layers are built, so remat can change neither parameters nor their values. Of
+/// bfloat16, x and with it the result may be of either type: where it is not that of the layers' skip stream, x is cast
+/// before the first layer and the result behind the last.
 template <class T>
 struct StackedTransformer {
   std::vector<TransformerLayer<T>> layers;
@@ -29,7 +33,7 @@ struct StackedTransformer {
     const LayerScope scope(where, config.shared_weight_id);
     layers.reserve(config.layers.size());
     for (std::size_t i = 0; i < config.layers.size(); ++i)
-      layers.emplace_back(scope / ("layer_" + std::to_string(i)), config.layers[i]);
+      layers.emplace_back(scope / ("layer_" + std::to_string(i)), with_stream(config, i));
     scope.complete();
   }
 
@@ -37,40 +41,56 @@ struct StackedTransformer {
   void set_remat(const Policy& policy) { remat = policy; }
 
   /// x [B, T, D] -> [B, T, D]
-  Var<T> operator()(const Var<T>& x) const {
-    return run(x, [](const TransformerLayer<T>& layer, const Var<T>& h) { return layer(h); });
+  template <SkipTypeOf<T> X>
+  Var<X> operator()(const Var<X>& x) const {
+    return along_stream(x, [](const TransformerLayer<T>& layer, const auto& h) { return layer(h); });
   }
   /// A decoder, every layer with cross attention to one memory: x [B, T, D], memory [B, S, Dm] -> [B, T, D].
-  Var<T> operator()(const Var<T>& x, const Var<T>& memory) const {
-    return run(x, [&](const TransformerLayer<T>& layer, const Var<T>& h) { return layer(h, memory); });
+  template <SkipTypeOf<T> X, SkipTypeOf<T> M>
+  Var<X> operator()(const Var<X>& x, const Var<M>& memory) const {
+    const Var<T> seen = cast<T>(memory);
+    return along_stream(x, [&](const TransformerLayer<T>& layer, const auto& h) { return layer(h, seen); });
   }
 
  private:
+  static TransformerLayerConfig with_stream(const StackedTransformerConfig& config, std::size_t i) {
+    TransformerLayerConfig layer = config.layers[i];
+    layer.skip_stream = config.skip_stream.value_or(layer.skip_stream);
+    return layer;
+  }
   /// Before any parameter is made.
   void check(const StackedTransformerConfig& config) const {
     require(remat_every > 0, path, ": remat_every must be > 0, got ", remat_every);
     std::optional<TransformerLayerConfig> first;
     for (std::size_t i = 0; i < config.layers.size(); ++i) {
       const std::string name = "layer_" + std::to_string(i);
-      const TransformerLayerConfig layer = completed(config.layers[i], path + "/" + name);
+      const TransformerLayerConfig layer = completed(with_stream(config, i), path + "/" + name);
       if (!first) first = layer;
       require(layer.model_dims == first->model_dims, path, ": ", name, " has model_dims ", layer.model_dims,
               ", layer_0 has ", first->model_dims, "; a stack has one stream");
+      require(layer.skip_stream == first->skip_stream, path, ": ", name,
+              " has another skip_stream than layer_0; set that of the stack, or one for all layers");
       require(layer.cross_attention.has_value() == first->cross_attention.has_value(), path, ": one of layer_0 and ",
               name, " has cross_attention, the other has none; a stack looks at its memory in every layer or in none");
       require(!layer.cross_attention || layer.cross_attention->memory_dims == first->cross_attention->memory_dims, path,
               ": the cross_attention of ", name, " and of layer_0 have unlike memory_dims; a stack has one memory");
     }
   }
-  template <class Apply>
-  Var<T> run(const Var<T>& x, const Apply& apply) const {
+  template <class X, class Apply>
+  Var<X> along_stream(const Var<X>& x, const Apply& apply) const {
+    if (layers.empty()) return x;
     const auto here = x.tape().layer(path);
     require(remat_every > 0, path, ": remat_every must be > 0, got ", remat_every);
-    Var<T> h = x;
+    const bool is_wide = layers[0].config.skip_stream == SkipStream::accum;
+    return is_wide ? cast<X>(run(cast<Accum<T>>(x), apply)) : cast<X>(run(cast<T>(x), apply));
+  }
+  template <class X, class Apply>
+  Var<X> run(const Var<X>& x, const Apply& apply) const {
+    Var<X> h = x;
     const auto every = static_cast<std::size_t>(remat_every);
     for (std::size_t first = 0; first < layers.size(); first += every) {
       const auto region = [&] {
-        Var<T> y = h;
+        Var<X> y = h;
         for (std::size_t i = first; i < std::min(first + every, layers.size()); ++i)
           y = apply(layers[i], checkpoint_name(y, "iteration_input"));
         return y;

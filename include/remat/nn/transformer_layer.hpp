@@ -5,11 +5,10 @@
 #include <remat/nn/attention.hpp>
 #include <remat/nn/feed_forward.hpp>
 #include <remat/nn/norm.hpp>
-#include <remat/ops/arithmetic.hpp>
-#include <remat/ops/dropout.hpp>
+#include <remat/ops/cast.hpp>
+#include <remat/ops/skip_add.hpp>
 #include <string>
 #include <tuple>
-#include <variant>
 
 namespace remat::inline REMAT_ABI::nn {
 
@@ -26,6 +25,7 @@ struct TransformerLayerConfig {
   FeedForwardConfig ffn{};                           // model_dims and hidden_dims likewise
   BlockwiseConfig blockwise{};                       // of attention and feed-forward too, where theirs say nothing
   std::string shared_weight_id{};                    // the whole layer
+  SkipStream skip_stream = SkipStream::accum;
 };
 
 /// `c` with what follows from the others where it is 0. An `Error` names the first setting that is out of its range or
@@ -70,26 +70,10 @@ inline TransformerLayerConfig completed(TransformerLayerConfig c, const std::str
   return c;
 }
 
-/// A norm of either kind.
-template <class T>
-struct Norm {
-  std::variant<LayerNorm<T>, RmsNorm<T>> layer;
-
-  Norm(const Scope& scope, NormKind kind, int model_dims, bool bias = true)
-      : layer(
-            kind == NormKind::layer_norm
-                ? std::variant<LayerNorm<T>, RmsNorm<T>>(LayerNorm<T>(scope, {.model_dims = model_dims, .bias = bias}))
-                : std::variant<LayerNorm<T>, RmsNorm<T>>(RmsNorm<T>(scope, {.model_dims = model_dims}))) {}
-  Var<T> operator()(const Var<T>& x) const {
-    return std::visit([&](const auto& norm) { return norm(x); }, layer);
-  }
-  SkipNorm<T> operator()(const Var<T>& x, const Var<T>& branch, double rate) const {
-    return std::visit([&](const auto& norm) { return norm(x, branch, rate); }, layer);
-  }
-};
-
 /// Branches one after another: attention, cross attention if there is one, feed-forward. With norms before them
-/// x + dropout(branch(norm(x))), with norms after them norm(x + dropout(branch(x))).
+/// x + dropout(branch(norm(x))), with norms after them norm(x + dropout(branch(x))). Of bfloat16, x and with it the
+/// result may be of either type; where it is not that of `config.skip_stream`, x is cast when it enters and the result
+/// when it leaves.
 template <class T>
 struct TransformerLayer {
   const TransformerLayerConfig config;  // as built, with what was 0 filled in
@@ -105,19 +89,24 @@ struct TransformerLayer {
       : TransformerLayer(LayerScope(where, given.shared_weight_id), completed(given, where.use_path()), 0) {}
 
   /// x [B, T, D] -> [B, T, D]
-  Var<T> operator()(const Var<T>& x) const {
+  template <SkipTypeOf<T> X>
+  Var<X> operator()(const Var<X>& x) const {
     require(!cross_attention, path, ": has cross attention, so it needs a memory: layer(x, memory)");
     const auto here = x.tape().layer(path);
-    return checkpoint_name(config.blockwise.query_chunk > 0 ? by_chunks(x, nullptr) : branches(x, attention, none),
-                           "transformer_layer_out");
+    return along_stream(x, [&](const auto& h) {
+      return config.blockwise.query_chunk > 0 ? by_chunks(h, nullptr) : branches(h, attention, none);
+    });
   }
   /// x [B, T, D], memory [B, S, Dm] -> [B, T, D]
-  Var<T> operator()(const Var<T>& x, const Var<T>& memory) const {
+  template <SkipTypeOf<T> X, SkipTypeOf<T> M>
+  Var<X> operator()(const Var<X>& x, const Var<M>& memory) const {
     require(cross_attention.has_value(), path, ": was given a memory, but its config has no cross_attention");
     const auto here = x.tape().layer(path);
-    const auto look = [&](const Var<T>& h) { return (*cross_attention)(h, memory); };
-    return checkpoint_name(config.blockwise.query_chunk > 0 ? by_chunks(x, &memory) : branches(x, attention, look),
-                           "transformer_layer_out");
+    const Var<T> seen = cast<T>(memory);
+    const auto look = [&](const Var<T>& h) { return (*cross_attention)(h, seen); };
+    return along_stream(x, [&](const auto& h) {
+      return config.blockwise.query_chunk > 0 ? by_chunks(h, &seen) : branches(h, attention, look);
+    });
   }
 
  private:
@@ -135,37 +124,45 @@ struct TransformerLayer {
     scope.complete();
   }
 
+  /// What `whole` makes of x in the stream's type, in the type of x.
+  template <class X, class Whole>
+  Var<X> along_stream(const Var<X>& x, const Whole& whole) const {
+    const bool is_wide = config.skip_stream == SkipStream::accum;
+    return checkpoint_name(is_wide ? cast<X>(whole(cast<Accum<T>>(x))) : cast<X>(whole(cast<T>(x))),
+                           "transformer_layer_out");
+  }
   /// `attend`, `look` (if there is cross attention) and feed-forward: a sum and the norm behind it are one op.
-  template <class Attend, class Look>
-  Var<T> branches(const Var<T>& x, const Attend& attend, const Look& look) const {
+  template <class X, class Attend, class Look>
+  Var<X> branches(const Var<X>& x, const Attend& attend, const Look& look) const {
     const double rate = config.dropout;
     if (config.norm_placement == NormPlacement::post) {
-      Var<T> h = attention_norm(x, attend(x), rate).normal;
-      if (cross_attention) h = (*cross_attention_norm)(h, look(h), rate).normal;
-      return ffn_norm(h, ffn(h), rate).normal;
+      Var<X> h = attention_norm.behind(x, attend(cast<T>(x)), rate);
+      if (cross_attention) h = cross_attention_norm->behind(h, look(cast<T>(h)), rate);
+      return ffn_norm.behind(h, ffn(cast<T>(h)), rate);
     }
-    SkipNorm<T> h{x, attention_norm(x)};
+    SkipNorm<T, X> h{x, attention_norm(x)};
     h = (cross_attention ? *cross_attention_norm : ffn_norm)(h.sum, attend(h.normal), rate);
     if (cross_attention) h = ffn_norm(h.sum, look(h.normal), rate);
-    return h.sum + dropout(ffn(h.normal), rate);
+    return skip_add(h.sum, ffn(h.normal), rate);
   }
   /// Cross attention where there is none.
   static Var<T> none(const Var<T>& x) { return x; }
 
   /// The Blockwise Parallel Transformer: keys and values by chunks, then the rest of the layer for each chunk of
   /// queries.
-  Var<T> by_chunks(const Var<T>& x, const Var<T>* memory) const {
+  template <class X>
+  Var<X> by_chunks(const Var<X>& x, const Var<T>* memory) const {
     using KeysValues = typename MultiHeadAttention<T>::KeysValues;
     const BlockwiseConfig& c = config.blockwise;
     require(x.shape().rank() == 3, path, ": x has shape ", x.shape(), ", [B, T, D] is needed");
-    const auto [keys, values] = blockwise(x, 1, c.query_chunk, c.policy, [&](const Var<T>& part, Index) {
+    const auto [keys, values] = blockwise(x, 1, c.query_chunk, c.policy, [&](const Var<X>& part, Index) {
       const bool is_pre = config.norm_placement == NormPlacement::pre;
-      const KeysValues own = attention.keys_values(is_pre ? attention_norm(part) : part);
+      const KeysValues own = attention.keys_values(is_pre ? attention_norm(part) : cast<T>(part));
       return std::tuple(own.keys, own.values);
     });
     const KeysValues own{keys, values};
     const KeysValues others = memory != nullptr ? cross_attention->keys_values(*memory) : KeysValues{};
-    return blockwise(x, 1, c.query_chunk, c.policy, [&](const Var<T>& part, Index offset) {
+    return blockwise(x, 1, c.query_chunk, c.policy, [&](const Var<X>& part, Index offset) {
       return branches(
           part, [&](const Var<T>& y) { return attention.attend(y, own, offset); },
           [&](const Var<T>& y) { return cross_attention->attend(y, others); });
