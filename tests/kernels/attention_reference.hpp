@@ -91,7 +91,7 @@ struct AttentionCall {
   Index k_at = 0, v_at = 0;
   AlignedVector<T> out, dout;
   std::vector<std::int32_t> key_lengths, prefix_lengths, query_segments, key_segments;
-  AlignedVector<Sum> log_sum_exp, bias, dbias, relative_bias, drelative_bias;
+  AlignedVector<Sum> log_sum_exp, rest, bias, dbias, relative_bias, drelative_bias;
 
   explicit AttentionCall(const AttentionCase& c) {
     auto& p = problem;
@@ -119,6 +119,7 @@ struct AttentionCall {
     gradient.assign(count(inputs), std::numeric_limits<T>::quiet_NaN());
     out.assign(count(c.batch * p.out_batch), std::numeric_limits<T>::quiet_NaN());
     log_sum_exp.assign(count(c.batch * c.heads * c.query_length), std::numeric_limits<Sum>::quiet_NaN());
+    rest = log_sum_exp;
     make_masks(c);
   }
   AttentionCall(const AttentionCall&) = delete;
@@ -176,7 +177,7 @@ struct AttentionCall {
   void forward() {
     AlignedVector<std::byte> scratch(attention_forward_scratch(problem));
     attention_forward(problem, input.data(), input.data() + k_at, input.data() + v_at, out.data(), log_sum_exp.data(),
-                      scratch.data());
+                      scratch.data(), rest.data());
   }
   remat::kernels::AttentionGradients<T> gradients() {
     return {.q = gradient.data(),
@@ -188,7 +189,7 @@ struct AttentionCall {
   void backward(const remat::kernels::AttentionGradients<T>& to) {
     AlignedVector<std::byte> scratch(attention_backward_scratch(problem));
     attention_backward(problem, input.data(), input.data() + k_at, input.data() + v_at, out.data(), log_sum_exp.data(),
-                       dout.data(), to, scratch.data());
+                       dout.data(), to, scratch.data(), rest.data());
   }
   void run() {
     forward();

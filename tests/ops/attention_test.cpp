@@ -110,7 +110,7 @@ TEST(Attention, ContextIsKeptWithItsLogSumExp) {
   };
   const TapeStats kept = stats_of(policy::names("context")), replayed = stats_of(policy::nothing);
   EXPECT_EQ(kept.ops_replayed, 0);
-  EXPECT_EQ(kept.saved_bytes, (2 * 16 * 16 + 2 * 4 * 16) * sizeof(float));
+  EXPECT_EQ(kept.saved_bytes, (2 * 16 * 16 + 2 * (2 * 4 * 16)) * sizeof(float));
   EXPECT_EQ(replayed.ops_replayed, 1);
 }
 

@@ -1,9 +1,11 @@
 #include <gtest/gtest.h>
 #include <omp.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <ops/try_op.hpp>
+#include <remat/ops/arithmetic.hpp>
 #include <remat/ops/cross_entropy.hpp>
 #include <vector>
 
@@ -125,6 +127,74 @@ TEST(CrossEntropy, SurvivesLargeLogits) {
   const double p = 1 / (1 + std::exp(-1.0));
   const double expected[] = {0, 0, 0, p / 2, -p / 2, 0};
   for (Index i = 0; i < 6; ++i) EXPECT_NEAR(tape.grad(logits)[i], expected[i], 1e-4);
+}
+
+/// Loss and gradient of one token in double, from logits as float holds them.
+struct Exact {
+  double loss = 0;
+  std::vector<double> gradient;
+  Exact(const float* x, Index classes, Index target, double smoothing = 0) {
+    double top = -INFINITY, sum = 0, distances = 0;
+    for (Index j = 0; j < classes; ++j) top = std::max(top, static_cast<double>(x[j]));
+    for (Index j = 0; j < classes; ++j) {
+      gradient.push_back(std::exp(static_cast<double>(x[j]) - top));
+      sum += gradient.back();
+      distances += static_cast<double>(x[j]) - top;
+    }
+    const double share = smoothing / static_cast<double>(classes);
+    loss = std::log(sum) - (1 - smoothing) * (static_cast<double>(x[target]) - top) - share * distances;
+    for (Index j = 0; j < classes; ++j)
+      gradient[static_cast<std::size_t>(j)] =
+          gradient[static_cast<std::size_t>(j)] / sum - share - (j == target ? 1 - smoothing : 0);
+  }
+};
+
+// The logarithm of the sum keeps its digits beside a large maximum.
+TEST(CrossEntropy, IsExactHoweverLargeLogitsAre) {
+  constexpr Index classes = 21;
+  for (const double shift : {0.0, 30.0, 1e2, 1e3, 1e4, 1e6, -1e9})
+    for (const double smoothing : {0.0, 0.1}) {
+      SCOPED_TRACE(testing::Message() << "near " << shift << ", smoothed by " << smoothing);
+      Tensor<float> x = random_tensor<float>({3, classes}, 1);
+      for (Index i = 0; i < x.size(); ++i) x[i] = static_cast<float>(shift + 2 * static_cast<double>(x[i]));
+      Tape tape;
+      const auto logits = tape.input(x, {.wants_gradient = true});
+      const auto loss = cross_entropy(logits, Ids({3}, {0, 7, 20}), {.label_smoothing = smoothing});
+      const float value = loss.item();
+      tape.backward(loss);
+      double expected = 0;
+      for (Index i = 0; i < 3; ++i) {
+        const Exact exact(x.data() + i * classes, classes, i == 0 ? 0 : i == 1 ? 7 : 20, smoothing);
+        expected += exact.loss / 3;
+        for (Index j = 0; j < classes; ++j)
+          ASSERT_NEAR(tape.grad(logits)[i * classes + j], exact.gradient[static_cast<std::size_t>(j)] / 3, 1e-7);
+      }
+      EXPECT_NEAR(value, expected, 1e-6 * expected);
+    }
+}
+
+// Logits around 30, as those of a head that nothing holds near 0: as exact as softmax that subtracts the maximum.
+TEST(CrossEntropy, LosesNoDigitsToTheMeanOfItsLogits) {
+  constexpr Index tokens = 16, classes = 1000;
+  Tensor<float> x = random_tensor<float>({tokens, classes}, 1);
+  for (Index i = 0; i < x.size(); ++i) x[i] = 30 + 2 * x[i];
+  Tape tape;
+  const auto logits = tape.input(x, {.wants_gradient = true});
+  tape.backward(cross_entropy(logits, Ids({tokens}, 3)) * static_cast<float>(tokens));
+  double error = 0, of_softmax = 0;  // relative, summed
+  for (Index i = 0; i < tokens; ++i) {
+    const float* row = x.data() + i * classes;
+    const Exact exact(row, classes, 0);
+    const float top = *std::max_element(row, row + classes);
+    float sum = 0;
+    for (Index j = 0; j < classes; ++j) sum += std::exp(row[j] - top);
+    for (Index j = 4; j < classes; ++j) {
+      const double p = exact.gradient[static_cast<std::size_t>(j)];
+      error += std::abs(static_cast<double>(tape.grad(logits)[i * classes + j]) / p - 1);
+      of_softmax += std::abs(static_cast<double>(std::exp(row[j] - top) / sum) / p - 1);
+    }
+  }
+  EXPECT_LE(error, of_softmax);
 }
 
 TEST(CrossEntropy, IsZeroWhenNoTokenCounts) {

@@ -113,8 +113,8 @@ TEST(LinearCrossEntropy, HoldsTheLogitsOfOneChunk) {
                             });
     return found.stats.peak_bytes;
   };
-  // The gradient of x, log_sum_exp, the loss and its gradient are there too.
-  constexpr std::size_t others = sizeof(float) * tokens * (d + 1) + 2 * 64 + 64;
+  // The gradient of x, log_sum_exp in two parts, the loss and its gradient are there too.
+  constexpr std::size_t others = sizeof(float) * tokens * (d + 2) + 2 * 64 + 64;
   EXPECT_LE(peak(100), sizeof(float) * 100 * classes + others);
   EXPECT_GE(peak(100), sizeof(float) * 100 * classes);
   EXPECT_LE(peak(tokens), sizeof(float) * tokens * classes + others);
@@ -160,6 +160,46 @@ TEST(LinearCrossEntropy, GradientsKeptFromForwardAreThoseOfBackward) {
   EXPECT_EQ(kept.stats.forward_flops + kept.stats.backward_flops, 6 * product);
   // Of each use, what backward reads: kept gradients, or x, log-sum-exp, targets and weights, of which x is an input.
   EXPECT_EQ(kept.stats.saved_bytes, 2 * sizeof(double) * (7 * 5 + 5 * 9 + 9));
+}
+
+// Neither does the head lose the logarithm of a sum beside large logits, whoever makes its gradients and when.
+TEST(LinearCrossEntropy, IsExactHoweverLargeLogitsAre) {
+  constexpr Index tokens = 5, classes = 9;
+  const Ids targets({tokens}, {0, 8, 3, -1, 2});
+  for (const double shift : {0.0, 30.0, 1e2, 1e3, 1e4, 1e6, -1e9})
+    for (const bool keeps : {false, true}) {
+      SCOPED_TRACE(testing::Message() << "near " << shift << ", gradients kept " << keeps);
+      // Logits are x + b: whole numbers, which float holds as far as 1e6, and beyond that all are `shift`.
+      Tensor<float> x({tokens, 1}), w({1, classes}), b({classes});
+      for (Index i = 0; i < tokens; ++i) x[i] = static_cast<float>(i % 2);
+      for (Index j = 0; j < classes; ++j) w[j] = static_cast<float>(j % 3);
+      for (Index j = 0; j < classes; ++j) b[j] = static_cast<float>(shift + static_cast<double>(j % 4));
+      const auto found = step(x, w, b, [&](const auto& x, const auto& w, const auto& b) {
+        return linear_cross_entropy(x, w, b, targets, {.chunk = 2, .keep_gradients = keeps});
+      });
+      double loss = 0;
+      std::vector<double> db(static_cast<std::size_t>(classes)), dw = db;
+      for (Index i = 0; i < tokens; ++i) {
+        if (targets[i] < 0) continue;
+        const auto logit = [&](Index j) { return static_cast<double>(x[i] * w[j] + b[j]); };
+        double top = -INFINITY, sum = 0, dx = 0;
+        for (Index j = 0; j < classes; ++j) top = std::max(top, logit(j));
+        for (Index j = 0; j < classes; ++j) sum += std::exp(logit(j) - top);
+        loss += (std::log(sum) + top - logit(targets[i])) / 4;
+        for (Index j = 0; j < classes; ++j) {
+          const double slope = (std::exp(logit(j) - top) / sum - (j == targets[i] ? 1 : 0)) / 4;
+          db[static_cast<std::size_t>(j)] += slope;
+          dw[static_cast<std::size_t>(j)] += slope * static_cast<double>(x[i]);
+          dx += slope * static_cast<double>(w[j]);
+        }
+        EXPECT_NEAR(found.gradients[0][i], dx, 2e-7);
+      }
+      EXPECT_NEAR(found.loss, loss, 1e-6 * loss);
+      for (Index j = 0; j < classes; ++j) {
+        EXPECT_NEAR(found.gradients[1][j], dw[static_cast<std::size_t>(j)], 2e-7);
+        EXPECT_NEAR(found.gradients[2][j], db[static_cast<std::size_t>(j)], 2e-7);
+      }
+    }
 }
 
 TEST(LinearCrossEntropy, KeepsNoGradientsThatNobodyWants) {

@@ -121,16 +121,17 @@ std::size_t attention_forward_scratch(const AttentionProblem<T>& problem) {
 }
 
 /// out [B, T, N, H] and log_sum_exp [B, N, T] of q [B, T, N, H], k and v [B, S, K, H]. A query that sees no key gets
-/// zeros and -infinity. `scratch` is 64-byte aligned and as large as `attention_forward_scratch` says.
+/// zeros and -infinity. `rest` [B, N, T] is what rounding leaves out of log_sum_exp, all of the logarithm beside a
+/// large score; null: not wanted. `scratch` is 64-byte aligned and as large as `attention_forward_scratch` says.
 template <class T>
 void attention_forward(const AttentionProblem<T>& problem, const T* q, const T* k, const T* v, T* out,
-                       Accum<T>* log_sum_exp, void* scratch) {
+                       Accum<T>* log_sum_exp, void* scratch, Accum<T>* rest = nullptr) {
   attention::Carver shared(scratch);
   const attention::Tables tables(problem, shared);
   tables.fill(problem);
   const std::size_t bytes = attention::forward_tile_bytes(problem, tables);
   const attention::Tiling strips = attention::strip_tiling(problem);
-  const attention::ForwardArguments<T> arguments{q, k, v, out, log_sum_exp};
+  const attention::ForwardArguments<T> arguments{q, k, v, out, log_sum_exp, rest};
   attention::with_kind(problem, [&](auto kind) {
     using Task = attention::ForwardTask<T, typename decltype(kind)::Strip>;
     attention::each_task(problem.batch * problem.heads * strips.count(),
@@ -155,13 +156,14 @@ std::size_t attention_backward_scratch(const AttentionProblem<T>& problem) {
 /// The gradients of `attention_forward` at dout (strides of out), given its inputs and outputs.
 template <class T>
 void attention_backward(const AttentionProblem<T>& problem, const T* q, const T* k, const T* v, const T* out,
-                        const Accum<T>* log_sum_exp, const T* dout, const AttentionGradients<T>& to, void* scratch) {
+                        const Accum<T>* log_sum_exp, const T* dout, const AttentionGradients<T>& to, void* scratch,
+                        const Accum<T>* rest = nullptr) {
   attention::Carver carver(scratch);
   const attention::BackwardShared<T> shared(problem, carver);
   shared.tables.fill(problem);
   std::byte* tiles = static_cast<std::byte*>(scratch) + carver.used();
   const std::size_t bytes = attention::backward_tile_bytes(problem, shared.tables);
-  const attention::BackwardArguments<T> arguments{q, k, v, out, log_sum_exp, dout, to, shared.delta};
+  const attention::BackwardArguments<T> arguments{q, k, v, out, log_sum_exp, rest, dout, to, shared.delta};
   attention::with_kind(problem, [&](auto kind) {
     attention::product_gradients<typename decltype(kind)::Pair>(problem, arguments, shared.tables, tiles, bytes);
   });

@@ -66,7 +66,7 @@ struct SoftmaxLoss {
   T label_smoothing = 0, z_loss = 0, soft_cap = 0;
 
   template <class Row>
-  T value(Row row, Index classes, Index target, T& log_sum_exp) const {
+  T value(Row row, Index classes, Index target, LogSumExp<T>& log_sum_exp) const {
     return with_cap([&](const auto cap) {
       const T top = cap(max_of<T>(classes, [=](Index j) { return row[j]; }));  // a cap keeps the order
       T exponentials = 0, distances = 0;
@@ -79,21 +79,22 @@ struct SoftmaxLoss {
         if (label_smoothing > 0) distances += sum_of<T>(count, [=](Index j) { return u[j] - top; });
       }
       const T log_sum = std::log(exponentials);
-      log_sum_exp = top + log_sum;
-      T loss = log_sum - (1 - label_smoothing) * (cap(row[target]) - top);  // small numbers: no digits are lost
+      log_sum_exp = LogSumExp<T>::of(top, log_sum);
+      // Of small numbers: no digits are lost.
+      T loss = log_sum - (1 - label_smoothing) * detail::as_written(cap(row[target]) - top);
       if (label_smoothing > 0) loss -= label_smoothing / static_cast<T>(classes) * distances;
-      return z_loss > 0 ? loss + z_loss * log_sum_exp * log_sum_exp : loss;
+      return z_loss > 0 ? loss + z_loss * log_sum_exp.value * log_sum_exp.value : loss;
     });
   }
   /// to[j] = scale times the derivative of `value` by row[j]; `to` may be `row`.
   template <class Row, class Gradient>
-  void gradient(Row row, Index classes, Index target, T log_sum_exp, T scale, Gradient to) const {
+  void gradient(Row row, Index classes, Index target, const LogSumExp<T>& log_sum_exp, T scale, Gradient to) const {
     with_cap([&](const auto cap) {
-      const T of_softmax = scale * (1 + 2 * z_loss * log_sum_exp);
+      const T of_softmax = scale * (1 + 2 * z_loss * log_sum_exp.value);
       const T everywhere = scale * label_smoothing / static_cast<T>(classes);
       const auto at = [=](T x, T wanted) {
         const T u = cap(x);
-        return (fast_exp(u - log_sum_exp) * of_softmax - wanted) * cap.slope(u);
+        return (log_sum_exp.share(u) * of_softmax - wanted) * cap.slope(u);
       };
       const T at_target = at(row[target], scale * (1 - label_smoothing) + everywhere);
       const auto fill = [&](const auto from) {
@@ -118,17 +119,18 @@ struct SoftmaxLoss {
   }
 };
 
-/// The sum over rows of weight times loss, in an order that depends on the shape alone. Writes `log_sum_exp` [rows]: 0
-/// for a row that does not count, which is not even looked at.
+/// The sum over rows of weight times loss, in an order that depends on the shape alone. Writes `log_sum_exp` [rows] and
+/// its `rest` [rows]: 0 for a row that does not count, which is not even looked at.
 template <class T, class Logit>
 T softmax_losses(const SoftmaxLoss<T>& loss, const LossTokens<T>& tokens, Index rows, Index classes,
-                 const Logit* logits, T* log_sum_exp) {
+                 const Logit* logits, T* log_sum_exp, T* rest) {
   return parallel_sum<T>(rows, row_grain(8 * classes), [=](Index begin, Index end) {
     T sum = 0;
     for (Index i = begin; i < end; ++i) {
-      log_sum_exp[i] = 0;
+      LogSumExp<T> of_row{0};
       if (const T weight = tokens.weight(i); weight != 0)
-        sum += weight * loss.value(numbers(logits + i * classes), classes, tokens.targets[i], log_sum_exp[i]);
+        sum += weight * loss.value(numbers(logits + i * classes), classes, tokens.targets[i], of_row);
+      log_sum_exp[i] = of_row.value, rest[i] = of_row.rest;
     }
     return sum;
   });
@@ -137,12 +139,13 @@ T softmax_losses(const SoftmaxLoss<T>& loss, const LossTokens<T>& tokens, Index 
 /// gradients [rows, classes] = `share` times the derivative of that sum by the logits; may be the logits' own memory.
 template <class T, class Logit, class Gradient>
 void softmax_loss_gradients(const SoftmaxLoss<T>& loss, const LossTokens<T>& tokens, Index rows, Index classes,
-                            const Logit* logits, const T* log_sum_exp, T share, Gradient* gradients) {
+                            const Logit* logits, const T* log_sum_exp, const T* rest, T share, Gradient* gradients) {
   parallel_for(rows, row_grain(8 * classes), [=](Index begin, Index end) {
     for (Index i = begin; i < end; ++i) {
       Gradient* to = gradients + i * classes;
       if (const T scale = share * tokens.weight(i); scale != 0)
-        loss.gradient(numbers(logits + i * classes), classes, tokens.targets[i], log_sum_exp[i], scale, numbers(to));
+        loss.gradient(numbers(logits + i * classes), classes, tokens.targets[i], {log_sum_exp[i], rest[i]}, scale,
+                      numbers(to));
       else
         std::fill_n(to, classes, static_cast<Gradient>(0));
     }

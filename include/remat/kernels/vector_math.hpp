@@ -15,6 +15,17 @@ namespace remat::inline REMAT_ABI::kernels {
 
 namespace detail {
 
+/// x, rounded as it is written. Of GCC nothing more is needed; in clang some flags that set no macro
+/// (-fassociative-math, -funsafe-math-optimizations) would otherwise join the operations around it.
+template <class T>
+[[gnu::always_inline]] inline T as_written(T x) {
+#if defined(__clang__)
+  return __arithmetic_fence(x);
+#else
+  return x;
+#endif
+}
+
 /// `condition ? yes : no` by bits: of a plain ?: GCC moves the arms into branches, and then vectorizes nothing.
 template <class T>
 [[gnu::always_inline]] inline T select(bool condition, T yes, T no) {
@@ -116,5 +127,23 @@ template <std::floating_point T>
   const T result = (root + root * e * (T(0.5) + T(0.375) * e)) * detail::select(is_tiny, T(1) / half, T(1));
   return detail::select(x <= Limits::max(), result, x);
 }
+
+/// The logarithm of a sum of exponentials: `value`, and in `rest` what rounding left out of it, which is all of a small
+/// logarithm beside a large maximum. `value` is -infinity for a sum of nothing.
+template <class T>
+struct LogSumExp {
+  T value, rest = 0;
+
+  /// maximum + log_sum, exactly (Knuth's two-sum).
+  static LogSumExp of(T maximum, T log_sum) {
+    const T value = detail::as_written(maximum + log_sum);
+    if (!(value - value == 0)) return {value};
+    const T added = detail::as_written(value - maximum);
+    const T lost = detail::as_written(maximum - detail::as_written(value - added));
+    return {value, lost + detail::as_written(log_sum - added)};
+  }
+  /// e^x over the sum. In two steps, and the large numbers first: x lies near `value`.
+  [[gnu::always_inline]] T share(T x) const { return fast_exp(detail::as_written(x - value) - rest); }
+};
 
 }  // namespace remat::inline REMAT_ABI::kernels

@@ -9,7 +9,7 @@ namespace ops {
 template <class T>
 struct Attention : AttentionOp<T, 3> {
   using Base = AttentionOp<T, 3>;
-  using Base::context, Base::log_sum_exp;
+  using Base::context, Base::log_sum_exp, Base::rest;
   static constexpr In<T> q{0}, k{1}, v{2};
   using Base::Base;
 
@@ -21,17 +21,19 @@ struct Attention : AttentionOp<T, 3> {
     require(vs == ks, "v has shape ", vs, ", k has ", ks);
     require(ks[2] > 0 && qs[2] % ks[2] == 0, "q has ", qs[2], " heads, not a multiple of the ", ks[2], " of k");
     this->check(in, qs[0], qs[1], ks[1], qs[2], qs[3]);
-    return {context(qs), log_sum_exp(Shape{qs[0], qs[2], qs[1]})};
+    const Shape row{qs[0], qs[2], qs[1]};
+    return {context(qs), log_sum_exp(row), rest(row)};
   }
   Cost cost(const Operands& in, const Specs&) const override {
     const Wanted wanted(in);
     return this->cost_of(problem_of(in[q].shape, in[k].shape), in, wanted[q], wanted[k], wanted[v]);
   }
-  Residuals residuals(const Wanted&) const override { return Base::with_masks({q, k, v, context, log_sum_exp}); }
+  Residuals residuals(const Wanted&) const override { return Base::with_masks({q, k, v, context, log_sum_exp, rest}); }
   void forward(Frame& f) const override {
     this->check_threads();
     kernels::attention_forward(this->with_masks(problem_of(f[q].shape(), f[k].shape()), f), f[q].data(), f[k].data(),
-                               f[v].data(), f[context].data(), f[log_sum_exp].data(), f.template scratch<std::byte>());
+                               f[v].data(), f[context].data(), f[log_sum_exp].data(), f.template scratch<std::byte>(),
+                               f[rest].data());
   }
   void backward(Frame& f) const override {
     this->check_threads();
@@ -41,7 +43,7 @@ struct Attention : AttentionOp<T, 3> {
     if (f.wants(v)) to.v = f.grad(v).data(), to.add_v = f.accumulate(v);
     kernels::attention_backward(this->with_masks(problem_of(f[q].shape(), f[k].shape()), f), f[q].data(), f[k].data(),
                                 f[v].data(), static_cast<const T*>(f[context].data()), f[log_sum_exp].data(),
-                                f.grad(context).data(), to, f.template scratch<std::byte>());
+                                f.grad(context).data(), to, f.template scratch<std::byte>(), f[rest].data());
   }
 
  private:
@@ -56,7 +58,7 @@ struct Attention : AttentionOp<T, 3> {
 template <class T>
 struct AttentionQkv : AttentionOp<T, 1> {
   using Base = AttentionOp<T, 1>;
-  using Base::context, Base::log_sum_exp;
+  using Base::context, Base::log_sum_exp, Base::rest;
   static constexpr In<T> qkv{0};
   Index heads, kv_heads;
 
@@ -69,19 +71,20 @@ struct AttentionQkv : AttentionOp<T, 1> {
     require(xs.rank() == 3 && xs[2] % (heads + 2 * kv_heads) == 0, "qkv has shape ", xs, ", ", heads, " query and 2 x ",
             kv_heads, " key and value heads need [B, T, a multiple of ", heads + 2 * kv_heads, "]");
     this->check(in, xs[0], xs[1], xs[1], heads, head_dims(xs));
-    return {context(Shape{xs[0], xs[1], heads * head_dims(xs)}), log_sum_exp(Shape{xs[0], heads, xs[1]})};
+    const Shape row{xs[0], heads, xs[1]};
+    return {context(Shape{xs[0], xs[1], heads * head_dims(xs)}), log_sum_exp(row), rest(row)};
   }
   Cost cost(const Operands& in, const Specs&) const override {
     const bool wants = Wanted(in)[qkv];
     return this->cost_of(problem_of(in[qkv].shape), in, wants, wants, wants);
   }
-  Residuals residuals(const Wanted&) const override { return Base::with_masks({qkv, context, log_sum_exp}); }
+  Residuals residuals(const Wanted&) const override { return Base::with_masks({qkv, context, log_sum_exp, rest}); }
   void forward(Frame& f) const override {
     this->check_threads();
     const auto p = this->with_masks(problem_of(f[qkv].shape()), f);
     const T* q = f[qkv].data();
     kernels::attention_forward(p, q, q + key_at(p), q + value_at(p), f[context].data(), f[log_sum_exp].data(),
-                               f.template scratch<std::byte>());
+                               f.template scratch<std::byte>(), f[rest].data());
   }
   void backward(Frame& f) const override {
     this->check_threads();
@@ -93,7 +96,8 @@ struct AttentionQkv : AttentionOp<T, 1> {
       to.add_q = to.add_k = to.add_v = f.accumulate(qkv);
     }
     kernels::attention_backward(p, q, q + key_at(p), q + value_at(p), static_cast<const T*>(f[context].data()),
-                                f[log_sum_exp].data(), f.grad(context).data(), to, f.template scratch<std::byte>());
+                                f[log_sum_exp].data(), f.grad(context).data(), to, f.template scratch<std::byte>(),
+                                f[rest].data());
   }
 
  private:

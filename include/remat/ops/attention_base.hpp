@@ -14,7 +14,7 @@ struct AttentionOp : Op {
   static constexpr In<std::int32_t> key_lengths{Products + 2}, query_segments{Products + 3}, key_segments{Products + 4},
       prefix_lengths{Products + 5};
   static constexpr Out<T> context{0};
-  static constexpr Out<Accum<T>> log_sum_exp{1};  // [B, N, T]
+  static constexpr Out<Accum<T>> log_sum_exp{1}, rest{2};  // [B, N, T], and what rounding left out of it
   using Problem = kernels::AttentionProblem<T>;
   AttentionOptions options;
   DropoutMask mask;

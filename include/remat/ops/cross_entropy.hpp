@@ -65,7 +65,7 @@ struct CrossEntropy : Op {
   static constexpr In<T> logits{0};
   static constexpr In<std::int32_t> targets{1};
   static constexpr In<Accum<T>> weights{2};
-  static constexpr Out<Accum<T>> loss{0}, log_sum_exp{1};  // [], [...]
+  static constexpr Out<Accum<T>> loss{0}, log_sum_exp{1}, rest{2};  // [], [...], [...]: what rounding left out of it
   TokenLoss<Accum<T>> token_loss;
 
   explicit CrossEntropy(const CrossEntropyOptions& o) : Op("cross_entropy"), token_loss(o, targets, weights) {}
@@ -73,24 +73,24 @@ struct CrossEntropy : Op {
   Specs infer(const Operands& in) const override {
     require(in[logits].shape.rank() > 0, "logits are a number, a last axis of classes is needed");
     token_loss.check(in, in[logits].shape);
-    return {loss(Shape{}), log_sum_exp(in[targets].shape)};
+    return {loss(Shape{}), log_sum_exp(in[targets].shape), rest(in[targets].shape)};
   }
   Residuals residuals(const Wanted& wanted) const override {
-    return wanted[logits] ? Residuals{logits, targets, weights, log_sum_exp} : Residuals{};
+    return wanted[logits] ? Residuals{logits, targets, weights, log_sum_exp, rest} : Residuals{};
   }
   void forward(Frame& f) const override {
     const Index tokens = f[targets].size(), classes = f[logits].cols();
     token_loss.check_targets(f, classes);
     const Accum<T> sum = kernels::softmax_losses(token_loss.rows(), token_loss.tokens(f), tokens, classes,
-                                                 f[logits].data(), f[log_sum_exp].data());
+                                                 f[logits].data(), f[log_sum_exp].data(), f[rest].data());
     *f[loss].data() = token_loss.mean(sum, f);
   }
   void backward(Frame& f) const override {
     token_loss.pass_nothing_to_weights(f);
     if (!f.wants(logits)) return;
     kernels::softmax_loss_gradients(token_loss.rows(), token_loss.tokens(f), f[targets].size(), f[logits].cols(),
-                                    f[logits].data(), f[log_sum_exp].data(), token_loss.mean(*f.grad(loss).data(), f),
-                                    f.grad(logits).data());
+                                    f[logits].data(), f[log_sum_exp].data(), f[rest].data(),
+                                    token_loss.mean(*f.grad(loss).data(), f), f.grad(logits).data());
   }
 };
 

@@ -33,6 +33,7 @@ struct LinearCrossEntropy : Op {
   static constexpr Out<Accum<T>> loss{0}, log_sum_exp{1};  // [], [...]
   static constexpr Out<T> kept_x{2};                       // the gradients for a loss whose own is 1, [0] if not kept
   static constexpr Out<Accum<T>> kept_w{3}, kept_b{4};
+  static constexpr Out<Accum<T>> rest{5};  // [...]: what rounding left out of log_sum_exp
   Linear<T> head;
   TokenLoss<Accum<T>> token_loss;
   Index chunk;
@@ -50,8 +51,8 @@ struct LinearCrossEntropy : Op {
     token_loss.check(in, head.infer(in).front().shape);
     const Wanted wanted(in);
     const auto kept = [&](auto operand) { return keeps && wanted[operand.index] ? in[operand].shape : Shape{0}; };
-    return {loss(Shape{}), log_sum_exp(in[targets].shape), kept_x(kept(x)), kept_w(kept(w)),
-            kept_b(in.has(b) ? kept(b) : Shape{0})};
+    return {loss(Shape{}),   log_sum_exp(in[targets].shape),         kept_x(kept(x)),
+            kept_w(kept(w)), kept_b(in.has(b) ? kept(b) : Shape{0}), rest(in[targets].shape)};
   }
   Cost cost(const Operands& in, const Specs&) const override {
     const TokenChunks<T> sizes = chunks(in[x].shape, in[w].shape);
@@ -73,7 +74,7 @@ struct LinearCrossEntropy : Op {
   }
   Residuals residuals(const Wanted& wanted) const override {
     if (keeps) return Residuals().add(kept_x, wanted[x]).add(kept_w, wanted[w]).add(kept_b, wanted[b]);
-    return wanted[x] || wanted[w] || wanted[b] ? Residuals{x, w, b, targets, weights, log_sum_exp} : Residuals{};
+    return wanted[x] || wanted[w] || wanted[b] ? Residuals{x, w, b, targets, weights, log_sum_exp, rest} : Residuals{};
   }
   void forward(Frame& f) const override {
     const TokenChunks<T> sizes = chunks(f[x].shape(), f[w].shape());
@@ -88,7 +89,7 @@ struct LinearCrossEntropy : Op {
     sizes.for_each_chunk([&](Index first, Index rows) {
       make_logits(f, sizes, first, rows, logits);
       sum += kernels::softmax_losses(token_loss.rows(), token_loss.tokens(f).from(first), rows, sizes.classes, logits,
-                                     f[log_sum_exp].data() + first);
+                                     f[log_sum_exp].data() + first, f[rest].data() + first);
       if (to.any()) differentiate(f, sizes, first, rows, share, to);
     });
     *f[loss].data() = token_loss.mean(sum, f);
@@ -142,7 +143,7 @@ struct LinearCrossEntropy : Op {
     // Of bfloat16, the products of the gradients read them rounded.
     T* const gradients = reinterpret_cast<T*>(TokenChunks<T>::is_rounded ? logits + sizes.chunk * v : logits);
     kernels::softmax_loss_gradients(token_loss.rows(), token_loss.tokens(f).from(first), rows, v, logits,
-                                    f[log_sum_exp].data() + first, share, gradients);
+                                    f[log_sum_exp].data() + first, f[rest].data() + first, share, gradients);
     const auto products = products_of(sizes, rows);
     const bool is_later = first > 0;
     if (to.x != nullptr) products.input_gradient(gradients, f[w].data(), false, to.x + first * d);

@@ -63,7 +63,7 @@ class BackwardTask {
       if (to != nullptr && (any || !add))
         write_rows(from, pitch, count, h, scale, to + pair.b * batch + s0 * token + pair.kv * h, token, add);
     };
-    write(tile.dkey, pair.scale, x.to.k, p.k_batch, p.k_token, x.to.add_k);
+    write(tile.dkey, pair.key_scale, x.to.k, p.k_batch, p.k_token, x.to.add_k);
     write(tile.dvalue, T{1}, x.to.v, p.v_batch, p.v_token, x.to.add_v);
   }
 

@@ -47,7 +47,7 @@ class TilePair {
     keys_finite = copy_rows(x.k + b * p.k_batch + s0 * p.k_token + kv * h, p.k_token, key_rows, h, tile.key, filled);
     tile.key_rotary.load(p.key_position + s0, key_rows);
     tile.key_rotary.rotate(tile.key, pitch, key_rows);
-    transpose_panels(tile.key, filled, pitch, scale, tile.key_panels);
+    transpose_panels(tile.key, filled, pitch, T{1}, tile.key_panels);
     return true;
   }
 
@@ -56,6 +56,9 @@ class TilePair {
     queries_finite = copy_rows(x.q + b * p.q_batch + t0 * p.q_token + n * h, p.q_token, rows, h, tile.query, rows);
     tile.query_rotary.load(p.key_position + p.offset + t0, rows);
     tile.query_rotary.rotate(tile.query, pitch, rows);
+    // As forward does, so that no bit of a score differs: where scores are large, the last one is much of a
+    // probability.
+    for (Index i = 0; i < rows * pitch; ++i) tile.query[i] *= scale;
     douts_finite =
         copy_rows(x.dout + b * p.out_batch + t0 * p.out_token + n * h, p.out_token, rows, h, tile.dout, rows);
   }
@@ -117,23 +120,23 @@ class TilePair {
   Visibility seen;
   Index b, kv, query_head = 0, first_query = 0, query_rows = 0, first_key = 0, key_rows = 0;
   Index h = p.head_dims, pitch = padded<T>(h);
-  T scale = static_cast<T>(p.scale);
+  T scale = static_cast<T>(p.scale), key_scale = 1;  // of dq and dk as multiplied
 
  private:
   /// Query t against the keys of one group: scores become probabilities, their gradients those of the scores.
   void differentiate_row(Index t, Index s, T* weights, T* dscores, const T* derivative) const {
     constexpr T infinity = std::numeric_limits<T>::infinity();
-    const T log_sum_exp = x.log_sum_exp[row(query_head, t)], delta = x.delta[row(query_head, t)];
-    const T shift = log_sum_exp == -infinity ? T{0} : log_sum_exp;  // of a query that sees nothing
+    const auto log_sum_exp = x.of_row(row(query_head, t));
+    const T delta = x.delta[row(query_head, t)];
     const auto begin = static_cast<int>(std::clamp<Index>(seen.begin(t) - s, 0, group));
     const auto end = static_cast<int>(std::clamp<Index>(seen.end(t) - s, 0, group));
     if (begin > 0) std::fill_n(weights, begin, -infinity);
     if (end < group) std::fill_n(weights + end, group - end, -infinity);
     // A loop of its own: with the rest in it, GCC would not vectorize the exponential.
-    if (shift == shift) {
-      for (int j = 0; j < group; ++j) weights[j] = fast_exp(weights[j] - shift);
+    if (log_sum_exp.value == log_sum_exp.value) {
+      for (int j = 0; j < group; ++j) weights[j] = log_sum_exp.share(weights[j]);
     } else {  // NaN is for those who see it only
-      for (int j = 0; j < group; ++j) weights[j] = weights[j] == -infinity ? T{0} : shift;
+      for (int j = 0; j < group; ++j) weights[j] = weights[j] == -infinity ? T{0} : log_sum_exp.value;
     }
     const auto finish = [&](const auto& factor) {
       for (int j = 0; j < group; ++j) {

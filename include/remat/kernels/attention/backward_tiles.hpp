@@ -1,7 +1,9 @@
 // What a backward pass reads and writes, and one thread's tiles of it.
 #pragma once
 
+#include <limits>
 #include <remat/kernels/attention/tables.hpp>
+#include <remat/kernels/vector_math.hpp>
 
 namespace remat::inline REMAT_ABI::kernels {
 
@@ -18,10 +20,17 @@ namespace attention {
 template <class E>
 struct BackwardArguments {
   const E *q, *k, *v, *out;
-  const Accum<E>* log_sum_exp;
+  const Accum<E>*log_sum_exp, *rest;  // rest may be null
   const E* dout;
   AttentionGradients<E> to;
   Accum<E>* delta;  // [B, N, T]: dout . out of each row
+
+  /// What makes probabilities of a row's scores; of a query that sees nothing, zeros.
+  LogSumExp<Accum<E>> of_row(Index row) const {
+    constexpr auto infinity = std::numeric_limits<Accum<E>>::infinity();
+    if (log_sum_exp[row] == -infinity) return {0};
+    return {log_sum_exp[row], rest == nullptr ? 0 : rest[row]};
+  }
 };
 
 /// One thread's tiles. Scores have a key a lane; `group` keys at a time.

@@ -10,7 +10,7 @@ template <class E>
 struct ForwardArguments {
   const E *q, *k, *v;
   E* out;
-  Accum<E>* log_sum_exp;
+  Accum<E>*log_sum_exp, *rest;  // [B, N, T]; rest may be null
 };
 
 /// Passes of strips of queries over the keys they see. `Strip` computes: `QueryStrip`, or `NarrowStrip`.
@@ -37,13 +37,15 @@ class ForwardTask {
       strip.attend(seen, b, n, t0, rows, s0, keys);
     });
     E* out = x.out + b * p.out_batch + t0 * p.out_token + n * h;
-    T* log_sum_exp = x.log_sum_exp + (b * p.heads + n) * p.query_length + t0;
+    const Index first = (b * p.heads + n) * p.query_length + t0;
     const auto& tile = strip.tile;
     for (Index i = 0; i < rows; ++i) {
       const T inverse = tile.sum[i] == 0 ? T{0} : 1 / tile.sum[i];
       const auto row = numbers(out + i * p.out_token);
       for (Index j = 0; j < h; ++j) row[j] = tile.context[i * pitch + j] * inverse;
-      log_sum_exp[i] = tile.maximum[i] + std::log(tile.sum[i]);
+      const auto log_sum_exp = LogSumExp<T>::of(tile.maximum[i], std::log(tile.sum[i]));
+      x.log_sum_exp[first + i] = log_sum_exp.value;
+      if (x.rest != nullptr) x.rest[first + i] = log_sum_exp.rest;
     }
   }
 

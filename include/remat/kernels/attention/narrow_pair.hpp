@@ -112,7 +112,7 @@ class NarrowPair {
   Visibility seen;
   Index b, kv, query_head = 0, first_query = 0, query_rows = 0, first_key = 0, key_rows = 0;
   Index h = p.head_dims, pitch = padded<float>(h);
-  float scale = static_cast<float>(p.scale);
+  float scale = static_cast<float>(p.scale), key_scale = scale;  // of dq and dk as multiplied
 
  private:
   /// Scores become probabilities, their gradients those of the scores; both zero where nothing is seen.
@@ -133,13 +133,13 @@ class NarrowPair {
     }
   }
   void differentiate_row(Index row, const Stretch& some, const float* factors, Index at) const {
-    const float log_sum_exp = x.log_sum_exp[row], delta = x.delta[row];
-    const float shift = log_sum_exp == -std::numeric_limits<float>::infinity() ? 0.0F : log_sum_exp;
+    const auto log_sum_exp = x.of_row(row);
+    const float delta = x.delta[row];
     float *scores = tile.scores + at, *dweights = tile.dweights + at;
     const Stretch used = whole_steps(some);
     // A loop of its own: with the rest in it, GCC would not vectorize the exponential.
 #pragma omp simd
-    for (Index j = used.begin; j < used.end; ++j) scores[j] = fast_exp(scale * scores[j] - shift);
+    for (Index j = used.begin; j < used.end; ++j) scores[j] = log_sum_exp.share(scale * scores[j]);
     std::fill(scores + used.begin, scores + some.begin, 0.0F);
     std::fill(scores + some.end, scores + used.end, 0.0F);
     const auto weights = numbers(tile.weights + at), dscores = numbers(tile.dscores + at);
