@@ -122,7 +122,8 @@ std::size_t attention_forward_scratch(const AttentionProblem<T>& problem) {
 
 /// out [B, T, N, H] and log_sum_exp [B, N, T] of q [B, T, N, H], k and v [B, S, K, H]. A query that sees no key gets
 /// zeros and -infinity. `rest` [B, N, T] is what rounding leaves out of log_sum_exp, all of the logarithm beside a
-/// large score; null: not wanted. `scratch` is 64-byte aligned and as large as `attention_forward_scratch` says.
+/// large score, and exactly 0 iff one key has all the weight; null: not wanted. `scratch` is 64-byte aligned and as
+/// large as `attention_forward_scratch` says.
 template <class T>
 void attention_forward(const AttentionProblem<T>& problem, const T* q, const T* k, const T* v, T* out,
                        Accum<T>* log_sum_exp, void* scratch, Accum<T>* rest = nullptr) {

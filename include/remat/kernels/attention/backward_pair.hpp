@@ -124,7 +124,7 @@ class TilePair {
 
  private:
   /// Query t against the keys of one group: scores become probabilities, their gradients those of the scores.
-  void differentiate_row(Index t, Index s, T* weights, T* dscores, const T* derivative) const {
+  [[gnu::always_inline]] void differentiate_row(Index t, Index s, T* weights, T* dscores, const T* derivative) const {
     constexpr T infinity = std::numeric_limits<T>::infinity();
     const auto log_sum_exp = x.of_row(row(query_head, t));
     const T delta = x.delta[row(query_head, t)];
@@ -152,6 +152,9 @@ class TilePair {
     } else {
       finish([](int) { return T{1}; });
     }
+    // The difference above is 0 then but for rounding. NaN still shows.
+    if (log_sum_exp.rest == 0)
+      for (int j = 0; j < group; ++j) dscores[j] *= T{0};
     if (derivative != nullptr)
       for (int j = 0; j < group; ++j) dscores[j] = dscores[j] == 0 ? T{0} : dscores[j] * derivative[j];
   }

@@ -25,11 +25,12 @@ struct BackwardArguments {
   AttentionGradients<E> to;
   Accum<E>* delta;  // [B, N, T]: dout . out of each row
 
-  /// What makes probabilities of a row's scores; of a query that sees nothing, zeros.
+  /// What makes probabilities of a row's scores; of a query that sees nothing, zeros. Its `rest` is 0 iff no more than
+  /// one key has weight: then no score changes what the row gives.
   LogSumExp<Accum<E>> of_row(Index row) const {
     constexpr auto infinity = std::numeric_limits<Accum<E>>::infinity();
     if (log_sum_exp[row] == -infinity) return {0};
-    return {log_sum_exp[row], rest == nullptr ? 0 : rest[row]};
+    return {log_sum_exp[row], rest == nullptr ? std::numeric_limits<Accum<E>>::min() : rest[row]};
   }
 };
 

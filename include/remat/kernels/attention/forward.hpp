@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cmath>
+#include <limits>
 #include <remat/kernels/attention/forward_strip.hpp>
 
 namespace remat::inline REMAT_ABI::kernels::attention {
@@ -10,7 +11,7 @@ template <class E>
 struct ForwardArguments {
   const E *q, *k, *v;
   E* out;
-  Accum<E>*log_sum_exp, *rest;  // [B, N, T]; rest may be null
+  Accum<E>*log_sum_exp, *rest;  // [B, N, T]; rest may be null, and is 0 iff one key has all the weight
 };
 
 /// Passes of strips of queries over the keys they see. `Strip` computes: `QueryStrip`, or `NarrowStrip`.
@@ -45,7 +46,9 @@ class ForwardTask {
       for (Index j = 0; j < h; ++j) row[j] = tile.context[i * pitch + j] * inverse;
       const auto log_sum_exp = LogSumExp<T>::of(tile.maximum[i], std::log(tile.sum[i]));
       x.log_sum_exp[first + i] = log_sum_exp.value;
-      if (x.rest != nullptr) x.rest[first + i] = log_sum_exp.rest;
+      if (x.rest == nullptr) continue;
+      const T more = log_sum_exp.rest == 0 ? std::numeric_limits<T>::min() : log_sum_exp.rest;
+      x.rest[first + i] = strip.has_one_key(seen, t0 + i, i) ? T{0} : more;
     }
   }
 

@@ -32,6 +32,7 @@ struct ForwardTiles {
   T* scores;   // [tile][group]
   T* maximum;  // [strip]
   T* sum;      // [strip]
+  T* weighty;  // [strip]: keys whose weight is not 0, where scores are changed
   Rotary<T> rotary;
 
   ForwardTiles(const AttentionProblem<E>& p, const Tables& tables, Carver& carver)
@@ -42,6 +43,7 @@ struct ForwardTiles {
         scores(carver.take<T>(tile_rows * Vector<T>::group)),
         maximum(carver.take<T>(strip_tiling(p).rows)),
         sum(carver.take<T>(strip_tiling(p).rows)),
+        weighty(carver.take<T>(strip_tiling(p).rows)),
         rotary(tables.rotary, carver) {}
 };
 
@@ -61,6 +63,7 @@ class QueryStrip {
     std::fill_n(tile.context, rows * pitch, T{0});
     std::fill_n(tile.maximum, round_up(rows), -infinity);
     std::fill_n(tile.sum, round_up(rows), T{0});
+    std::fill_n(tile.weighty, round_up(rows), T{0});
     for (Index i = 0; i < rows; i += tile_rows) {
       const Index count = std::min(tile_rows, rows - i), filled = round_up(count);
       // No keys are loaded yet: their tile holds the queries until they are transposed.
@@ -81,6 +84,11 @@ class QueryStrip {
   /// The queries against the keys, both loaded, in head n of batch entry b.
   void attend(const Visibility& seen, Index b, Index n, Index t0, Index rows, Index s0, Index keys) {
     for (Index g = 0; g < rows; g += group) attend_group(seen, b, n, t0, g, std::min(group, rows - g), s0, keys);
+  }
+
+  /// Has one key all the weight of row i, which is query t?
+  bool has_one_key(const Visibility& seen, Index t, Index i) const {
+    return Changed ? tile.weighty[i] == 1 : seen.end(t) - seen.begin(t) == 1;
   }
 
   const AttentionProblem<E>& p;
@@ -108,7 +116,7 @@ class QueryStrip {
     if constexpr (Changed) ScoreChange<E, false>(p, tables.buckets, b, n)(tile.scores, nullptr, first, keys, t, lanes);
     hide(seen, t, lanes, first, keys);
     T decay[group];
-    online_softmax(tile.scores, keys, tile.maximum + g, tile.sum + g, decay);
+    online_softmax(tile.scores, keys, tile.maximum + g, tile.sum + g, decay, Changed ? tile.weighty + g : nullptr);
     for (Index j = 0; j < lanes; ++j) {
       if (decay[j] == 1) continue;
       T* row = tile.context + (g + j) * pitch;

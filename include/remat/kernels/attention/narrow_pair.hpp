@@ -149,6 +149,8 @@ class NarrowPair {
       weights[j] = weight * factors[j];
       dscores[j] = weight == 0 ? 0.0F : slope;  // hides NaN of what nobody sees
     }
+    if (log_sum_exp.rest == 0)  // the difference above is 0 but for rounding
+      for (Index j = used.begin; j < used.end; ++j) dscores[j] = dscores[j] * 0.0F;
   }
 
   bool keys_finite = true, queries_finite = true, douts_finite = true;

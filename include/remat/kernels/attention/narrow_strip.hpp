@@ -83,6 +83,8 @@ class NarrowStrip {
         tile.weights + at, tile.value, values_finite, tile.context + whole.begin * pitch);
   }
 
+  bool has_one_key(const Visibility& seen, Index t, Index) const { return seen.end(t) - seen.begin(t) == 1; }
+
   const AttentionProblem<bfloat16>& p;
   Carver carver;
   NarrowStripTiles tile;

@@ -10,9 +10,9 @@ namespace remat::inline REMAT_ABI::kernels::attention {
 
 /// Scores [keys, group] become exp(score - new maximum); updates the lanes' maxima and sums, and says in `decay` by
 /// what earlier contexts shrink. A lane that has seen no key keeps maximum -infinity, and exp(-infinity - 0) is 0,
-/// never NaN.
+/// never NaN. `weighty`, unless it is null, counts the keys of each lane whose weight is not 0.
 template <class T>
-void online_softmax(T* scores, Index keys, T* maximum, T* sum, T* decay) {
+void online_softmax(T* scores, Index keys, T* maximum, T* sum, T* decay, T* weighty) {
   using V = typename Vector<T>::type;
   constexpr int width = Vector<T>::width, group = Vector<T>::group;
   T shift[group];
@@ -43,6 +43,17 @@ void online_softmax(T* scores, Index keys, T* maximum, T* sum, T* decay) {
       total += weight;
     }
     for (int lane = 0; lane < width; ++lane) sum[j + lane] = sum[j + lane] * decay[j + lane] + total[lane];
+  }
+  if (weighty == nullptr) return;
+  for (int j = 0; j < group; j += width) {
+    V some{};
+    for (Index i = 0; i < keys; ++i) {
+      V weight;
+      std::memcpy(&weight, scores + i * group + j, sizeof(V));
+      some += weight > V{} ? V{} + T{1} : V{};
+    }
+    for (int lane = 0; lane < width; ++lane)
+      weighty[j + lane] = (decay[j + lane] == 0 ? T{0} : weighty[j + lane]) + some[lane];
   }
 }
 

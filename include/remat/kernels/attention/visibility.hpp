@@ -25,7 +25,7 @@ class Visibility {
   /// The first key that query t sees.
   Index begin(Index t) const { return window_ == 0 ? 0 : std::clamp<Index>(t + offset_ - window_ + 1, 0, keys_); }
   /// One past the last key that query t sees.
-  Index end(Index t) const {
+  [[gnu::always_inline]] Index end(Index t) const {
     Index end = causal_ ? std::max(t + offset_ + 1, prefix_) : keys_;
     if (window_ > 0) end = std::min(end, t + offset_ + window_);
     return std::clamp<Index>(end, 0, keys_);
