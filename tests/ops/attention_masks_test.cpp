@@ -2,10 +2,12 @@
 #include <gtest/gtest.h>
 
 #include <kernels/attention_reference.hpp>
+#include <limits>
 #include <ops/try_op.hpp>
 #include <remat/ops/attention.hpp>
 #include <remat/ops/concat.hpp>
 #include <remat/ops/slice.hpp>
+#include <remat/ops/softmax.hpp>
 
 namespace remat_test {
 namespace {
@@ -166,6 +168,29 @@ TEST(AttentionMasks, RefuseWhatDoesNotFit) {
             "attention: rotary_dims 8 is not an even part of 6 head dims");
   EXPECT_EQ(message({}, {.key_lengths = ids({3})}), "attention: key_lengths has shape [3], [2] is needed");
   EXPECT_EQ(message({}, {.prefix_lengths = ids({2, 1})}), "attention: prefix_lengths has shape [2, 1], [2] is needed");
+  // Numbers that bound keys lie in [0, S]: none is silently clipped.
+  const auto lengths = [](std::int32_t last) { return Tensor<std::int32_t>({2}, {9, last}); };
+  for (const std::int32_t last : {0, 9}) {
+    attention(v[0], v[1], v[2], {}, {.key_lengths = lengths(last)});
+    attention(v[0], v[1], v[2], {.causal = true}, {.prefix_lengths = lengths(last)});
+  }
+  EXPECT_EQ(message({}, {.key_lengths = lengths(10)}), "attention: key length 10 at [1], but there are 9 keys");
+  EXPECT_EQ(message({}, {.key_lengths = lengths(-1)}), "attention: key length -1 at [1], but there are 9 keys");
+  EXPECT_EQ(message({.causal = true}, {.prefix_lengths = lengths(10)}),
+            "attention: prefix length 10 at [1], but there are 9 keys");
+  EXPECT_EQ(message({.causal = true}, {.prefix_lengths = lengths(-1)}),
+            "attention: prefix length -1 at [1], but there are 9 keys");
+  const auto fused = tape.input(of({2, 7, 24}));
+  EXPECT_EQ(error_of([&] { attention_qkv(fused, 4, 2, {}, {.key_lengths = lengths(9)}); }),
+            "attention: key length 9 at [0], but there are 7 keys");
+  // Sums with such positions would overflow.
+  constexpr Index far = std::numeric_limits<Index>::max();
+  EXPECT_EQ(message({.causal = true, .offset = far}), "attention: offset 9223372036854775807 is not within 2^48 of 0");
+  EXPECT_EQ(message({.key_position = -far}), "attention: key_position -9223372036854775807 is not within 2^48 of 0");
+  EXPECT_EQ(error_of([&] { attention_blocks(7, 9, {.causal = true, .offset = far}); }),
+            "attention_blocks: offset 9223372036854775807 is not within 2^48 of 0");
+  EXPECT_EQ(error_of([&] { causal_softmax(v[0], far); }),
+            "softmax: offset 9223372036854775807 is not within 2^48 of 0");
   EXPECT_EQ(message({}, {.query_segments = ids({2, 9})}),
             "attention: query_segments has shape [2, 9], [2, 7] is needed");
   EXPECT_EQ(message({}, {.query_segments = ids({2, 7})}),

@@ -31,6 +31,7 @@ struct Attention : AttentionOp<T, 3> {
   Residuals residuals(const Wanted&) const override { return Base::with_masks({q, k, v, context, log_sum_exp, rest}); }
   void forward(Frame& f) const override {
     this->check_threads();
+    this->check_lengths_of(f, f[k].shape()[1]);
     kernels::attention_forward(this->with_masks(problem_of(f[q].shape(), f[k].shape()), f), f[q].data(), f[k].data(),
                                f[v].data(), f[context].data(), f[log_sum_exp].data(), f.template scratch<std::byte>(),
                                f[rest].data());
@@ -81,6 +82,7 @@ struct AttentionQkv : AttentionOp<T, 1> {
   Residuals residuals(const Wanted&) const override { return Base::with_masks({qkv, context, log_sum_exp, rest}); }
   void forward(Frame& f) const override {
     this->check_threads();
+    this->check_lengths_of(f, f[qkv].shape()[1]);
     const auto p = this->with_masks(problem_of(f[qkv].shape()), f);
     const T* q = f[qkv].data();
     kernels::attention_forward(p, q, q + key_at(p), q + value_at(p), f[context].data(), f[log_sum_exp].data(),

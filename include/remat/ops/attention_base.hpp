@@ -27,6 +27,11 @@ struct AttentionOp : Op {
   bool accumulates(int) const override { return true; }
 
  protected:
+  /// Masks that bound keys by number are data: only `forward` can check them.
+  void check_lengths_of(const Frame& f, Index keys) const {
+    if (f.has(key_lengths)) check_lengths(f[key_lengths], keys, "key length", "keys");
+    if (f.has(prefix_lengths)) check_lengths(f[prefix_lengths], keys, "prefix length", "keys");
+  }
   /// The scratch was measured when the op was recorded.
   void check_threads() const {
     require(omp_get_max_threads() <= threads, "recorded with ", threads, " threads, now run with ",
@@ -38,6 +43,9 @@ struct AttentionOp : Op {
     check_rate(mask);
     require(o.window >= 0 && o.query_chunk >= 0 && o.key_chunk >= 0, "window ", o.window, ", query_chunk ",
             o.query_chunk, " or key_chunk ", o.key_chunk, " is negative");
+    check_position(o.offset.value_or(0), "offset");
+    check_position(o.key_position, "key_position");
+    check_position(o.relative_max_distance, "relative_max_distance");
     require(o.soft_cap >= 0, "soft_cap ", o.soft_cap, " is negative");
     require(o.rotary_base >= 0, "rotary_base ", o.rotary_base, " is negative");
     const Index turned = o.rotary_dims == 0 ? head_dims : o.rotary_dims;

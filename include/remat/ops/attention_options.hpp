@@ -5,6 +5,7 @@
 #include <optional>
 #include <remat/autodiff/var.hpp>
 #include <remat/kernels/attention.hpp>
+#include <remat/ops/check_ids.hpp>
 
 namespace remat::inline REMAT_ABI {
 
@@ -29,10 +30,10 @@ struct AttentionOptions {
 /// `attention(q, k, v, {.causal = true}, {.key_lengths = lengths})`.
 template <class T>
 struct AttentionMasks {
-  Like<std::int32_t> key_lengths{};     // [B]: keys from there on are padding
+  Like<std::int32_t> key_lengths{};     // [B] in [0, S]: keys from there on are padding
   Like<std::int32_t> query_segments{};  // [B, T]: keys of the same id are seen
   Like<std::int32_t> key_segments{};    // [B, S]; query_segments when left out
-  Like<std::int32_t> prefix_lengths{};  // [B]: keys before are seen in spite of causal
+  Like<std::int32_t> prefix_lengths{};  // [B] in [0, S]: keys before are seen in spite of causal
   Like<Accum<T>> bias{};                // [B or 1, N or 1, T or 1, S or 1], added to scores; -infinity hides
   Like<Accum<T>> relative_bias{};       // [buckets, N], added by T5's bucket of distance (Raffel et al. 2020)
 };
@@ -65,6 +66,7 @@ kernels::AttentionProblem<T> attention_problem(Index query_length, Index key_len
 /// Of the blocks of [T, S] that the chunks of `options` make, how many attention computes for each batch entry and
 /// head: those with a visible pair. Masks given as operands rule out more.
 inline AttentionBlocks attention_blocks(Index query_length, Index key_length, const AttentionOptions& options = {}) {
+  ops::check_position(options.offset.value_or(0), "attention_blocks: offset");
   const auto p = ops::attention_problem<float>(query_length, key_length, options);
   const kernels::attention::Visibility seen(p, 0);
   const Index query_chunk = kernels::attention::query_tiling(p).chunk;

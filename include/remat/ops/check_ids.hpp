@@ -6,14 +6,22 @@
 
 namespace remat::inline REMAT_ABI::ops {
 
-/// An `Error` for the first of `ids` that is neither in [0, limit) nor `ignored`, saying where it lies:
-/// "id 70 at [3, 5], but the table has 65 rows".
-inline void check_ids(const View<const std::int32_t>& ids, Index limit, std::optional<std::int32_t> ignored,
-                      const char* what, const char* holder, const char* parts) {
-  const std::int32_t* data = ids.data();
-  for (Index i = 0; i < ids.size(); ++i) {
-    if ((data[i] >= 0 && data[i] < limit) || data[i] == ignored) continue;
-    Shape place = ids.shape();
+/// Beyond any position, within any sum of some.
+inline constexpr Index most_position = Index{1} << 48;
+
+/// An `Error` for a position that is not within 2^48 of 0: sums with it would overflow.
+inline void check_position(Index position, const char* what) {
+  require(position >= -most_position && position <= most_position, what, " ", position, " is not within 2^48 of 0");
+}
+
+/// An `Error`, saying where it lies, for the first of `values` of which `fits` does not hold.
+template <class Fits>
+void check_each(const View<const std::int32_t>& values, Fits&& fits, const char* what, const char* holder, Index limit,
+                const char* parts) {
+  const std::int32_t* data = values.data();
+  for (Index i = 0; i < values.size(); ++i) {
+    if (fits(data[i])) continue;
+    Shape place = values.shape();
     Index rest = i;
     for (int axis = place.rank() - 1; axis >= 0; --axis) {
       const Index length = place[axis];
@@ -22,6 +30,20 @@ inline void check_ids(const View<const std::int32_t>& ids, Index limit, std::opt
     }
     fail(what, " ", data[i], " at ", place, ", but ", holder, " ", limit, " ", parts);
   }
+}
+
+/// An `Error` for the first of `ids` that is neither in [0, limit) nor `ignored`, saying where it lies:
+/// "id 70 at [3, 5], but the table has 65 rows".
+inline void check_ids(const View<const std::int32_t>& ids, Index limit, std::optional<std::int32_t> ignored,
+                      const char* what, const char* holder, const char* parts) {
+  check_each(
+      ids, [=](std::int32_t id) { return (id >= 0 && id < limit) || id == ignored; }, what, holder, limit, parts);
+}
+
+/// An `Error` for the first of `lengths` that is not in [0, most]: "key length 70 at [3], but there are 65 keys".
+inline void check_lengths(const View<const std::int32_t>& lengths, Index most, const char* what, const char* parts) {
+  check_each(
+      lengths, [=](std::int32_t length) { return length >= 0 && length <= most; }, what, "there are", most, parts);
 }
 
 }  // namespace remat::inline REMAT_ABI::ops

@@ -7,6 +7,7 @@
 #include <remat/autodiff/tape.hpp>
 #include <remat/kernels/reduce.hpp>
 #include <remat/kernels/vector_math.hpp>
+#include <remat/ops/check_ids.hpp>
 
 namespace remat::inline REMAT_ABI {
 
@@ -22,6 +23,7 @@ struct Softmax : Op {
   Specs infer(const Operands& in) const override {
     require(in[x].shape.rank() > (offset ? 1 : 0), "x has shape ", in[x].shape, ", softmax runs over the last axis",
             offset ? " of rows" : "");
+    ops::check_position(offset.value_or(0), "offset");
     return {y(in[x].shape)};
   }
   Residuals residuals(const Wanted&) const override { return {y}; }
@@ -88,7 +90,7 @@ Var<T> softmax(const Var<T>& x) {
   return record(Softmax<T, false>(), x)[Softmax<T, false>::y];
 }
 /// softmax over the first t + offset + 1 elements of row t of x [.., T, D], zeros behind them: attention where query t
-/// lies at position t + offset. Error: fewer than two axes.
+/// lies at position t + offset. Errors: fewer than two axes, an offset beyond 2^48.
 template <class T>
 Var<T> causal_softmax(const Var<T>& x, Index offset = 0) {
   return record(Softmax<T, false>(offset), x)[Softmax<T, false>::y];
