@@ -23,7 +23,7 @@ inline std::string in_layer(const Program& program, std::int32_t path) {
   return where.empty() ? "" : " in " + where;
 }
 
-/// By bit pattern, since -ffast-math deletes std::isnan.
+/// By bit pattern: the same for every type, and whatever the compiler takes to be finite.
 template <class Bits>
 bool has_nan(const std::byte* data, Index count, Bits exponent) {
   for (Index i = 0; i < count; ++i) {

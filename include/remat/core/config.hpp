@@ -6,6 +6,16 @@
 #define REMAT_VERSION_PATCH 0
 #define REMAT_VERSION "0.1.0"
 
+// Exponentials are made of roundings and checks of infinities and NaN, which these flags take away. What clang says
+// with no macro, -fassociative-math and -funsafe-math-optimizations, is borne: see `as_written` in core/numbers.hpp.
+#if defined(__FAST_MATH__)
+#error "remat: -ffast-math (in -Ofast too) makes its exponentials and checks wrong; compile without"
+#elif defined(__ASSOCIATIVE_MATH__)
+#error "remat: -fassociative-math (in -funsafe-math-optimizations too) makes its exponentials wrong; compile without"
+#elif defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__
+#error "remat: -ffinite-math-only takes away its checks of infinities and NaN; compile without"
+#endif
+
 // The GEMM backend is chosen by CMake (REMAT_GEMM); without CMake it is Eigen.
 #if !defined(REMAT_GEMM_ONEDNN) && !defined(REMAT_GEMM_BLAS) && !defined(REMAT_GEMM_EIGEN)
 #define REMAT_GEMM_EIGEN 1

@@ -8,6 +8,17 @@
 
 namespace remat::inline REMAT_ABI {
 
+/// x, rounded as it is written. Of GCC nothing more is needed; in clang some flags that set no macro
+/// (-fassociative-math, -funsafe-math-optimizations) would otherwise join the operations around it.
+template <class T>
+[[gnu::always_inline]] inline T as_written(const T& x) {
+#if defined(__clang__) && defined(__x86_64__)
+  return __arithmetic_fence(x);
+#else
+  return x;
+#endif
+}
+
 // bfloat16 by its bits, so that no library is needed: the upper half of a float, rounded to nearest even.
 [[gnu::always_inline]] inline float widen(std::uint16_t half) {
   return std::bit_cast<float>(std::uint32_t{half} << 16);

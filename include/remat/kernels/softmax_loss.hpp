@@ -81,7 +81,7 @@ struct SoftmaxLoss {
       const T log_sum = std::log(exponentials);
       log_sum_exp = LogSumExp<T>::of(top, log_sum);
       // Of small numbers: no digits are lost.
-      T loss = log_sum - (1 - label_smoothing) * detail::as_written(cap(row[target]) - top);
+      T loss = log_sum - (1 - label_smoothing) * as_written(cap(row[target]) - top);
       if (label_smoothing > 0) loss -= label_smoothing / static_cast<T>(classes) * distances;
       return z_loss > 0 ? loss + z_loss * log_sum_exp.value * log_sum_exp.value : loss;
     });

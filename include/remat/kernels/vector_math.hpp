@@ -8,23 +8,12 @@
 #include <concepts>
 #include <cstdint>
 #include <limits>
-#include <remat/core/config.hpp>
+#include <remat/core/numbers.hpp>
 #include <type_traits>
 
 namespace remat::inline REMAT_ABI::kernels {
 
 namespace detail {
-
-/// x, rounded as it is written. Of GCC nothing more is needed; in clang some flags that set no macro
-/// (-fassociative-math, -funsafe-math-optimizations) would otherwise join the operations around it.
-template <class T>
-[[gnu::always_inline]] inline T as_written(T x) {
-#if defined(__clang__)
-  return __arithmetic_fence(x);
-#else
-  return x;
-#endif
-}
 
 /// `condition ? yes : no` by bits: of a plain ?: GCC moves the arms into branches, and then vectorizes nothing.
 template <class T>
@@ -37,11 +26,12 @@ template <class T>
 /// e^x for x in [-87, 88], and nothing sensible elsewhere: x = n ln 2 + r with |r| <= ln(2) / 2.
 [[gnu::always_inline]] inline float exp_within(float x) {
   constexpr float round = 0x1.8p23F;  // adding it leaves the nearest integer in the low bits
-  const float shifted = x * 0x1.715476p0F + round;
+  const float shifted = as_written(x * 0x1.715476p0F + round);
   // Unsigned, because a NaN's n may overflow.
   const std::uint32_t n = std::bit_cast<std::uint32_t>(shifted) - std::bit_cast<std::uint32_t>(round);
   const float whole = shifted - round;
-  float r = x - whole * 0x1.62e4p-1F;  // ln 2 in two parts, the first short enough for exact products
+  // ln 2 in two parts, the first short enough for exact products.
+  float r = as_written(x - whole * 0x1.62e4p-1F);
   r = r - whole * 0x1.7f7d1cp-20F;
   float p = 0x1.6d6bccp-10F;
   p = p * r + 0x1.123ab8p-7F;
@@ -136,14 +126,14 @@ struct LogSumExp {
 
   /// maximum + log_sum, exactly (Knuth's two-sum).
   static LogSumExp of(T maximum, T log_sum) {
-    const T value = detail::as_written(maximum + log_sum);
-    if (!(value - value == 0)) return {value};
-    const T added = detail::as_written(value - maximum);
-    const T lost = detail::as_written(maximum - detail::as_written(value - added));
-    return {value, lost + detail::as_written(log_sum - added)};
+    const T value = as_written(maximum + log_sum);
+    if (!(std::fabs(value) <= std::numeric_limits<T>::max())) return {value};
+    const T added = as_written(value - maximum);
+    const T lost = as_written(maximum - as_written(value - added));
+    return {value, lost + as_written(log_sum - added)};
   }
   /// e^x over the sum. In two steps, and the large numbers first: x lies near `value`.
-  [[gnu::always_inline]] T share(T x) const { return fast_exp(detail::as_written(x - value) - rest); }
+  [[gnu::always_inline]] T share(T x) const { return fast_exp(as_written(x - value) - rest); }
 };
 
 }  // namespace remat::inline REMAT_ABI::kernels

@@ -63,7 +63,7 @@ struct Softmax : Op {
     if constexpr (is_log) {
       const A log_sum = std::log(kernels::sum_of<A>(D, [=](Index j) { return kernels::fast_exp(x[j] - top); }));
       // In two steps: beside a large maximum the logarithm would be lost.
-      for (Index j = 0; j < D; ++j) y[j] = kernels::detail::as_written(x[j] - top) - log_sum;
+      for (Index j = 0; j < D; ++j) y[j] = as_written(x[j] - top) - log_sum;
     } else {
       for (Index j = 0; j < D; ++j) y[j] = kernels::fast_exp(x[j] - top);
       const A scale = A{1} / kernels::sum(static_cast<const T*>(to), D);

@@ -127,7 +127,7 @@ template <class E, class T>
   constexpr Index width = Vector<T>::width;
   const Index pitch = padded<T>(dims), whole = dims / width * width;
   V odd{};
-  T odd_tail = 0;  // x - x is zero exactly for finite x
+  T odd_tail = 0;  // 0 x is zero exactly for finite x
   for (Index i = 0; i < rows; ++i) {
     const auto source = numbers(from + i * stride);
     T* row = tile + i * pitch;
@@ -137,11 +137,11 @@ template <class E, class T>
       V value;
       std::memcpy(&value, widened, sizeof(V));
       std::memcpy(row + j, &value, sizeof(V));
-      odd += value - value;
+      odd += as_written(value * T{0});
     }
     for (Index j = whole; j < pitch; ++j) {
       row[j] = j < dims ? source[j] : T{0};
-      odd_tail += row[j] - row[j];
+      odd_tail += as_written(row[j] * T{0});
     }
   }
   std::memset(tile + rows * pitch, 0, static_cast<std::size_t>((filled - rows) * pitch) * sizeof(T));

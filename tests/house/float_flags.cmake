@@ -1,0 +1,36 @@
+# core/config.hpp, which every header includes, refuses flags that would make results wrong, and names them:
+# cmake -DCXX=<compiler> -DCXX_ID=<GNU or Clang> -DINCLUDE=<folder> -DSCRATCH=<folder> -P this
+cmake_minimum_required(VERSION 3.25)
+
+if(NOT CXX_ID MATCHES "^(GNU|Clang)$")
+  message(NOTICE "the flags of ${CXX_ID} are not known here")
+  return()
+endif()
+file(WRITE "${SCRATCH}/one_line.cpp" "#include <remat/core/config.hpp>\n")
+set(failures 0)
+
+# judge(<flag that the error must name; empty: none is expected> <flags>...)
+function(judge named)
+  execute_process(COMMAND "${CXX}" -std=c++20 -O2 ${ARGN} "-I${INCLUDE}" -fsyntax-only "${SCRATCH}/one_line.cpp"
+                  RESULT_VARIABLE status OUTPUT_VARIABLE output ERROR_VARIABLE output)
+  string(FIND "${output}" "${named}" found)
+  if((named STREQUAL "" AND status EQUAL 0) OR (NOT named STREQUAL "" AND NOT status EQUAL 0 AND NOT found EQUAL -1))
+    return()
+  endif()
+  message(NOTICE "with ${ARGN} an error that names '${named}' was expected, got status ${status}:\n${output}")
+  math(EXPR failures "${failures} + 1")
+  set(failures ${failures} PARENT_SCOPE)
+endfunction()
+
+judge("")
+judge("" -O3 -march=native -freciprocal-math -fno-signed-zeros -fno-trapping-math -fno-math-errno)
+judge("-ffast-math" -ffast-math)
+judge("-Ofast" -Ofast)
+judge("-ffinite-math-only" -ffinite-math-only)
+if(CXX_ID STREQUAL "GNU")
+  judge("-fassociative-math" -fassociative-math -fno-signed-zeros -fno-trapping-math)
+  judge("-funsafe-math-optimizations" -funsafe-math-optimizations)
+endif()
+if(failures GREATER 0)
+  message(FATAL_ERROR "${failures} cases failed")
+endif()
