@@ -22,7 +22,8 @@ struct AttentionOptions {
   double rotary_base = 0;         // turns q and k by position (Su et al. 2021); 10000 is usual, 0: not
   Index rotary_dims = 0;          // of each head, from its first; even; 0: all. Dimension j turns with j + dims / 2
   Index key_position = 0;         // of key 0, for rotary
-  bool alibi = false;             // adds -2^(-8 n / N) * distance in head n = 1 .. N (Press et al. 2022)
+  bool alibi = false;             // adds -slope * distance (Press et al. 2022): 2^(-8 n / N) in head n = 1 .. N, if N
+                                  // is a power of two; else see `alibi_slope`
   Index relative_max_distance = 128;  // from here on, distances share T5's last bucket
 };
 

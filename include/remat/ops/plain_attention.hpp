@@ -12,7 +12,9 @@
 namespace remat::inline REMAT_ABI {
 
 /// softmax(scale q k^T) v, q [B, T, N, H], k and v [B, S, N, H] -> context [B, T, N, H], through scores [B, N, T, S].
-/// Of the options only `causal`, `offset` and `scale` are known; an `Error` for any other, and for grouped heads.
+/// Of the options it follows `causal`, `offset` and `scale`; those that only say how to compute (chunks) or what to do
+/// with others that are off (`rotary_dims`, `key_position`, `relative_max_distance`) change nothing. Errors: dropout,
+/// a window, a soft cap, rotary, ALiBi, grouped heads.
 template <class T>
 Var<T> plain_attention(const Var<T>& q, const Var<T>& k, const Var<T>& v, const AttentionOptions& options = {}) {
   const Shape &qs = q.shape(), &ks = k.shape();

@@ -9,8 +9,9 @@
 
 namespace remat::inline REMAT_ABI::kernels::attention {
 
-/// Slope of head n of `heads` (Press et al. 2022): powers of 2^(-8 / heads); for a number of heads that is no power of
-/// two, those of the next lower one, then every other one of the next higher.
+/// Slope of head n = 0 .. heads - 1, as in the code of Press et al. (2022): 2^(-8 (n + 1) / heads). For a number of
+/// heads that is no power of two, first the slopes of the greatest power of two below, P, then the first, third, fifth
+/// ... of 2 P heads.
 inline double alibi_slope(Index n, Index heads) {
   Index lower = 1;
   while (lower * 2 <= heads) lower *= 2;
