@@ -272,7 +272,8 @@ TEST_F(Layers, OnlyALayerWithNormsBehindItsBranchesHoldsFfn2) {
 TEST_F(Layers, HoldNoMoreFloatsThanPublished) {
   EXPECT_EQ(held(policy::nothing).floats, 0U);
   EXPECT_EQ(held(policy::save_out_proj).floats, BTD);
-  EXPECT_EQ(held(policy::save_context).floats, BTD + 2 * BNT);  // with attention's log-sum-exp in two parts, its coupled results
+  EXPECT_EQ(held(policy::save_context).floats,
+            BTD + 2 * BNT);  // with attention's log-sum-exp in two parts, its coupled results
   EXPECT_EQ(held(policy::save_qkv_out_proj_separate).floats, 4 * BTD);
   EXPECT_EQ(held(policy::save_dot_except_logits).floats, 5 * BTD + BTF + 2 * BNT);  // published: 6, with ffn2
   EXPECT_EQ(held(policy::save_dot_except_logits, nn::NormPlacement::post).floats, 6 * BTD + BTF + 2 * BNT);

@@ -21,8 +21,7 @@ struct Attention : AttentionOp<T, 3> {
     require(vs == ks, "v has shape ", vs, ", k has ", ks);
     require(ks[2] > 0 && qs[2] % ks[2] == 0, "q has ", qs[2], " heads, not a multiple of the ", ks[2], " of k");
     this->check(in, qs[0], qs[1], ks[1], qs[2], qs[3]);
-    const Shape row{qs[0], qs[2], qs[1]};
-    return {context(qs), log_sum_exp(row), rest(row)};
+    return this->results(qs, {qs[0], qs[2], qs[1]});
   }
   Cost cost(const Operands& in, const Specs&) const override {
     const Wanted wanted(in);
@@ -31,10 +30,9 @@ struct Attention : AttentionOp<T, 3> {
   Residuals residuals(const Wanted&) const override { return Base::with_masks({q, k, v, context, log_sum_exp, rest}); }
   void forward(Frame& f) const override {
     this->check_threads();
-    this->check_lengths_of(f, f[k].shape()[1]);
-    kernels::attention_forward(this->with_masks(problem_of(f[q].shape(), f[k].shape()), f), f[q].data(), f[k].data(),
-                               f[v].data(), f[context].data(), f[log_sum_exp].data(), f.template scratch<std::byte>(),
-                               f[rest].data());
+    const auto p = this->with_masks(problem_of(f[q].shape(), f[k].shape()), f);
+    kernels::attention_forward(p, f[q].data(), f[k].data(), f[v].data(), f[context].data(), f[log_sum_exp].data(),
+                               f.template scratch<std::byte>(), f[rest].data());
   }
   void backward(Frame& f) const override {
     this->check_threads();
@@ -72,8 +70,7 @@ struct AttentionQkv : AttentionOp<T, 1> {
     require(xs.rank() == 3 && xs[2] % (heads + 2 * kv_heads) == 0, "qkv has shape ", xs, ", ", heads, " query and 2 x ",
             kv_heads, " key and value heads need [B, T, a multiple of ", heads + 2 * kv_heads, "]");
     this->check(in, xs[0], xs[1], xs[1], heads, head_dims(xs));
-    const Shape row{xs[0], heads, xs[1]};
-    return {context(Shape{xs[0], xs[1], heads * head_dims(xs)}), log_sum_exp(row), rest(row)};
+    return this->results({xs[0], xs[1], heads * head_dims(xs)}, {xs[0], heads, xs[1]});
   }
   Cost cost(const Operands& in, const Specs&) const override {
     const bool wants = Wanted(in)[qkv];
@@ -82,7 +79,6 @@ struct AttentionQkv : AttentionOp<T, 1> {
   Residuals residuals(const Wanted&) const override { return Base::with_masks({qkv, context, log_sum_exp, rest}); }
   void forward(Frame& f) const override {
     this->check_threads();
-    this->check_lengths_of(f, f[qkv].shape()[1]);
     const auto p = this->with_masks(problem_of(f[qkv].shape()), f);
     const T* q = f[qkv].data();
     kernels::attention_forward(p, q, q + key_at(p), q + value_at(p), f[context].data(), f[log_sum_exp].data(),
@@ -106,8 +102,7 @@ struct AttentionQkv : AttentionOp<T, 1> {
   Index head_dims(const Shape& xs) const { return xs[2] / (heads + 2 * kv_heads); }
   typename Base::Problem problem_of(const Shape& xs) const {
     auto p = this->problem(xs[0], xs[1], xs[1], heads, kv_heads, head_dims(xs));
-    p.q_token = p.k_token = p.v_token = xs[2];
-    p.q_batch = p.k_batch = p.v_batch = xs[1] * xs[2];
+    p.q_token = p.k_token = p.v_token = xs[2], p.q_batch = p.k_batch = p.v_batch = xs[1] * xs[2];
     return p;
   }
   // In a token: all query heads, then key heads, then value heads.

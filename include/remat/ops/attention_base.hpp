@@ -27,10 +27,8 @@ struct AttentionOp : Op {
   bool accumulates(int) const override { return true; }
 
  protected:
-  /// Masks that bound keys by number are data: only `forward` can check them.
-  void check_lengths_of(const Frame& f, Index keys) const {
-    if (f.has(key_lengths)) check_lengths(f[key_lengths], keys, "key length", "keys");
-    if (f.has(prefix_lengths)) check_lengths(f[prefix_lengths], keys, "prefix length", "keys");
+  Specs results(const Shape& of_context, const Shape& of_rows) const {
+    return {context(of_context), log_sum_exp(of_rows), rest(of_rows)};
   }
   /// The scratch was measured when the op was recorded.
   void check_threads() const {
@@ -89,6 +87,8 @@ struct AttentionOp : Op {
     return p;
   }
   Problem with_masks(Problem p, const Frame& f) const {
+    if (f.has(key_lengths)) check_lengths(f[key_lengths], p.key_length, "key length", "keys");
+    if (f.has(prefix_lengths)) check_lengths(f[prefix_lengths], p.key_length, "prefix length", "keys");
     const auto data = [&](auto x) { return f.has(x) ? f[x].data() : nullptr; };
     p.key_lengths = data(key_lengths), p.prefix_lengths = data(prefix_lengths);
     p.query_segments = data(query_segments);
