@@ -162,7 +162,7 @@ TEST(ConfigChecks, TransformerLayer) {
              {[](C& c) { c.blockwise.key_chunk = -1; }, {"key_chunk"}},
              {[](C& c) { c.blockwise.ffn_chunk = -1; }, {"ffn_chunk"}},
              {[](C& c) { c.blockwise.query_chunk = 4, c.attention.combined_qkv = true; }, {"query_chunk 4"}},
-             {[](C& c) { c.blockwise.key_chunk = 4, c.attention.fused = false; }, {"fused = false", "key_chunk"}}});
+             {[](C& c) { c.attention.key_chunk = 4, c.attention.fused = false; }, {"fused = false", "key_chunk"}}});
 }
 
 TEST(ConfigChecks, StackedTransformer) {
@@ -250,6 +250,15 @@ TEST(PlainAttention, IsHonouredBesideACombinedProjection) {
     for (std::size_t k = 0; k < fused.size(); ++k)
       for (Index i = 0; i < fused[k].size(); ++i) EXPECT_NEAR(fused[k][i], plain[k][i], 1e-12);
   }
+}
+
+// A layer's blocks of keys are of fused attention; the plain one beside them has none.
+TEST(PlainAttention, LeavesALayersKeyChunkAlone) {
+  ParameterRegistry parameters;
+  nn::TransformerLayerConfig config{.model_dims = 8, .num_heads = 2, .blockwise = {.query_chunk = 2, .key_chunk = 3}};
+  EXPECT_EQ(nn::TransformerLayer<float>(parameters / "fused", config).attention.config.key_chunk, 3);
+  config.attention.fused = false;
+  EXPECT_EQ(nn::TransformerLayer<float>(parameters / "plain", config).attention.config.key_chunk, 0);
 }
 
 TEST(PlainAttention, OfAGptNeedsNoOtherSetting) {

@@ -11,7 +11,7 @@ struct BlockwiseConfig {
   int query_chunk = 0;  // queries for which attention, its output projection and feed-forward run together, as in the
                         // Blockwise Parallel Transformer (Liu and Abbeel 2023); keys and values are computed by chunks
                         // too, and held whole, so the layer needs combined_qkv = false
-  int key_chunk = 0;    // keys to a block of self attention; 0: a cache tile
+  int key_chunk = 0;    // keys to a block of fused self attention; 0: a cache tile
   int ffn_chunk = 0;    // of the feed-forward, inside a query chunk if there is one
   Policy policy = policy::nothing;
 };

@@ -39,7 +39,7 @@ inline TransformerLayerConfig completed(TransformerLayerConfig c, const std::str
   if (c.hidden_dims == 0) c.hidden_dims = detail::width(path, "hidden_dims", 4, c.model_dims);
   fill(c.attention.model_dims, c.model_dims);
   fill(c.attention.num_heads, c.num_heads);
-  fill(c.attention.key_chunk, c.blockwise.key_chunk);
+  if (c.attention.fused) fill(c.attention.key_chunk, c.blockwise.key_chunk);  // plain attention has no blocks
   fill(c.ffn.model_dims, c.model_dims);
   fill(c.ffn.hidden_dims, c.hidden_dims);
   if (c.ffn.blockwise.ffn_chunk == 0) {
