@@ -59,9 +59,9 @@ struct RecordedProgram {
   std::vector<Need> saved;                       // when backward began
   std::vector<Event> events;                     // plan mode only
   std::vector<Place> places;                     // likewise
-  bool plans_anew = false;  // plan(): regions under an older plan's policy stand as if they kept everything
-  bool had_plan = false;    // such regions were there
-  std::exception_ptr error;                      // what a policy threw while a Var died
+  bool plans_anew = false;   // plan(): regions under an older plan's policy stand as if they kept everything
+  bool had_plan = false;     // such regions were there
+  std::exception_ptr error;  // what a policy threw while a Var died
   std::string offload_directory;
   std::unique_ptr<OffloadFile> offload_file;
   bool verify = false, find_nan = false, tracing = false;

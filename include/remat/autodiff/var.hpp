@@ -68,9 +68,7 @@ class Var : public AnyVar {
   T item() const { return value().item(); }
 
   /// The same elements in another shape; no op, no copy. One axis may be -1.
-  Var reshape(const Axes& axes) const {
-    return view(where().offset, axes.of(shape()));
-  }
+  Var reshape(const Axes& axes) const { return view(where().offset, axes.of(shape())); }
   /// Rows [begin, end) of the first axis; no op, no copy.
   Var slice(Index begin, Index end) const {
     const Shape& whole = shape();
