@@ -67,7 +67,7 @@ auto results_of(Fn&& fn) {
   constexpr bool is_void = std::is_void_v<std::invoke_result_t<Fn>>;
   static_assert(!is_void, "a region returns the Vars that are used after it; this function returns nothing");
   if constexpr (!is_void)
-    return detail::results_of(std::forward<Fn>(fn));
+    return std::forward<Fn>(fn)();
   else
     return 0;  // so that the sentence above is the only error
 }
@@ -116,7 +116,8 @@ class Tape {
   /// A parameter as a Var, for ops that take only Vars.
   template <class T>
   Var<T> parameter(const Parameter<T>& parameter) {
-    return Var<T>(program_, {program_->parameter_slot(parameter.entry(), dtype_of<T>()), 0, parameter.shape()});
+    const Shape& shape = parameter.shape();  // an Error where no scope has made it
+    return Var<T>(program_, {program_->parameter_slot(parameter.entry(), dtype_of<T>()), 0, shape});
   }
 
   /// Runs `fn()` once, as a region: of what it makes, `policy` chooses what stays for backward, the rest is recomputed
