@@ -187,6 +187,7 @@ class Program : public RecordedProgram {
   /// The end of the tape: no value survives it, whatever Vars do.
   void end() {
     tape = nullptr;
+    release_parameters();
     slots = {};
     nodes = std::vector<Node>();
     operands = {};

@@ -16,6 +16,7 @@
 #include <remat/params/parameter.hpp>
 #include <span>
 #include <string>
+#include <thread>
 #include <unordered_map>
 #include <utility>
 #include <vector>
@@ -52,6 +53,7 @@ struct RecordedProgram {
   struct ParameterSlots {
     std::int32_t parameter = -1;   // index into `parameters`
     SlotId value = -1, cast = -1;  // of the master itself, and of its cast to bfloat16
+    std::thread::id user{};        // in whose name this tape uses it
   };
   std::unordered_map<const ParameterEntry*, ParameterSlots> parameter_slots;
   std::map<int, std::vector<SlotId>> free_runs;  // evaluate mode uses the slots of an op's results again, by number
@@ -110,6 +112,8 @@ struct RecordedProgram {
   SlotId parameter_slot(const std::shared_ptr<ParameterEntry>& entry, DType as) {
     ParameterSlots& slots_of = parameter_slots[entry.get()];
     if (slots_of.parameter < 0) {
+      entry->uses.begin(parameter_use(), entry->path);
+      slots_of.user = std::this_thread::get_id();
       slots_of.parameter = static_cast<std::int32_t>(parameters.size());
       parameters.push_back(entry);
     }
@@ -122,6 +126,13 @@ struct RecordedProgram {
       slot(found).parameter = slots_of.parameter;
     }
     return found;
+  }
+  ParameterUse parameter_use() const { return mode == Mode::train ? ParameterUse::train : ParameterUse::read; }
+  /// From now on this tape reads no parameter and adds to no gradient.
+  void release_parameters() {
+    for (auto& [entry, slots_of] : parameter_slots)
+      if (const std::thread::id user = std::exchange(slots_of.user, {}); user != std::thread::id{})
+        parameters[static_cast<std::size_t>(slots_of.parameter)]->uses.end(parameter_use(), user);
   }
   /// The type in which the gradient of a slot is summed: for a parameter that of its master.
   DType gradient_type(const Slot& s) const {

@@ -188,6 +188,7 @@ class Tape {
     program_->rethrow();
     check_names();
     detail::Backward(*program_, loss.where().slot, when_complete).run();
+    program_->release_parameters();
   }
 
   /// The gradient of an input that asked for it, or zeros if the loss does not depend on it; after backward.
@@ -199,7 +200,9 @@ class Tape {
     require(s.is_leaf() && s.wants_gradient, "grad: only inputs made with {.wants_gradient = true} keep a gradient");
     require(program_->computes(), "grad: a tape in plan mode has no values to read");
     if (s.parameter >= 0) {
-      AnyTensor grad = program_->parameters[static_cast<std::size_t>(s.parameter)]->grad_or_zeros();
+      ParameterEntry& entry = *program_->parameters[static_cast<std::size_t>(s.parameter)];
+      const auto use = entry.used(ParameterUse::train);
+      AnyTensor grad = entry.grad_or_zeros();
       grad.shape = input.shape();
       grad.offset += input.where().offset;
       return Tensor<T>(grad);

@@ -36,10 +36,23 @@ namespace remat::inline REMAT_ABI {
 inline constexpr std::size_t alignment = 64;
 constexpr std::size_t round_up(std::size_t bytes) { return (bytes + alignment - 1) / alignment * alignment; }
 
+/// A number of bytes that one thread may read while another changes it.
+class ByteCount {
+ public:
+  ByteCount() = default;
+  ByteCount(const ByteCount& other) : bytes_(other) {}
+  ByteCount& operator=(const ByteCount&) = delete;
+  operator std::size_t() const { return bytes_.load(std::memory_order_relaxed); }
+  void set(std::size_t bytes) { bytes_.store(bytes, std::memory_order_relaxed); }
+
+ private:
+  std::atomic<std::size_t> bytes_{0};
+};
+
 /// What one owner, a tape say, holds: bytes now and at most, each block rounded up to 64. Any thread may give back a
 /// block, whose tensor it was handed.
 struct Account {
-  std::atomic<std::size_t> live_bytes{0}, peak_bytes{0};
+  ByteCount live_bytes, peak_bytes;
   std::atomic<int> references{0};
   MemoryTag tag{};  // of the blocks that the owner charges next
   MemoryLog log{};  // to be read by `with_log` where other threads may hold tensors
@@ -47,17 +60,17 @@ struct Account {
   /// Returns the number of the block among those of this account.
   std::uint32_t charge(std::size_t bytes) {
     const std::lock_guard lock(mutex_);
-    const std::size_t live = live_bytes += bytes;
+    live_bytes.set(live_bytes + bytes);
     log.add({blocks_, bytes, tag}, true);
-    if (live > peak_bytes) {
-      peak_bytes = live;
+    if (live_bytes > peak_bytes) {
+      peak_bytes.set(live_bytes);
       log.mark_peak();
     }
     return blocks_++;
   }
   void refund(std::uint32_t number, std::size_t bytes) {
     const std::lock_guard lock(mutex_);
-    live_bytes -= bytes;
+    live_bytes.set(live_bytes - bytes);
     log.add({number, bytes, {}}, false);
   }
   /// What `use(log)` gives, while nobody else writes to the log.

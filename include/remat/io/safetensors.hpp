@@ -127,7 +127,10 @@ inline void save_safetensors(const ParameterRegistry& parameters, const std::str
   const std::uint64_t length = text.size();
   replaced.file().write(&length, 8);
   replaced.file().write(text);
-  for (const auto& entry : entries) replaced.file().write(entry->value.data(), entry->value.bytes());
+  for (const auto& entry : entries) {
+    const auto use = entry->used(ParameterUse::read);
+    replaced.file().write(entry->value.data(), entry->value.bytes());
+  }
   replaced.commit();
 }
 
@@ -149,6 +152,8 @@ inline void load_safetensors(ParameterRegistry& parameters, const std::string& p
             "\", which is no parameter here", SafetensorsFile::near(name, paths));
   std::vector<AnyTensor> values;
   for (const auto& entry : entries) values.push_back(file.read(entry->path, entry->value.dtype));
+  std::vector<ParameterUseGuard> uses;
+  for (const auto& entry : entries) uses.push_back(entry->used(ParameterUse::write));
   for (std::size_t i = 0; i < entries.size(); ++i) entries[i]->value = std::move(values[i]);
 }
 

@@ -82,14 +82,16 @@ class AdamW {
     ParameterEntry* entry;
     State* state;
     std::byte *value, *mean, *square;
+    ParameterUseGuard use;
   };
 
   // All that can fail, before the first value changes. The value is unshared here: a tape may still read the old one.
   Update prepared(ParameterEntry& entry) {
     detail::require_trainable(entry, "adamw");
+    ParameterUseGuard use = entry.used(ParameterUse::write);
     const auto found = states_.find(entry.path);
     State& state = found != states_.end() ? found->second : states_.emplace(entry.path, zeros(entry)).first->second;
-    return {&entry, &state, entry.writable(), state.mean.mutable_data(), state.square.mutable_data()};
+    return {&entry, &state, entry.writable(), state.mean.mutable_data(), state.square.mutable_data(), std::move(use)};
   }
   static State zeros(const ParameterEntry& entry) {
     State state{{entry.value.dtype, entry.value.shape, {}, 0}, {entry.value.dtype, entry.value.shape, {}, 0}};

@@ -63,6 +63,7 @@ class GlobalNorm {
       require(!entry->is_used_up, "global_norm: the gradient of ", entry->path,
               " was used up by its update in backward; clip by the global norm with AdamW::step instead of "
               "in_backward");
+      const auto use = entry->used(ParameterUse::train);
       if (!entry->has_grad) continue;
       detail::require_trainable(*entry, "global_norm");
       const auto known = squares_.find(entry.get());
@@ -99,6 +100,7 @@ inline double clip_grad_norm(const ParameterRegistry& parameters, double max_nor
   const double norm = global_norm(parameters), factor = clip_scale(norm, max_norm);
   if (factor == 1) return norm;
   for (const auto& entry : parameters.entries()) {
+    const auto use = entry->used(ParameterUse::train);
     if (!entry->has_grad) continue;
     AnyTensor& grad = entry->grad;
     std::byte* const data = grad.mutable_data();

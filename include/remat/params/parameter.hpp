@@ -5,6 +5,7 @@
 #include <functional>
 #include <memory>
 #include <remat/params/initializer.hpp>
+#include <remat/params/parameter_use.hpp>
 #include <string>
 #include <utility>
 #include <vector>
@@ -22,6 +23,10 @@ struct ParameterEntry {
   std::vector<std::string> users{};  // layer paths that asked, in order
   AnyTensor cast{};                  // the value in the type that layers compute in, made when a tape first asks
   Storage cast_from{};               // of which value
+  ParameterUses uses{};              // by which threads
+
+  /// An `Error` where a use by another thread excludes this one; ends with the guard.
+  [[nodiscard]] ParameterUseGuard used(ParameterUse use) { return {uses, use, path}; }
 
   /// The value for writing in place, without a copy for the cast's sake.
   std::byte* writable() {
@@ -63,23 +68,34 @@ class Parameter {
   Index size() const { return made().value.size(); }
   explicit operator bool() const { return entry_ != nullptr; }
 
-  Tensor<T> value() const { return Tensor<T>(made().value); }
+  Tensor<T> value() const {
+    const auto use = made().used(ParameterUse::read);
+    return Tensor<T>(entry_->value);
+  }
   /// Replaces the value; an `Error` when the shape differs.
   void set_value(const Tensor<T>& value) const {
     require(value.shape() == shape(), path(), ": has shape ", shape(), ", was given ", value.shape());
+    const auto use = entry_->used(ParameterUse::write);
     entry_->value = value.copy().any();
   }
   /// The sum of all gradients since the last `zero_grad`, zeros if none.
-  Tensor<T> grad() const { return Tensor<T>(made().grad_or_zeros()); }
+  Tensor<T> grad() const {
+    const auto use = made().used(ParameterUse::train);
+    return Tensor<T>(entry_->grad_or_zeros());
+  }
   /// Replaces the gradient, one that was summed over machines perhaps; an `Error` when the shape differs.
   void set_grad(const Tensor<T>& grad) const {
     require(grad.shape() == shape(), path(), ": has shape ", shape(), ", was given a gradient of ", grad.shape());
+    const auto use = entry_->used(ParameterUse::train);
     entry_->grad = grad.copy().any();
     entry_->has_grad = true;
     entry_->is_used_up = false;
   }
   bool has_grad() const { return made().has_grad; }
-  void zero_grad() const { made().zero_grad(); }
+  void zero_grad() const {
+    const auto use = made().used(ParameterUse::train);
+    entry_->zero_grad();
+  }
 
   const std::shared_ptr<ParameterEntry>& entry() const { return entry_; }
 

@@ -55,7 +55,10 @@ class ParameterRegistry {
   }
   void zero_grad() const {
     state_->uses.check();
-    for (const auto& [path, entry] : state_->entries) entry->zero_grad();
+    for (const auto& [path, entry] : state_->entries) {
+      const auto use = entry->used(ParameterUse::train);
+      entry->zero_grad();
+    }
   }
   /// Shared ids with the layer paths that use each.
   const std::map<std::string, std::vector<std::string>>& shared_ids() const& { return state_->ids; }
