@@ -1,10 +1,9 @@
-// Recording: an op is checked, run and written down; regions open and close around ops.
+// Recording: an op is checked, run and written down.
 #pragma once
 
 #include <memory>
 #include <remat/autodiff/diagnose.hpp>
 #include <remat/autodiff/needs.hpp>
-#include <remat/policy/planned.hpp>
 #include <span>
 #include <utility>
 
@@ -216,97 +215,6 @@ inline Recorded record(Program& program, std::shared_ptr<const Op> op, std::span
   } catch (...) {
     release_constants();
     throw;
-  }
-}
-
-inline std::int32_t open_region(Program& program, const Policy& policy) {
-  require(!program.finished, "checkpoint: backward has ended the recording of this tape; make a new tape");
-  const auto id = static_cast<std::int32_t>(program.regions.size());
-  Region region;
-  region.policy = policy;
-  if (program.plans_anew && policy::is_planned(policy)) {  // it knows other shapes, and the new plan takes its place
-    region.policy = policy::everything;
-    program.had_plan = true;
-  }
-  region.node_begin = program.node_count();
-  region.slot_begin = static_cast<SlotId>(program.slots.size());
-  if (!program.open_regions.empty()) region.parent = program.open_regions.back();
-  program.regions.push_back(std::move(region));
-  program.open_regions.push_back(id);
-  program.note(Event::Kind::open, id);
-  return id;
-}
-
-/// Every op that cannot run again must have its results kept, whoever reads them.
-inline void refuse_unreplayable(Program& program, std::int32_t id) {
-  const Region& r = program.region(id);
-  if (r.policy == policy::everything) return;
-  for (std::int32_t i = r.node_begin; i < r.node_end; ++i) {
-    const Node& n = program.node(i);
-    if (n.op->replayable()) continue;
-    for (SlotId slot = n.first_output; slot < n.first_output + n.output_count; ++slot) {
-      const Verdict verdict = program.verdict(id, slot);
-      require(verdict == Verdict::save || verdict == Verdict::offload, "checkpoint: ", n.op->name(),
-              in_layer(program, n.path), " cannot be replayed; save its results, as with the policy ",
-              policy::to_string(program.region(id).policy | policy::ops(n.op->name())));
-    }
-  }
-}
-
-/// A value that tape.keep is to keep and that the innermost region does not return could never be read.
-inline void refuse_kept(Program& program, std::span<const SlotId> returned) {
-  const Region& r = program.region(program.open_regions.back());
-  for (const SlotId slot : program.kept) {
-    if (!program.slot(slot).keep || slot < r.slot_begin || program.slot(slot).sealed) continue;
-    if (std::find(returned.begin(), returned.end(), slot) != returned.end()) continue;
-    program.slot(slot).keep = false;
-    const SlotInfo info = program.describe(slot);
-    fail("checkpoint: tape.keep was asked to keep a result of ", info.op,
-         " that the region's function does not return, ", "so that it could never be read; return it");
-  }
-}
-
-/// Ends the innermost region. Of its values only those in `returned` may be used from now on; when it was the
-/// outermost, what no backward or replay of it would read is dropped.
-inline void close_region(Program& program, std::span<const SlotId> returned) {
-  const std::int32_t id = program.open_regions.back();
-  program.open_regions.pop_back();
-  program.note(Event::Kind::close, id);
-  {
-    Region& r = program.region(id);
-    r.node_end = program.node_count();
-    r.slot_end = static_cast<SlotId>(program.slots.size());
-    if (program.mode == Mode::evaluate) {
-      program.regions.pop_back();
-      return;
-    }
-    for (const SlotId slot : returned)
-      require(!program.slot(slot).sealed, "checkpoint: returns a Var that an inner region made and did not return");
-    for (SlotId slot = r.slot_begin; slot < r.slot_end; ++slot)
-      if (!program.slot(slot).is_leaf()) program.slot(slot).sealed = true;
-    if (program.open_regions.empty()) refuse_unreplayable(program, id);
-    for (const SlotId slot : returned) program.slot(slot).sealed = false;
-    r.returned.assign(returned.begin(), returned.end());
-  }
-  program.rethrow();
-  for (std::int32_t node = program.region(id).node_end - 1; node >= program.region(id).node_begin; --node)
-    program.forget(node);
-  if (!program.open_regions.empty()) return;
-  if (program.region(id).policy == policy::everything) {
-    // Its residuals are held one by one; only what was not returned goes now.
-    for (SlotId slot = program.region(id).slot_begin; slot < program.region(id).slot_end; ++slot)
-      if (Slot& s = program.slot(slot); !s.is_leaf() && s.sealed && s.holds == 0 && !s.keep) s.value = {};
-    return;
-  }
-
-  program.hold_for_replay(id);
-  const std::vector<SlotId> open_holds = std::exchange(program.region(id).open_holds, {});
-  for (const SlotId slot : open_holds) program.unhold(slot);
-  const Region& r = program.region(id);
-  for (SlotId slot = r.slot_begin; slot < r.slot_end; ++slot) {
-    Slot& s = program.slot(slot);
-    if (!s.is_leaf() && s.holds == 0 && !s.keep && (s.vars == 0 || s.sealed)) s.value = {};
-    program.put_away(slot);
   }
 }
 
