@@ -45,7 +45,7 @@ template <class X>
 Outcome<X> outcome(const nn::TransformerLayerConfig& layer, const Policy& remat = policy::everything) {
   ParameterRegistry parameters(3);
   const nn::StackedTransformer<bfloat16> stack(parameters / "stack", {.layers = {layer, layer}, .remat = remat});
-  Tape tape({.seed = 5});
+  Tape tape({.seed = 5, .step = 0});
   const auto input = [&](const Shape& shape, std::uint32_t site) {
     const auto exact = random_tensor<float>(shape, site);
     Tensor<X> x(shape);
@@ -123,7 +123,7 @@ TEST(SkipStreams, AreFloatFromLayerToLayer) {
     nn::TransformerLayerConfig c = config(placement, SkipStream::accum);
     c.dropout = 0;
     const nn::TransformerLayer<bfloat16> layer(parameters / "layer", c);
-    Tape tape;
+    Tape tape({.step = 0});
     const auto x = tape.input(random_tensor<float>({B, T, D}, 1));
     Var<float> h;
     if (placement == NormPlacement::pre) {
@@ -142,7 +142,7 @@ TEST(SkipStreams, OfAStackAreCastOnceAtEachEnd) {
     ParameterRegistry parameters;
     const auto layer = config(NormPlacement::pre, stream);
     const nn::StackedTransformer<bfloat16> stack(parameters / "stack", {.layers = {layer, layer, layer}});
-    Tape tape;
+    Tape tape({.step = 0});
     stack(tape.input(Tensor<X>({B, T, D}, static_cast<X>(1))));
     return counts(tape, {"cast"})[0];
   };
@@ -157,7 +157,7 @@ TEST(SkipStreams, ChangeNothingInFloat) {
     for (const auto stream : {SkipStream::accum, SkipStream::compute}) {
       ParameterRegistry parameters;
       const nn::TransformerLayer<float> layer(parameters / "layer", config(placement, stream));
-      Tape tape;
+      Tape tape({.step = 0});
       layer(tape.input(Tensor<float>({B, T, D}, 1.0F)));
       const bool is_pre = placement == NormPlacement::pre;
       EXPECT_EQ(counts(tape, {"cast", "skip_add", "layer_norm", "skip_layer_norm", "add", "dropout"}),

@@ -213,7 +213,7 @@ TEST(Bfloat16Ops, BranchesHaveOneGradientWhoeverElseWantsOne) {
   for (const double rate : {0.0, 0.25}) {
     std::vector<Tensor<bfloat16>> gradients;
     for (const bool wants_x : {false, true}) {
-      Tape tape({.seed = 3});
+      Tape tape({.seed = 3, .step = 0});
       const auto x = tape.input(values<float>({40, 70}, 1), {.wants_gradient = wants_x});
       const auto branch = tape.input(values<bfloat16>({40, 70}, 2), {.wants_gradient = true});
       const auto scale = tape.input(values<float>({70}, 3), {.wants_gradient = true});

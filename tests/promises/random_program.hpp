@@ -175,7 +175,7 @@ class Interpreter {
 
   void open(const Step& step) {
     if (depth_ == 4) return;
-    const std::size_t base = pool_.size(), outer_base = std::exchange(base_, base);
+    const std::size_t base = pool_.size(), outer_base = std::exchange(base_, base), kept = kept_.size();
     deepest_ = std::max(deepest_, ++depth_);
     std::vector<V> returned;
     try {
@@ -185,11 +185,13 @@ class Interpreter {
         for (std::size_t i = base; step.b % 4 == 3 && i < pool_.size(); ++i) smuggled_.push_back(pool_[i]);
         pool_.resize(base);
         if (step.c == 10 && step.b < 4) throw Stop{};
+        chosen.insert(chosen.end(), kept_.begin() + static_cast<std::ptrdiff_t>(kept), kept_.end());
         return chosen;
       });
     } catch (const Stop&) {
+      kept_.resize(kept);
     }
-    --depth_;
+    if (--depth_ == 0) kept_.clear();
     base_ = outer_base;
     pool_.insert(pool_.end(), returned.begin(), returned.end());
   }
@@ -271,7 +273,9 @@ class Interpreter {
       case Kind::multiply: return push(pick(s.a) * pick(s.b));
       case Kind::copy: return push(pick(s.a));
       case Kind::label: checkpoint_name(pick(s.a), label(s)); return;
-      case Kind::keep: return tape_.keep(pick(s.a));
+      case Kind::keep:
+        if (depth_ > 0) kept_.push_back(pick(s.a));
+        return tape_.keep(pick(s.a));
       case Kind::forget:
         if (const std::size_t at = index(s.a, false); at > 2) pool_[at] = V();
         return;
@@ -311,6 +315,7 @@ class Interpreter {
   Regions regions_;
   std::vector<V> inputs_, pool_;  // an empty Var was forgotten
   std::vector<V> smuggled_;       // out of regions that did not return them
+  std::vector<V> kept_;           // inside regions, which must return them
   std::vector<std::string> labels_;
   std::vector<std::shared_ptr<std::map<remat::Index, int>>> asked_;
   std::size_t at_ = 0, base_ = 3;  // the next step; where the pool of the innermost region begins

@@ -65,6 +65,7 @@ inline void record_again(const Program& recorded, const std::optional<Policy>& p
         const auto& all = recorded.labels[static_cast<std::size_t>(recorded.slot(event.id).labels)];
         const std::int32_t own = p.slot(event.id).labels;
         p.add_label(event.id, all[own < 0 ? 0 : p.labels[static_cast<std::size_t>(own)].size()]);
+        p.label_late(event.id);
         break;
       }
       case Event::Kind::open_place:
