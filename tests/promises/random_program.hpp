@@ -176,6 +176,7 @@ class Interpreter {
   void open(const Step& step) {
     if (depth_ == 4) return;
     const std::size_t base = pool_.size(), outer_base = std::exchange(base_, base), kept = kept_.size();
+    const auto first_inside = static_cast<remat::SlotId>(tape_.program().slots.size());
     deepest_ = std::max(deepest_, ++depth_);
     std::vector<V> returned;
     try {
@@ -189,7 +190,7 @@ class Interpreter {
         return chosen;
       });
     } catch (const Stop&) {
-      kept_.resize(kept);
+      std::erase_if(kept_, [&](const V& var) { return var.where().slot >= first_inside; });
     }
     if (--depth_ == 0) kept_.clear();
     base_ = outer_base;

@@ -92,17 +92,20 @@ class Program : public RecordedProgram {
   /// Holds what a replay of a closed outermost region starts from, and no longer what it was said to start from before.
   void hold_for_replay(std::int32_t id);
 
-  /// A label that is given when the region of a returned value has closed: its policy is asked again.
+  /// A label that is given when the region of a returned value has closed: policies that name labels are asked again.
   void label_late(SlotId id) {
     const std::int32_t outermost = mode == Mode::evaluate ? -1 : outermost_region(id);
     if (outermost < 0 || is_open(outermost) || region(outermost).policy == policy::everything) return;
-    const Verdict before = verdict(outermost, id);
     const auto [first, end] = decided_with(id);
-    for (std::int32_t r = node(slot(id).node).region; r >= 0; r = region(r).parent)
+    bool is_other = false;
+    for (std::int32_t r = node(slot(id).node).region; r >= 0; r = region(r).parent) {
+      if (!policy::reads_labels(region(r).policy)) continue;
+      const Verdict before = verdict(r, id);
       for (SlotId each = first; each < end; ++each)
-        if (const auto at = static_cast<std::size_t>(each - region(r).slot_begin); at < region(r).verdicts.size())
-          region(r).verdicts[at] = unasked;
-    if (verdict(outermost, id) != before) hold_for_replay(outermost);
+        region(r).verdicts[static_cast<std::size_t>(each - region(r).slot_begin)] = unasked;
+      is_other = verdict(r, id) != before || is_other;
+    }
+    if (is_other) hold_for_replay(outermost);
   }
 
   /// May the backward of an op that reads this operand give it a gradient?

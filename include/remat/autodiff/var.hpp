@@ -104,8 +104,9 @@ Var<T> stop_gradient(const Var<T>& x) {
 }
 
 /// Labels the value for policies ("ffn1"); a value may have many labels. It is no op: the value itself is returned. Of
-/// a slice the whole value that it was cut from is labelled, and kept or recomputed. A policy whose region has closed
-/// is asked again about a value that the region returned; a value that it did not return is an `Error`.
+/// a slice the whole value that it was cut from is labelled, and kept or recomputed. A policy that names
+/// labels is asked again about a value that its region, closed by now, returned; a function is not, for it is asked
+/// once about each value. A value that a closed region did not return is an `Error`.
 template <class T>
 Var<T> checkpoint_name(const Var<T>& x, const std::string& label) {
   Program& p = x.program();

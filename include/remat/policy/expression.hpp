@@ -57,6 +57,11 @@ inline bool matches_label(const Node& node, const SlotInfo& slot) {
   });
 }
 
+inline bool reads_labels(const Node& node) {
+  return node.kind == Kind::names || (node.left && reads_labels(*node.left)) ||
+         (node.right && reads_labels(*node.right));
+}
+
 inline Verdict ask(const Node& node, const SlotInfo& slot) {
   const auto saved = [](bool yes) { return yes ? Verdict::save : Verdict::recompute; };
   switch (node.kind) {

@@ -193,6 +193,9 @@ inline Policy ops(std::vector<std::string> ops) { return detail::word_list(detai
 template <class... Ops>
 requires detail::Texts<Ops...> Policy ops(const Ops&... words) { return ops(detail::strings(words...)); }
 
+/// Does the expression ask for labels by name? What a function looks at, nobody knows.
+inline bool reads_labels(const Policy& policy) { return detail::reads_labels(policy.node()); }
+
 }  // namespace remat::inline REMAT_ABI::policy
 
 namespace remat::inline REMAT_ABI {
