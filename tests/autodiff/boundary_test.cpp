@@ -365,6 +365,17 @@ TEST(Boundary, KeptValuesMustBeReturned) {
   });
   tape.backward(sum(y));
   EXPECT_EQ(kept.value().size(), 4);
+  Tape evaluating({.mode = Mode::evaluate});  // there is no backward to keep it from
+  EXPECT_EQ(evaluating
+                .checkpoint(policy::nothing,
+                            [&] {
+                              const V h = exp(input(evaluating));
+                              evaluating.keep(h);
+                              return sin(h);
+                            })
+                .value()
+                .size(),
+            4);
 }
 
 }  // namespace

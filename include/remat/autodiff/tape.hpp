@@ -177,6 +177,7 @@ class Tape {
   void keep(const Var<T>& x) {
     require(&x.program() == program_.get(), "keep: the value lies on another tape");
     require(!program_->slot(x.where().slot).sealed, "keep: made inside a checkpoint region that did not return it");
+    if (mode() == Mode::evaluate) return;  // there is no backward, and its Vars keep it
     Slot& slot = program_->slot(x.where().slot);
     if (!std::exchange(slot.keep, true)) program_->kept.push_back(x.where().slot);
     program_->note(Event::Kind::keep, x.where().slot);
