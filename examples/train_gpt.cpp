@@ -196,7 +196,7 @@ int train(const Settings& s, const CLI::App& app) {
       const auto part = batch.rows(i * rows, (i + 1) * rows);
       remat::Tape tape({.seed = s.seed,
                         .step = step,
-                        .first_row = part.first_row,
+                        .first_row = i * rows,
                         .rows = rows,
                         .trace = !s.trace.empty() && step + 1 == s.steps});
       const auto share = gpt->loss(tape, part) * (1.0 / s.micro_batches);

@@ -15,9 +15,8 @@ namespace remat::inline REMAT_ABI::data {
 /// Tokens [B, T], and as targets the tokens one position later, [B, T].
 struct Batch {
   Tensor<std::int32_t> inputs, targets;
-  Index first_row = 0;  // in the step's batch, for TapeOptions
 
-  /// Sequences [begin, end): a micro-batch, which knows where it begins.
+  /// Sequences [begin, end): a micro-batch. Its tape is told `.first_row = begin, .rows = end - begin`.
   Batch rows(Index begin, Index end) const {
     const Shape& whole = inputs.shape();
     require(begin >= 0 && begin < end && end <= whole[0], "batch: rows [", begin, ", ", end, ") of ", whole[0]);
@@ -26,7 +25,7 @@ struct Batch {
           {end - begin, whole[1]},
           std::span(all.data() + begin * whole[1], static_cast<std::size_t>((end - begin) * whole[1])));
     };
-    return {part(inputs), part(targets), first_row + begin};
+    return {part(inputs), part(targets)};
   }
 };
 
