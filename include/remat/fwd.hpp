@@ -3,7 +3,7 @@
 
 #include <remat/core/dtype.hpp>
 
-namespace remat::inline REMAT_ABI {
+namespace remat { inline namespace REMAT_ABI {
 class Error;
 class Shape;
 template <class T>
@@ -20,4 +20,4 @@ namespace policy {
 class Policy;
 }
 using policy::Policy;
-}  // namespace remat::inline REMAT_ABI
+}}  // namespace remat

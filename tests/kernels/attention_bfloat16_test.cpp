@@ -4,8 +4,7 @@
 
 #include <kernels/attention_reference.hpp>
 
-namespace remat_test {
-namespace {
+namespace remat_test { namespace {
 
 using remat::bfloat16;
 using Case = AttentionCase;

@@ -3,8 +3,7 @@
 
 #include <kernels/attention_reference.hpp>
 
-namespace remat_test {
-namespace {
+namespace remat_test { namespace {
 
 /// Double agrees with the formula to 1e-12, float to 5e-6.
 void check(const AttentionCase& c) {

@@ -3,8 +3,7 @@
 
 #include <kernels/attention_reference.hpp>
 
-namespace remat_test {
-namespace {
+namespace remat_test { namespace {
 
 using remat::bfloat16;
 

@@ -5,8 +5,7 @@
 #include <kernels/attention_reference.hpp>
 #include <remat/ops/attention.hpp>
 
-namespace remat_test {
-namespace {
+namespace remat_test { namespace {
 
 using remat::attention_blocks, remat::AttentionOptions;
 

@@ -9,8 +9,7 @@
 #include <remat/ops/slice.hpp>
 #include <remat/ops/softmax.hpp>
 
-namespace remat_test {
-namespace {
+namespace remat_test { namespace {
 
 using namespace remat;
 

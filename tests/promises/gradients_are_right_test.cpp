@@ -11,8 +11,7 @@
 #include <set>
 #include <sstream>
 
-namespace remat_test {
-namespace {
+namespace remat_test { namespace {
 
 using remat::Frame, remat::Mode, remat::Op;
 

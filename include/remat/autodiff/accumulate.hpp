@@ -5,7 +5,7 @@
 #include <remat/core/parallel.hpp>
 #include <remat/core/shape.hpp>
 
-namespace remat::inline REMAT_ABI::detail {
+namespace remat { inline namespace REMAT_ABI { namespace detail {
 
 /// sum[i] = a[i] + b[i]; `sum` may be `a`.
 template <class T, class U>
@@ -35,4 +35,4 @@ inline void add_arrays(DType dtype, void* sum, const void* a, DType term, const 
     add(halves, static_cast<const bfloat16*>(b));
 }
 
-}  // namespace remat::inline REMAT_ABI::detail
+}}}  // namespace remat::detail

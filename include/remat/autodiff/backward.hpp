@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-namespace remat::inline REMAT_ABI::detail {
+namespace remat { inline namespace REMAT_ABI { namespace detail {
 
 /// One backward over one program. No recursion over nodes, so depth costs no stack.
 class Backward {
@@ -209,4 +209,4 @@ class Backward {
   std::vector<Storage> spare_;
 };
 
-}  // namespace remat::inline REMAT_ABI::detail
+}}}  // namespace remat::detail

@@ -11,7 +11,7 @@
 #include <string>
 #include <system_error>
 
-namespace remat::inline REMAT_ABI::detail {
+namespace remat { inline namespace REMAT_ABI { namespace detail {
 
 /// What the rates depend on, in one line.
 inline std::string machine_line() {
@@ -79,13 +79,13 @@ inline CostModel calibrated(const std::filesystem::path& folder, bool may_write 
   return model;
 }
 
-}  // namespace remat::inline REMAT_ABI::detail
+}}}  // namespace remat::detail
 
-namespace remat::inline REMAT_ABI {
+namespace remat { inline namespace REMAT_ABI {
 
 inline const CostModel& CostModel::of_this_machine() {
   static const CostModel model = detail::calibrated(detail::cache_folder(), detail::is_machine_quiet());
   return model;
 }
 
-}  // namespace remat::inline REMAT_ABI
+}}  // namespace remat

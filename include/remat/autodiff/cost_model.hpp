@@ -7,7 +7,7 @@
 #include <remat/core/parallel.hpp>
 #include <remat/core/tensor.hpp>
 
-namespace remat::inline REMAT_ABI {
+namespace remat { inline namespace REMAT_ABI {
 
 /// Rates that predict a step's time. Flops alone mislead: most ops of a transformer are bound by memory.
 struct CostModel {
@@ -55,4 +55,4 @@ struct CostModel {
   }
 };
 
-}  // namespace remat::inline REMAT_ABI
+}}  // namespace remat

@@ -10,7 +10,7 @@
 #include <cstring>
 #include <remat/autodiff/program.hpp>
 
-namespace remat::inline REMAT_ABI::detail {
+namespace remat { inline namespace REMAT_ABI { namespace detail {
 
 /// `REMAT_FIND_NAN` in the environment, set to anything but 0.
 inline bool find_nan_by_environment() {
@@ -125,4 +125,4 @@ inline void diagnose_gradient(const Program& program, const Op& op, std::int32_t
           "nan: ", op.name(), in_layer(program, path), " gave the first NaN, in backward");
 }
 
-}  // namespace remat::inline REMAT_ABI::detail
+}}}  // namespace remat::detail

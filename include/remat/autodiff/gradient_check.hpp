@@ -8,7 +8,7 @@
 #include <remat/autodiff/tape.hpp>
 #include <vector>
 
-namespace remat::inline REMAT_ABI {
+namespace remat { inline namespace REMAT_ABI {
 
 struct GradientCheckOptions {
   double step = 1e-3;      // of the differences; their error grows as its fourth power and as 1e-16 over it
@@ -155,4 +155,4 @@ GradientCheckResult gradient_check(Fn&& fn, std::vector<Tensor<double>> inputs,
   return result;
 }
 
-}  // namespace remat::inline REMAT_ABI
+}}  // namespace remat

@@ -12,7 +12,7 @@
 #include <string_view>
 #include <vector>
 
-namespace remat::inline REMAT_ABI {
+namespace remat { inline namespace REMAT_ABI {
 
 /// train: records and computes; evaluate: computes and keeps nothing; plan: records and computes nothing.
 enum class Mode { train, evaluate, plan };
@@ -170,4 +170,4 @@ struct Event {
   std::int32_t id = -1;  // a node, a slot whose last Var (or last one that passes gradients) died, a region, a place
 };
 
-}  // namespace remat::inline REMAT_ABI
+}}  // namespace remat

@@ -6,7 +6,7 @@
 #include <remat/core/parallel.hpp>
 #include <remat/params/parameter.hpp>
 
-namespace remat::inline REMAT_ABI::detail {
+namespace remat { inline namespace REMAT_ABI { namespace detail {
 
 /// The float32 parameter rounded to bfloat16. Charged to nobody: it counts as parameters do.
 inline AnyTensor rounded(ParameterEntry& entry) {
@@ -28,4 +28,4 @@ inline AnyTensor rounded(ParameterEntry& entry) {
   return entry.cast;
 }
 
-}  // namespace remat::inline REMAT_ABI::detail
+}}}  // namespace remat::detail

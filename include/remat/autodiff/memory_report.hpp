@@ -11,7 +11,7 @@
 #include <unordered_set>
 #include <vector>
 
-namespace remat::inline REMAT_ABI {
+namespace remat { inline namespace REMAT_ABI {
 
 /// Live bytes of a tape after one allocation or release.
 struct MemorySample {
@@ -109,4 +109,4 @@ inline std::ostream& operator<<(std::ostream& out, const std::vector<Inhabitant>
   return out << inhabitants.size() << " blocks, " << total << " B\n";
 }
 
-}  // namespace remat::inline REMAT_ABI
+}}  // namespace remat

@@ -8,7 +8,7 @@
 
 #include <remat/autodiff/program.hpp>
 
-namespace remat::inline REMAT_ABI {
+namespace remat { inline namespace REMAT_ABI {
 
 /// What the policies of a region and of those around it keep, by slot of the region.
 struct KeptAround {
@@ -118,4 +118,4 @@ inline void Program::hold_for_replay(std::int32_t id) {
   for (const SlotId slot : before) unhold(slot);
 }
 
-}  // namespace remat::inline REMAT_ABI
+}}  // namespace remat

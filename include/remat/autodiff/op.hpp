@@ -8,7 +8,7 @@
 #include <string_view>
 #include <vector>
 
-namespace remat::inline REMAT_ABI {
+namespace remat { inline namespace REMAT_ABI {
 
 /// Type and shape of one value.
 struct Spec {
@@ -254,4 +254,4 @@ class Op {
   const char* name_;
 };
 
-}  // namespace remat::inline REMAT_ABI
+}}  // namespace remat

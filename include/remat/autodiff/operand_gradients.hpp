@@ -8,7 +8,7 @@
 #include <utility>
 #include <vector>
 
-namespace remat::inline REMAT_ABI::detail {
+namespace remat { inline namespace REMAT_ABI { namespace detail {
 
 /// The gradients of one node's operands, from before its backward to after it.
 class OperandGradients {
@@ -144,4 +144,4 @@ class OperandGradients {
   std::vector<Target> targets_;
 };
 
-}  // namespace remat::inline REMAT_ABI::detail
+}}}  // namespace remat::detail

@@ -15,7 +15,7 @@
 #include <type_traits>
 #include <vector>
 
-namespace remat::inline REMAT_ABI {
+namespace remat { inline namespace REMAT_ABI {
 
 /// One policy of a plan and what a step under it would do.
 struct PlannedPolicy {
@@ -177,4 +177,4 @@ inline std::ostream& operator<<(std::ostream& out, const Plan& plan) {
   return out;
 }
 
-}  // namespace remat::inline REMAT_ABI
+}}  // namespace remat

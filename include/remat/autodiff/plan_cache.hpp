@@ -8,7 +8,7 @@
 #include <utility>
 #include <vector>
 
-namespace remat::inline REMAT_ABI {
+namespace remat { inline namespace REMAT_ABI {
 
 /// Keeps one plan for each list of shapes that a step depends on (those of its batch, mostly), at most `capacity` of
 /// them: the one that was not asked for the longest goes.
@@ -42,4 +42,4 @@ class PlanCache {
   std::list<std::pair<std::vector<Shape>, Plan>> plans_;  // latest first
 };
 
-}  // namespace remat::inline REMAT_ABI
+}}  // namespace remat

@@ -15,7 +15,7 @@
 #include <utility>
 #include <vector>
 
-namespace remat::inline REMAT_ABI::detail {
+namespace remat { inline namespace REMAT_ABI { namespace detail {
 
 /// Records the recorded step again, into `tape`, with `policy` for each outermost region and place. This is the engine
 /// itself: the same records, deaths of Vars and closes, with blocks that have no bytes.
@@ -256,4 +256,4 @@ inline std::vector<SlotId> saving_order(const Program& recorded, const CostModel
   return order;
 }
 
-}  // namespace remat::inline REMAT_ABI::detail
+}}}  // namespace remat::detail

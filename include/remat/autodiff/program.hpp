@@ -9,7 +9,7 @@
 #include <utility>
 #include <vector>
 
-namespace remat::inline REMAT_ABI {
+namespace remat { inline namespace REMAT_ABI {
 
 /// Calls `visit(slot)` for each residual of a node that is not a leaf.
 template <class Visit>
@@ -273,4 +273,4 @@ class Program : public RecordedProgram {
 
 inline void destroy(Program* program) { delete program; }
 
-}  // namespace remat::inline REMAT_ABI
+}}  // namespace remat

@@ -21,7 +21,7 @@
 #include <utility>
 #include <vector>
 
-namespace remat::inline REMAT_ABI {
+namespace remat { inline namespace REMAT_ABI {
 
 class Tape;
 
@@ -216,4 +216,4 @@ struct RecordedProgram {
   }
 };
 
-}  // namespace remat::inline REMAT_ABI
+}}  // namespace remat

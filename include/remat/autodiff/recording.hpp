@@ -7,7 +7,7 @@
 #include <span>
 #include <utility>
 
-namespace remat::inline REMAT_ABI::detail {
+namespace remat { inline namespace REMAT_ABI { namespace detail {
 
 /// Points the program's frame at the values of one run. `reads` limits what a backward may see.
 inline void set_values(Program& program, Frame& frame, std::span<const Operand> operands, SlotId first_output,
@@ -218,4 +218,4 @@ inline Recorded record(Program& program, std::shared_ptr<const Op> op, std::span
   }
 }
 
-}  // namespace remat::inline REMAT_ABI::detail
+}}}  // namespace remat::detail

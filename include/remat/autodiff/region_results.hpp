@@ -6,7 +6,7 @@
 #include <type_traits>
 #include <utility>
 
-namespace remat::inline REMAT_ABI::detail {
+namespace remat { inline namespace REMAT_ABI { namespace detail {
 
 template <class X>
 concept TupleLike = requires {
@@ -46,4 +46,4 @@ auto results_of(Fn&& fn) {
     return 0;  // so that the sentence above is the only error
 }
 
-}  // namespace remat::inline REMAT_ABI::detail
+}}}  // namespace remat::detail

@@ -8,7 +8,7 @@
 #include <utility>
 #include <vector>
 
-namespace remat::inline REMAT_ABI::detail {
+namespace remat { inline namespace REMAT_ABI { namespace detail {
 
 inline std::int32_t open_region(Program& program, const Policy& policy) {
   require(!program.finished, "checkpoint: backward has ended the recording of this tape; make a new tape");
@@ -101,4 +101,4 @@ inline void close_region(Program& program, std::span<const SlotId> returned) {
   }
 }
 
-}  // namespace remat::inline REMAT_ABI::detail
+}}}  // namespace remat::detail

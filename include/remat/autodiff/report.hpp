@@ -9,7 +9,7 @@
 #include <unordered_map>
 #include <vector>
 
-namespace remat::inline REMAT_ABI {
+namespace remat { inline namespace REMAT_ABI {
 
 /// A value that is kept between forward and backward, beside inputs, parameters and the loss.
 struct SavedResidual {
@@ -128,4 +128,4 @@ inline std::ostream& operator<<(std::ostream& out, const Tape& tape) {
   return out;
 }
 
-}  // namespace remat::inline REMAT_ABI
+}}  // namespace remat

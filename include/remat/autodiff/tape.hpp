@@ -11,7 +11,7 @@
 #include <tuple>
 #include <utility>
 
-namespace remat::inline REMAT_ABI {
+namespace remat { inline namespace REMAT_ABI {
 
 struct TapeOptions {
   std::uint64_t seed = 0;       // of dropout, with `step`
@@ -284,4 +284,4 @@ class Tape {
   Counted<Program> program_;
 };
 
-}  // namespace remat::inline REMAT_ABI
+}}  // namespace remat

@@ -7,7 +7,7 @@
 #include <variant>
 #include <vector>
 
-namespace remat::inline REMAT_ABI {
+namespace remat { inline namespace REMAT_ABI {
 
 /// A handle to a slot, whatever its type. While a Var lives before backward, so does the slot's value.
 class AnyVar {
@@ -231,4 +231,4 @@ Results record(O op, const std::vector<Var<T>>& xs) {
   return {xs.front().shared_program(), detail::record(program, std::make_shared<const O>(std::move(op)), operands)};
 }
 
-}  // namespace remat::inline REMAT_ABI
+}}  // namespace remat

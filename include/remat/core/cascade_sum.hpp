@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <remat/core/shape.hpp>
 
-namespace remat::inline REMAT_ABI {
+namespace remat { inline namespace REMAT_ABI {
 
 /// Sums of `width` numbers side by side. 64 terms are added in order, then 64 such sums, and so on, like the digits of
 /// a counter: no number goes through more than 64 additions a step (pairwise summation, Higham 1993, in longer steps).
@@ -48,4 +48,4 @@ class CascadeSum {
   Index count_ = 0;
 };
 
-}  // namespace remat::inline REMAT_ABI
+}}  // namespace remat

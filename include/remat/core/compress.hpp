@@ -11,7 +11,7 @@
 #include <remat/core/parallel.hpp>
 #include <remat/core/shape.hpp>
 
-namespace remat::inline REMAT_ABI {
+namespace remat { inline namespace REMAT_ABI {
 
 /// How a compressed value is stored.
 ///  * bfloat16: 8 significant bits, rounded to nearest: |error| <= 2^-8 |x|; 2 bytes an element.
@@ -100,4 +100,4 @@ inline void decompress(Compression how, DType dtype, const std::byte* from, Inde
   if (dtype == DType::float64) detail::decompress(how, from, count, reinterpret_cast<double*>(to));
 }
 
-}  // namespace remat::inline REMAT_ABI
+}}  // namespace remat

@@ -68,9 +68,9 @@
   REMAT_ABI_JOIN(v0_1, REMAT_ABI_GEMM, REMAT_ABI_VECTORS, REMAT_ABI_FMA, REMAT_ABI_TILES, REMAT_ABI_LIBRARY)
 
 /// The library. The inline namespace `REMAT_ABI` carries version, GEMM backend and instruction set.
-namespace remat::inline REMAT_ABI {
+namespace remat { inline namespace REMAT_ABI {
 
 /// The version of the headers, "major.minor.patch".
 constexpr const char* version() { return REMAT_VERSION; }
 
-}  // namespace remat::inline REMAT_ABI
+}}  // namespace remat

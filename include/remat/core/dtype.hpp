@@ -10,7 +10,7 @@ namespace Eigen {
 struct bfloat16;
 }
 
-namespace remat::inline REMAT_ABI {
+namespace remat { inline namespace REMAT_ABI {
 
 /// Eigen's bfloat16; complete once <remat/core/eigen.hpp> is included.
 using bfloat16 = Eigen::bfloat16;
@@ -42,4 +42,4 @@ constexpr const char* name_of(DType dtype) {
 }
 constexpr bool is_floating(DType dtype) { return dtype <= DType::bfloat16; }
 
-}  // namespace remat::inline REMAT_ABI
+}}  // namespace remat

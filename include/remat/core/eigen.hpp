@@ -13,7 +13,7 @@
 #include <remat/core/tensor.hpp>
 #include <type_traits>
 
-namespace remat::inline REMAT_ABI {
+namespace remat { inline namespace REMAT_ABI {
 
 /// A row-major Eigen matrix of any size.
 template <class T>
@@ -45,4 +45,4 @@ struct TensorFrom<Source> {
   }
 };
 
-}  // namespace remat::inline REMAT_ABI
+}}  // namespace remat

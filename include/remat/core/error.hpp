@@ -6,7 +6,7 @@
 #include <stdexcept>
 #include <string>
 
-namespace remat::inline REMAT_ABI {
+namespace remat { inline namespace REMAT_ABI {
 
 /// Every error that the library reports: one sentence that says where, which rule, both values, and what to do.
 class Error : public std::runtime_error {
@@ -29,4 +29,4 @@ void require(bool condition, const Parts&... parts) {
     fail(parts...);
 }
 
-}  // namespace remat::inline REMAT_ABI
+}}  // namespace remat

@@ -14,7 +14,7 @@
 #include <string_view>
 #include <utility>
 
-namespace remat::inline REMAT_ABI::io {
+namespace remat { inline namespace REMAT_ABI { namespace io {
 
 /// An open file descriptor. Every failure is an `Error` that names the file and the system's reason.
 class File {
@@ -162,4 +162,4 @@ class ReplacedFile {
   bool committed_ = false;
 };
 
-}  // namespace remat::inline REMAT_ABI::io
+}}}  // namespace remat::io

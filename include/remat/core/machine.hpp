@@ -18,7 +18,7 @@
 #include <cpuid.h>
 #endif
 
-namespace remat::inline REMAT_ABI::machine {
+namespace remat { inline namespace REMAT_ABI { namespace machine {
 
 /// The vector instructions that this CPU and its system offer: "AVX-512 + BF16 + AMX".
 inline std::string isa() {
@@ -156,4 +156,4 @@ inline double peak_fma_gflops(int threads) {
   return best;
 }
 
-}  // namespace remat::inline REMAT_ABI::machine
+}}}  // namespace remat::machine

@@ -9,7 +9,7 @@
 #include <span>
 #include <vector>
 
-namespace remat::inline REMAT_ABI {
+namespace remat { inline namespace REMAT_ABI {
 
 /// What a block of a tape is for.
 enum class MemoryUse : std::uint8_t {
@@ -87,4 +87,4 @@ class MemoryLog {
   std::chrono::steady_clock::time_point begun_ = std::chrono::steady_clock::now();
 };
 
-}  // namespace remat::inline REMAT_ABI
+}}  // namespace remat

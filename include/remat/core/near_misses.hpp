@@ -10,7 +10,7 @@
 #include <utility>
 #include <vector>
 
-namespace remat::inline REMAT_ABI::detail {
+namespace remat { inline namespace REMAT_ABI { namespace detail {
 
 /// The least number of letters to insert, remove or replace to turn `a` into `b` (Levenshtein 1966).
 inline std::size_t edit_distance(std::string_view a, std::string_view b) {
@@ -73,4 +73,4 @@ inline std::string nearest_names(std::string_view name, std::vector<std::string>
   return text;
 }
 
-}  // namespace remat::inline REMAT_ABI::detail
+}}}  // namespace remat::detail

@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <remat/core/dtype.hpp>
 
-namespace remat::inline REMAT_ABI {
+namespace remat { inline namespace REMAT_ABI {
 
 /// x, rounded as it is written. Of GCC nothing more is needed; in clang some flags that set no macro
 /// (-fassociative-math, -funsafe-math-optimizations) would otherwise join the operations around it.
@@ -76,4 +76,4 @@ T* numbers(T* data) {
 inline WidenedArray numbers(const bfloat16* data) { return WidenedArray(data); }
 inline RoundedArray numbers(bfloat16* data) { return RoundedArray(data); }
 
-}  // namespace remat::inline REMAT_ABI
+}}  // namespace remat

@@ -13,7 +13,7 @@
 #include <string>
 #include <utility>
 
-namespace remat::inline REMAT_ABI {
+namespace remat { inline namespace REMAT_ABI {
 
 /// An unlinked file: nothing is left behind, not even by a kill. Space is reserved before it is written, so a full disk
 /// is an `Error` while every value is still in memory. Plain writes and reads, no mapping: a mapped file would end the
@@ -76,4 +76,4 @@ class OffloadFile {
   std::size_t size_ = 0;
 };
 
-}  // namespace remat::inline REMAT_ABI
+}}  // namespace remat

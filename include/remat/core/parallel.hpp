@@ -11,7 +11,7 @@
 #include <utility>
 #include <vector>
 
-namespace remat::inline REMAT_ABI {
+namespace remat { inline namespace REMAT_ABI {
 
 namespace detail {
 
@@ -88,4 +88,4 @@ T parallel_sum(Index count, Index grain, F&& block_sum) {
 /// Rows to a block of about 16k elements of work, for rows of `row_work` elements.
 constexpr Index row_grain(Index row_work) { return std::max<Index>(1, 16384 / std::max<Index>(1, row_work)); }
 
-}  // namespace remat::inline REMAT_ABI
+}}  // namespace remat

@@ -30,7 +30,7 @@
 #include <sanitizer/asan_interface.h>
 #endif
 
-namespace remat::inline REMAT_ABI {
+namespace remat { inline namespace REMAT_ABI {
 
 /// Alignment of every tensor, in bytes; byte counts are rounded up to it.
 inline constexpr std::size_t alignment = 64;
@@ -266,4 +266,4 @@ inline Pool& pool() {
 
 inline void destroy(Block* block) { pool().release(block); }
 
-}  // namespace remat::inline REMAT_ABI
+}}  // namespace remat

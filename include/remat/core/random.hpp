@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <remat/core/config.hpp>
 
-namespace remat::inline REMAT_ABI {
+namespace remat { inline namespace REMAT_ABI {
 
 /// Four 32-bit random words, a pure function of a 128-bit counter and a 64-bit key.
 inline std::array<std::uint32_t, 4> philox4x32(std::array<std::uint32_t, 4> counter, std::array<std::uint32_t, 2> key) {
@@ -65,4 +65,4 @@ struct DropoutMask {
   }
 };
 
-}  // namespace remat::inline REMAT_ABI
+}}  // namespace remat

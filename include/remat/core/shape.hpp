@@ -10,7 +10,7 @@
 #include <remat/core/error.hpp>
 #include <string>
 
-namespace remat::inline REMAT_ABI {
+namespace remat { inline namespace REMAT_ABI {
 
 using Index = std::int64_t;
 
@@ -149,4 +149,4 @@ inline Shape broadcast(const Shape& a, const Shape& b, const char* what) {
   return shape;
 }
 
-}  // namespace remat::inline REMAT_ABI
+}}  // namespace remat

@@ -11,7 +11,7 @@
 #include <span>
 #include <utility>
 
-namespace remat::inline REMAT_ABI {
+namespace remat { inline namespace REMAT_ABI {
 
 /// A tensor whose element type is a value: what the engine, the registry and files handle.
 struct AnyTensor {
@@ -138,4 +138,4 @@ class Tensor {
   AnyTensor any_;
 };
 
-}  // namespace remat::inline REMAT_ABI
+}}  // namespace remat

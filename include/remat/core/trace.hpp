@@ -5,7 +5,7 @@
 #include <remat/core/config.hpp>
 #include <string>
 
-namespace remat::inline REMAT_ABI {
+namespace remat { inline namespace REMAT_ABI {
 
 /// One run of one op.
 struct TraceSlice {
@@ -16,4 +16,4 @@ struct TraceSlice {
   std::size_t live_bytes = 0;  // of activations, gradients and scratch, while it ran
 };
 
-}  // namespace remat::inline REMAT_ABI
+}}  // namespace remat

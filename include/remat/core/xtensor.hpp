@@ -9,7 +9,7 @@
 #include <xtensor/xarray.hpp>
 #include <xtensor/xio.hpp>
 
-namespace remat::inline REMAT_ABI {
+namespace remat { inline namespace REMAT_ABI {
 
 /// The tensor as an xtensor array over the same elements. No copy; writing unshares first.
 template <class T>
@@ -43,4 +43,4 @@ std::ostream& operator<<(std::ostream& out, const Tensor<T>& tensor) {
   return out << as_xtensor(tensor);
 }
 
-}  // namespace remat::inline REMAT_ABI
+}}  // namespace remat

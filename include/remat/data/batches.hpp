@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-namespace remat::inline REMAT_ABI::data {
+namespace remat { inline namespace REMAT_ABI { namespace data {
 
 /// Tokens [B, T], and as targets the tokens one position later, [B, T].
 struct Batch {
@@ -149,4 +149,4 @@ class SequentialBatches {
   Index batch_, length_;
 };
 
-}  // namespace remat::inline REMAT_ABI::data
+}}}  // namespace remat::data

@@ -12,7 +12,7 @@
 #include <utility>
 #include <vector>
 
-namespace remat::inline REMAT_ABI::data {
+namespace remat { inline namespace REMAT_ABI { namespace data {
 
 /// A text, one token a character. The first 90 % are for training, the rest for validation.
 class TextCorpus {
@@ -80,4 +80,4 @@ class TextCorpus {
   std::vector<std::int32_t> tokens_;
 };
 
-}  // namespace remat::inline REMAT_ABI::data
+}}}  // namespace remat::data

@@ -6,7 +6,7 @@
 #include <string>
 #include <string_view>
 
-namespace remat::inline REMAT_ABI::data::utf8 {
+namespace remat { inline namespace REMAT_ABI { namespace data::utf8 {
 
 inline constexpr char32_t end_of_code_points = 0x110000;
 inline constexpr char32_t invalid = 0xFFFFFFFF;
@@ -59,4 +59,4 @@ inline void append(std::string& text, char32_t c) {
   put(0x80 | (c & 0x3F));
 }
 
-}  // namespace remat::inline REMAT_ABI::data::utf8
+}}}  // namespace remat::data::utf8

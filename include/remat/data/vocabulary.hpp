@@ -11,7 +11,7 @@
 #include <utility>
 #include <vector>
 
-namespace remat::inline REMAT_ABI::data {
+namespace remat { inline namespace REMAT_ABI { namespace data {
 
 /// A sorted set of characters, each numbered by its rank. A character is a code point of UTF-8, or a byte.
 class Vocabulary {
@@ -93,4 +93,4 @@ class Vocabulary {
   std::vector<std::int32_t> tokens_{};  // by character, -1: none
 };
 
-}  // namespace remat::inline REMAT_ABI::data
+}}}  // namespace remat::data

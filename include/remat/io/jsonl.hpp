@@ -5,7 +5,7 @@
 #include <remat/io/file.hpp>
 #include <string>
 
-namespace remat::inline REMAT_ABI::io {
+namespace remat { inline namespace REMAT_ABI { namespace io {
 
 /// Appends lines to a file. Each is in the file when `write` returns, so a run that is killed keeps its log.
 class JsonLines {
@@ -32,4 +32,4 @@ class JsonLines {
   File file_;
 };
 
-}  // namespace remat::inline REMAT_ABI::io
+}}}  // namespace remat::io

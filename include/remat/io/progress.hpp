@@ -11,7 +11,7 @@
 #include <remat/core/shape.hpp>
 #include <string>
 
-namespace remat::inline REMAT_ABI::io {
+namespace remat { inline namespace REMAT_ABI { namespace io {
 
 /// "1.2 MiB"; below 10 of a unit with one decimal.
 inline std::string readable_bytes(double bytes) {
@@ -113,4 +113,4 @@ class ProgressLine {
   Clock::time_point start_ = Clock::now(), shown_{};
 };
 
-}  // namespace remat::inline REMAT_ABI::io
+}}}  // namespace remat::io

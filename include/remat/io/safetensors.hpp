@@ -14,7 +14,7 @@
 #include <utility>
 #include <vector>
 
-namespace remat::inline REMAT_ABI::io {
+namespace remat { inline namespace REMAT_ABI { namespace io {
 
 static_assert(std::endian::native == std::endian::little, "safetensors: the file's bytes are copied as they are");
 
@@ -157,4 +157,4 @@ inline void load_safetensors(ParameterRegistry& parameters, const std::string& p
   for (std::size_t i = 0; i < entries.size(); ++i) entries[i]->value = std::move(values[i]);
 }
 
-}  // namespace remat::inline REMAT_ABI::io
+}}}  // namespace remat::io

@@ -13,7 +13,7 @@
 #include <utility>
 #include <vector>
 
-namespace remat::inline REMAT_ABI::io {
+namespace remat { inline namespace REMAT_ABI { namespace io {
 
 /// One tensor of a file.
 struct TensorInfo {
@@ -205,4 +205,4 @@ inline SafetensorsHeader parse_safetensors_header(std::string_view text, std::si
   return header;
 }
 
-}  // namespace remat::inline REMAT_ABI::io
+}}}  // namespace remat::io

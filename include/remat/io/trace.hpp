@@ -8,7 +8,7 @@
 #include <string>
 #include <string_view>
 
-namespace remat::inline REMAT_ABI::io {
+namespace remat { inline namespace REMAT_ABI { namespace io {
 
 /// Writes the slices, one track for each category, and a counter of live bytes. Open the file in ui.perfetto.dev.
 inline void save_trace(std::span<const TraceSlice> slices, const std::string& path) {
@@ -37,4 +37,4 @@ inline void save_trace(std::span<const TraceSlice> slices, const std::string& pa
   file.commit();
 }
 
-}  // namespace remat::inline REMAT_ABI::io
+}}}  // namespace remat::io

@@ -4,7 +4,7 @@
 
 #include <remat/kernels/vector_math.hpp>
 
-namespace remat::inline REMAT_ABI::kernels {
+namespace remat { inline namespace REMAT_ABI { namespace kernels {
 
 /// x Phi(x), Phi the normal distribution (Hendrycks, Gimpel 2016), exact by the error function.
 struct Gelu {
@@ -65,4 +65,4 @@ struct Relu {
   }
 };
 
-}  // namespace remat::inline REMAT_ABI::kernels
+}}}  // namespace remat::kernels

@@ -10,7 +10,7 @@
 #include <remat/kernels/attention/narrow_strip.hpp>
 #include <type_traits>
 
-namespace remat::inline REMAT_ABI::kernels {
+namespace remat { inline namespace REMAT_ABI { namespace kernels {
 
 namespace attention {
 
@@ -173,4 +173,4 @@ void attention_backward(const AttentionProblem<T>& problem, const T* q, const T*
     attention::relative_bias_gradient(problem, arguments, shared.tables, shared.partial, tiles, bytes);
 }
 
-}  // namespace remat::inline REMAT_ABI::kernels
+}}}  // namespace remat::kernels

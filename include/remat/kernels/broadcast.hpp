@@ -6,7 +6,7 @@
 #include <remat/kernels/reduce.hpp>
 #include <remat/kernels/rows.hpp>
 
-namespace remat::inline REMAT_ABI::kernels {
+namespace remat { inline namespace REMAT_ABI { namespace kernels {
 
 /// A full shape and the distances of two operands along its axes, 0 where an operand is stretched. Neighbouring axes
 /// are merged where they can be, so that equal shapes are one axis, and [.., D] with [D] two.
@@ -140,4 +140,4 @@ void sum_to(const Shape& full, const X* x, const Shape& target, Y* result, Accum
   });
 }
 
-}  // namespace remat::inline REMAT_ABI::kernels
+}}}  // namespace remat::kernels

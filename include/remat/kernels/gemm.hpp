@@ -20,7 +20,7 @@
 #include <remat/kernels/gemm/eigen.hpp>
 #endif
 
-namespace remat::inline REMAT_ABI::kernels {
+namespace remat { inline namespace REMAT_ABI { namespace kernels {
 
 /// The library behind float products, with its version: "oneDNN 2.6.3", "OpenBLAS 0.3.21", "Eigen 3.4.0".
 inline const char* gemm_backend() {
@@ -175,4 +175,4 @@ void gemm(const Gemm& shape, const T* a, const T* b, C* c, const std::type_ident
   gemm_batched(shape, Batch{}, a, b, c, bias);
 }
 
-}  // namespace remat::inline REMAT_ABI::kernels
+}}}  // namespace remat::kernels

@@ -4,7 +4,7 @@
 #include <remat/kernels/gemm.hpp>
 #include <utility>
 
-namespace remat::inline REMAT_ABI::kernels {
+namespace remat { inline namespace REMAT_ABI { namespace kernels {
 
 /// Of x [rows, inputs], w [inputs, outputs], or [outputs, inputs] if `transposed`, and y [rows, outputs].
 template <class T>
@@ -33,4 +33,4 @@ struct LinearProducts {
   }
 };
 
-}  // namespace remat::inline REMAT_ABI::kernels
+}}}  // namespace remat::kernels

@@ -3,7 +3,7 @@
 
 #include <remat/kernels/rows.hpp>
 
-namespace remat::inline REMAT_ABI::kernels {
+namespace remat { inline namespace REMAT_ABI { namespace kernels {
 
 /// Gradients of rows x [..., d] that were normalized, where those of the result are dy. Null: not there, or not wanted.
 template <class Y, class X, template <class> class Row>
@@ -47,4 +47,4 @@ struct NormGradients {
   }
 };
 
-}  // namespace remat::inline REMAT_ABI::kernels
+}}}  // namespace remat::kernels

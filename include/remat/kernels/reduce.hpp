@@ -10,7 +10,7 @@
 #include <remat/core/shape.hpp>
 #include <type_traits>
 
-namespace remat::inline REMAT_ABI::kernels {
+namespace remat { inline namespace REMAT_ABI { namespace kernels {
 
 namespace detail {
 
@@ -87,4 +87,4 @@ Accum<T> max(const T* data, Index n) {
   return max_of<Accum<T>>(n, [x = numbers(data)](Index i) { return x[i]; });
 }
 
-}  // namespace remat::inline REMAT_ABI::kernels
+}}}  // namespace remat::kernels

@@ -6,7 +6,7 @@
 #include <remat/core/parallel.hpp>
 #include <type_traits>
 
-namespace remat::inline REMAT_ABI::kernels {
+namespace remat { inline namespace REMAT_ABI { namespace kernels {
 
 /// sum[j] += weight * row[j] for j < width.
 template <class A, class Row>
@@ -54,4 +54,4 @@ struct RowSums {
   }
 };
 
-}  // namespace remat::inline REMAT_ABI::kernels
+}}}  // namespace remat::kernels

@@ -7,7 +7,7 @@
 #include <remat/core/numbers.hpp>
 #include <remat/core/parallel.hpp>
 
-namespace remat::inline REMAT_ABI::kernels {
+namespace remat { inline namespace REMAT_ABI { namespace kernels {
 
 /// total[j] = (or +=, if `accumulate`) the sum of row(i)[j] over i < count, for j < width: `run` rows are added in
 /// order, and their sums by a `CascadeSum` of `strip` columns at a time.
@@ -118,4 +118,4 @@ void with_row(const T* row, Accum<T> otherwise, F&& body) {
     body([otherwise](Index) { return otherwise; });
 }
 
-}  // namespace remat::inline REMAT_ABI::kernels
+}}}  // namespace remat::kernels

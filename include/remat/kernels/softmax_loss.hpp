@@ -9,7 +9,7 @@
 #include <remat/kernels/vector_math.hpp>
 #include <type_traits>
 
-namespace remat::inline REMAT_ABI::kernels {
+namespace remat { inline namespace REMAT_ABI { namespace kernels {
 
 /// The tokens that belong to rows of logits. One with the target `ignore` or weight 0 does not count.
 template <class T>
@@ -152,4 +152,4 @@ void softmax_loss_gradients(const SoftmaxLoss<T>& loss, const LossTokens<T>& tok
   });
 }
 
-}  // namespace remat::inline REMAT_ABI::kernels
+}}}  // namespace remat::kernels

@@ -11,7 +11,7 @@
 #include <remat/core/numbers.hpp>
 #include <type_traits>
 
-namespace remat::inline REMAT_ABI::kernels {
+namespace remat { inline namespace REMAT_ABI { namespace kernels {
 
 namespace detail {
 
@@ -136,4 +136,4 @@ struct LogSumExp {
   [[gnu::always_inline]] T share(T x) const { return fast_exp(as_written(x - value) - rest); }
 };
 
-}  // namespace remat::inline REMAT_ABI::kernels
+}}}  // namespace remat::kernels

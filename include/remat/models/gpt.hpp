@@ -11,7 +11,7 @@
 #include <string>
 #include <vector>
 
-namespace remat::inline REMAT_ABI::models {
+namespace remat { inline namespace REMAT_ABI { namespace models {
 
 struct GptConfig {
   int vocabulary = 0;
@@ -179,4 +179,4 @@ struct Gpt {
   }
 };
 
-}  // namespace remat::inline REMAT_ABI::models
+}}}  // namespace remat::models

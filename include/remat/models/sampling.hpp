@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-namespace remat::inline REMAT_ABI::models {
+namespace remat { inline namespace REMAT_ABI { namespace models {
 
 /// Draws an index of `logits` by softmax(logits / temperature) over the `top_k` greatest (0: all); temperature 0 takes
 /// the greatest, of equal ones the first. `uniform` in [0, 1) decides. -infinity is never drawn; an `Error` that begins
@@ -48,4 +48,4 @@ std::int32_t sample_token(std::span<const T> logits, double temperature, int top
   return order[std::min(static_cast<std::size_t>(chosen), order.size() - 1)];
 }
 
-}  // namespace remat::inline REMAT_ABI::models
+}}}  // namespace remat::models

@@ -9,7 +9,7 @@
 #include <remat/ops/slice.hpp>
 #include <string>
 
-namespace remat::inline REMAT_ABI::nn {
+namespace remat { inline namespace REMAT_ABI { namespace nn {
 
 /// Multi-head attention of a sequence to itself or to a memory (Vaswani et al. 2017), over N query and K key/value
 /// heads.
@@ -112,4 +112,4 @@ struct MultiHeadAttention {
   }
 };
 
-}  // namespace remat::inline REMAT_ABI::nn
+}}}  // namespace remat::nn

@@ -6,7 +6,7 @@
 #include <string>
 #include <utility>
 
-namespace remat::inline REMAT_ABI::nn {
+namespace remat { inline namespace REMAT_ABI { namespace nn {
 
 struct AttentionConfig {
   int model_dims = 0;
@@ -89,4 +89,4 @@ inline AttentionConfig completed(AttentionConfig c, const std::string& path) {
   return c;
 }
 
-}  // namespace remat::inline REMAT_ABI::nn
+}}}  // namespace remat::nn

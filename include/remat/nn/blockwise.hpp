@@ -3,7 +3,7 @@
 
 #include <remat/policy/policy.hpp>
 
-namespace remat::inline REMAT_ABI::nn {
+namespace remat { inline namespace REMAT_ABI { namespace nn {
 
 /// Tokens to a chunk; 0: all at once. Each chunk is a checkpoint region under `policy`, inside whatever region the
 /// layer lies in.
@@ -16,4 +16,4 @@ struct BlockwiseConfig {
   Policy policy = policy::nothing;
 };
 
-}  // namespace remat::inline REMAT_ABI::nn
+}}}  // namespace remat::nn

@@ -9,7 +9,7 @@
 #include <remat/params/initializer.hpp>
 #include <string>
 
-namespace remat::inline REMAT_ABI::nn::detail {
+namespace remat { inline namespace REMAT_ABI { namespace nn::detail {
 
 inline void check_rate(const std::string& path, const char* name, double rate) {
   require(rate >= 0 && rate < 1, path, ": ", name, " must be in [0, 1), got ", rate);
@@ -39,4 +39,4 @@ inline int width(const std::string& path, const char* what, Index a, Index b) {
   return static_cast<int>(product);
 }
 
-}  // namespace remat::inline REMAT_ABI::nn::detail
+}}}  // namespace remat::nn::detail

@@ -5,7 +5,7 @@
 #include <remat/params/registry.hpp>
 #include <string>
 
-namespace remat::inline REMAT_ABI::nn {
+namespace remat { inline namespace REMAT_ABI { namespace nn {
 
 struct DropoutConfig {
   double rate = 0;  // probability of dropping, 0 <= rate < 1
@@ -26,4 +26,4 @@ struct Dropout {
   }
 };
 
-}  // namespace remat::inline REMAT_ABI::nn
+}}}  // namespace remat::nn

@@ -6,7 +6,7 @@
 #include <remat/params/registry.hpp>
 #include <string>
 
-namespace remat::inline REMAT_ABI::nn {
+namespace remat { inline namespace REMAT_ABI { namespace nn {
 
 struct EmbeddingConfig {
   int vocabulary = 0;
@@ -39,4 +39,4 @@ struct Embedding {
   }
 };
 
-}  // namespace remat::inline REMAT_ABI::nn
+}}}  // namespace remat::nn

@@ -8,7 +8,7 @@
 #include <remat/ops/blockwise.hpp>
 #include <string>
 
-namespace remat::inline REMAT_ABI::nn {
+namespace remat { inline namespace REMAT_ABI { namespace nn {
 
 struct FeedForwardConfig {
   int model_dims = 0;
@@ -74,4 +74,4 @@ struct FeedForward {
   }
 };
 
-}  // namespace remat::inline REMAT_ABI::nn
+}}}  // namespace remat::nn

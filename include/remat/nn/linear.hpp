@@ -7,7 +7,7 @@
 #include <remat/params/registry.hpp>
 #include <string>
 
-namespace remat::inline REMAT_ABI::nn {
+namespace remat { inline namespace REMAT_ABI { namespace nn {
 
 struct LinearConfig {
   int input_dims = 0;
@@ -40,4 +40,4 @@ struct Linear {
   }
 };
 
-}  // namespace remat::inline REMAT_ABI::nn
+}}}  // namespace remat::nn

@@ -8,7 +8,7 @@
 #include <string>
 #include <variant>
 
-namespace remat::inline REMAT_ABI::nn {
+namespace remat { inline namespace REMAT_ABI { namespace nn {
 
 struct LayerNormConfig {
   int model_dims = 0;
@@ -117,4 +117,4 @@ enum class NormPlacement { pre, post };
 /// for float and double.
 enum class SkipStream { accum, compute };
 
-}  // namespace remat::inline REMAT_ABI::nn
+}}}  // namespace remat::nn

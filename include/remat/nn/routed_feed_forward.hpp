@@ -17,7 +17,7 @@
 #include <string>
 #include <utility>
 
-namespace remat::inline REMAT_ABI::nn {
+namespace remat { inline namespace REMAT_ABI { namespace nn {
 
 struct RoutedFeedForwardConfig {
   int model_dims = 0;
@@ -102,4 +102,4 @@ struct RoutedFeedForward {
   }
 };
 
-}  // namespace remat::inline REMAT_ABI::nn
+}}}  // namespace remat::nn

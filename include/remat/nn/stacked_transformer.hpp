@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-namespace remat::inline REMAT_ABI::nn {
+namespace remat { inline namespace REMAT_ABI { namespace nn {
 
 struct StackedTransformerConfig {
   std::vector<TransformerLayerConfig> layers{};
@@ -101,4 +101,4 @@ struct StackedTransformer {
   }
 };
 
-}  // namespace remat::inline REMAT_ABI::nn
+}}}  // namespace remat::nn

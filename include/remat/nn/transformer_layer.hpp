@@ -10,7 +10,7 @@
 #include <string>
 #include <tuple>
 
-namespace remat::inline REMAT_ABI::nn {
+namespace remat { inline namespace REMAT_ABI { namespace nn {
 
 struct TransformerLayerConfig {
   int model_dims = 0;
@@ -170,4 +170,4 @@ struct TransformerLayer {
   }
 };
 
-}  // namespace remat::inline REMAT_ABI::nn
+}}}  // namespace remat::nn

@@ -4,7 +4,7 @@
 #include <remat/ops/activation_kind.hpp>
 #include <remat/ops/dropout.hpp>
 
-namespace remat::inline REMAT_ABI {
+namespace remat { inline namespace REMAT_ABI {
 namespace ops {
 
 // Loops that call an activation carry no simd pragma: double has no vector functions, and clang would warn. Gradients
@@ -121,4 +121,4 @@ Var<T> gated_activate(const Var<T>& gate, const Var<T>& x, Activation kind, doub
   return record(O(kind, ops::next_mask(x.tape(), dropout_rate, x.shape())), gate, x)[O::y];
 }
 
-}  // namespace remat::inline REMAT_ABI
+}}  // namespace remat

@@ -8,7 +8,7 @@
 #include <string>
 #include <string_view>
 
-namespace remat::inline REMAT_ABI {
+namespace remat { inline namespace REMAT_ABI {
 
 /// gelu is x Phi(x) by the error function, gelu_tanh its approximation (GPT-2's); squared_relu: So et al. 2021.
 enum class Activation { relu, gelu, gelu_tanh, silu, squared_relu };
@@ -56,4 +56,4 @@ void with_kernel(Activation kind, F&& body) {
 
 }  // namespace ops
 
-}  // namespace remat::inline REMAT_ABI
+}}  // namespace remat

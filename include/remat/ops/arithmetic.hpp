@@ -4,7 +4,7 @@
 #include <remat/ops/binary.hpp>
 #include <remat/ops/unary.hpp>
 
-namespace remat::inline REMAT_ABI {
+namespace remat { inline namespace REMAT_ABI {
 
 namespace functions {
 
@@ -94,4 +94,4 @@ Var<T> operator-(const Var<T>& x) {
   return detail::unary<functions::Negate>(x);
 }
 
-}  // namespace remat::inline REMAT_ABI
+}}  // namespace remat

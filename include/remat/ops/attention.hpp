@@ -3,7 +3,7 @@
 
 #include <remat/ops/attention_base.hpp>
 
-namespace remat::inline REMAT_ABI {
+namespace remat { inline namespace REMAT_ABI {
 namespace ops {
 
 template <class T>
@@ -139,4 +139,4 @@ Var<T> attention_qkv(const Var<T>& qkv, Index num_heads, Index num_kv_heads, con
                 masks.prefix_lengths)[O::context];
 }
 
-}  // namespace remat::inline REMAT_ABI
+}}  // namespace remat

@@ -4,7 +4,7 @@
 #include <remat/ops/attention_options.hpp>
 #include <remat/ops/dropout.hpp>
 
-namespace remat::inline REMAT_ABI::ops {
+namespace remat { inline namespace REMAT_ABI { namespace ops {
 
 /// What both forms share: how q, k and v lie is a matter of the problem's strides. They are the first `Products`
 /// operands; masks follow.
@@ -150,4 +150,4 @@ O with_dropout(O op, Tape& tape, Shape probabilities, const Shape& queries) {
   return op;
 }
 
-}  // namespace remat::inline REMAT_ABI::ops
+}}}  // namespace remat::ops

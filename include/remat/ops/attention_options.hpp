@@ -7,7 +7,7 @@
 #include <remat/kernels/attention.hpp>
 #include <remat/ops/check_ids.hpp>
 
-namespace remat::inline REMAT_ABI {
+namespace remat { inline namespace REMAT_ABI {
 
 /// Query t lies at position t + offset where key s lies at s.
 struct AttentionOptions {
@@ -81,4 +81,4 @@ inline AttentionBlocks attention_blocks(Index query_length, Index key_length, co
   return blocks;
 }
 
-}  // namespace remat::inline REMAT_ABI
+}}  // namespace remat

@@ -6,7 +6,7 @@
 #include <remat/kernels/broadcast.hpp>
 #include <type_traits>
 
-namespace remat::inline REMAT_ABI {
+namespace remat { inline namespace REMAT_ABI {
 
 namespace functions {
 
@@ -113,4 +113,4 @@ requires std::convertible_to<const A&, Argument<T>> && std::convertible_to<const
 }
 }  // namespace detail
 
-}  // namespace remat::inline REMAT_ABI
+}}  // namespace remat

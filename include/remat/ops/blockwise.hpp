@@ -11,7 +11,7 @@
 #include <utility>
 #include <vector>
 
-namespace remat::inline REMAT_ABI {
+namespace remat { inline namespace REMAT_ABI {
 
 namespace detail {
 
@@ -95,4 +95,4 @@ auto blockwise(const Var<T>& x, int axis, Index chunk, const Policy& policy, Fn&
   else return detail::joined<0>(results, axis);
 }
 
-}  // namespace remat::inline REMAT_ABI
+}}  // namespace remat

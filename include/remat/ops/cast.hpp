@@ -6,7 +6,7 @@
 #include <remat/core/parallel.hpp>
 #include <type_traits>
 
-namespace remat::inline REMAT_ABI {
+namespace remat { inline namespace REMAT_ABI {
 namespace ops {
 
 template <class T, class U>
@@ -43,4 +43,4 @@ Var<U> cast(const Var<T>& x) {
     return record(ops::Cast<T, U>(), x)[ops::Cast<T, U>::y];
 }
 
-}  // namespace remat::inline REMAT_ABI
+}}  // namespace remat

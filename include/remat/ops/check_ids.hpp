@@ -4,7 +4,7 @@
 #include <optional>
 #include <remat/autodiff/op.hpp>
 
-namespace remat::inline REMAT_ABI::ops {
+namespace remat { inline namespace REMAT_ABI { namespace ops {
 
 /// Beyond any position, within any sum of some.
 inline constexpr Index most_position = Index{1} << 48;
@@ -46,4 +46,4 @@ inline void check_lengths(const View<const std::int32_t>& lengths, Index most, c
       lengths, [=](std::int32_t length) { return length >= 0 && length <= most; }, what, "there are", most, parts);
 }
 
-}  // namespace remat::inline REMAT_ABI::ops
+}}}  // namespace remat::ops

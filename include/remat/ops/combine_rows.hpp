@@ -6,7 +6,7 @@
 #include <remat/kernels/row_sums.hpp>
 #include <remat/ops/check_ids.hpp>
 
-namespace remat::inline REMAT_ABI {
+namespace remat { inline namespace REMAT_ABI {
 namespace ops {
 
 template <class T>
@@ -78,4 +78,4 @@ Var<T> combine_rows(const Var<T>& x, const Like<std::int32_t>& rows, const Like<
   return record(ops::CombineRows<T>(), x, rows, weights)[ops::CombineRows<T>::y];
 }
 
-}  // namespace remat::inline REMAT_ABI
+}}  // namespace remat

@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-namespace remat::inline REMAT_ABI {
+namespace remat { inline namespace REMAT_ABI {
 
 /// y [outer, sum of lengths, inner] from any number of x [outer, length, inner].
 template <class T>
@@ -86,4 +86,4 @@ Var<T> concat(std::initializer_list<Var<T>> xs, int axis = 0) {
   return concat(std::vector<Var<T>>(xs), axis);
 }
 
-}  // namespace remat::inline REMAT_ABI
+}}  // namespace remat

@@ -5,7 +5,7 @@
 #include <remat/kernels/softmax_loss.hpp>
 #include <remat/ops/check_ids.hpp>
 
-namespace remat::inline REMAT_ABI {
+namespace remat { inline namespace REMAT_ABI {
 
 struct CrossEntropyOptions {
   std::int32_t ignore = -1;    // tokens with this target count for nothing
@@ -106,4 +106,4 @@ Var<Accum<T>> cross_entropy(const Var<T>& logits, const Like<std::int32_t>& targ
   return record(O(options), logits, targets, weights)[O::loss];
 }
 
-}  // namespace remat::inline REMAT_ABI
+}}  // namespace remat

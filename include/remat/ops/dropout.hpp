@@ -4,7 +4,7 @@
 #include <remat/autodiff/tape.hpp>
 #include <remat/kernels/attention/dropout.hpp>
 
-namespace remat::inline REMAT_ABI {
+namespace remat { inline namespace REMAT_ABI {
 namespace ops {
 
 /// The mask of the tape's next random op; none for rate 0 and in evaluate mode. A bad rate passes, for `infer` to
@@ -121,4 +121,4 @@ Var<T> dropout(const Var<T>& x, double rate) {
   return record(ops::Dropout<T>(mask), x)[ops::Dropout<T>::y];
 }
 
-}  // namespace remat::inline REMAT_ABI
+}}  // namespace remat

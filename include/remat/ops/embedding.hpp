@@ -4,7 +4,7 @@
 #include <remat/autodiff/tape.hpp>
 #include <remat/ops/check_ids.hpp>
 
-namespace remat::inline REMAT_ABI {
+namespace remat { inline namespace REMAT_ABI {
 namespace ops {
 
 template <class T>
@@ -73,4 +73,4 @@ Var<T> embedding(const Var<std::int32_t>& ids, const Parameter<T>& table) {
   return embedding<T>(ids, Argument<T>(table));
 }
 
-}  // namespace remat::inline REMAT_ABI
+}}  // namespace remat

@@ -6,7 +6,7 @@
 #include <remat/kernels/reduce.hpp>
 #include <remat/ops/norm_base.hpp>
 
-namespace remat::inline REMAT_ABI {
+namespace remat { inline namespace REMAT_ABI {
 namespace ops {
 
 /// (x - mean) / sqrt(variance + epsilon) (Ba, Kiros, Hinton 2016).
@@ -72,4 +72,4 @@ SkipNorm<Y, X> skip_layer_norm(const Var<X>& x, const Var<T>& branch, double rat
   return {results[O::sum], results[O::y]};
 }
 
-}  // namespace remat::inline REMAT_ABI
+}}  // namespace remat

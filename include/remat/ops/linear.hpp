@@ -5,7 +5,7 @@
 #include <remat/kernels/linear.hpp>
 #include <remat/kernels/rows.hpp>
 
-namespace remat::inline REMAT_ABI {
+namespace remat { inline namespace REMAT_ABI {
 
 struct LinearOptions {
   bool transposed = false;  // w is [F, D]: a tied embedding table, or weights of PyTorch
@@ -75,4 +75,4 @@ Var<T> linear(const Var<T>& x, const Like<T>& w, const Like<Accum<T>>& b = {}, c
   return record(O(options), x, w, b)[O::y];
 }
 
-}  // namespace remat::inline REMAT_ABI
+}}  // namespace remat

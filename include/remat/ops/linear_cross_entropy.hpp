@@ -7,7 +7,7 @@
 #include <remat/ops/linear.hpp>
 #include <remat/ops/token_chunks.hpp>
 
-namespace remat::inline REMAT_ABI {
+namespace remat { inline namespace REMAT_ABI {
 
 struct LinearCrossEntropyOptions {
   std::int32_t ignore = -1;  // these four as in CrossEntropyOptions
@@ -172,4 +172,4 @@ Var<Accum<T>> linear_cross_entropy(const Var<T>& x, const Like<T>& w, const Like
   return record(O(options), x, w, b, targets, weights)[O::loss];
 }
 
-}  // namespace remat::inline REMAT_ABI
+}}  // namespace remat

@@ -7,7 +7,7 @@
 #include <remat/kernels/reduce.hpp>
 #include <remat/ops/check_ids.hpp>
 
-namespace remat::inline REMAT_ABI {
+namespace remat { inline namespace REMAT_ABI {
 namespace ops {
 
 template <class T>
@@ -81,4 +81,4 @@ Var<Accum<T>> load_balancing_loss(const Var<T>& probabilities, const Like<std::i
   return record(O(), probabilities, experts)[O::loss];
 }
 
-}  // namespace remat::inline REMAT_ABI
+}}  // namespace remat

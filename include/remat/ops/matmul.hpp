@@ -8,7 +8,7 @@
 #include <remat/kernels/gemm.hpp>
 #include <vector>
 
-namespace remat::inline REMAT_ABI {
+namespace remat { inline namespace REMAT_ABI {
 
 /// y [.., M, N] = a [.., M, K] b [.., K, N]; the leading axes are broadcast as in NumPy.
 template <class T>
@@ -112,4 +112,4 @@ Var<T> matmul(const Like<T>& a, const Var<T>& b) {
   return record(Matmul<T>(), a, b)[Matmul<T>::y];
 }
 
-}  // namespace remat::inline REMAT_ABI
+}}  // namespace remat

@@ -5,7 +5,7 @@
 #include <remat/kernels/norm_gradients.hpp>
 #include <remat/ops/skip_add.hpp>
 
-namespace remat::inline REMAT_ABI {
+namespace remat { inline namespace REMAT_ABI {
 namespace ops {
 
 /// y = normal(x) * scale + bias; with `Skip`, of sum = x + dropout(branch), in one pass over memory. `Row`:
@@ -144,4 +144,4 @@ struct SkipNorm {
   Var<T> normal;  // the same
 };
 
-}  // namespace remat::inline REMAT_ABI
+}}  // namespace remat

@@ -9,7 +9,7 @@
 #include <remat/ops/softmax.hpp>
 #include <remat/ops/transpose.hpp>
 
-namespace remat::inline REMAT_ABI {
+namespace remat { inline namespace REMAT_ABI {
 
 /// softmax(scale q k^T) v, q [B, T, N, H], k and v [B, S, N, H] -> context [B, T, N, H], through scores [B, N, T, S].
 /// Of the options it follows `causal`, `offset` and `scale`; those that only say how to compute (chunks) or what to do
@@ -31,4 +31,4 @@ Var<T> plain_attention(const Var<T>& q, const Var<T>& k, const Var<T>& v, const 
   return transpose(matmul(weights, transpose(v, {0, 2, 1, 3})), {0, 2, 1, 3});
 }
 
-}  // namespace remat::inline REMAT_ABI
+}}  // namespace remat

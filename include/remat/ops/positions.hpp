@@ -4,7 +4,7 @@
 #include <remat/autodiff/var.hpp>
 #include <remat/kernels/rows.hpp>
 
-namespace remat::inline REMAT_ABI {
+namespace remat { inline namespace REMAT_ABI {
 namespace ops {
 
 template <class T>
@@ -71,4 +71,4 @@ Var<T> add_positions(const Var<T>& x, const Like<Accum<T>>& table, Index offset 
   return record(O(offset), x, table)[O::y];
 }
 
-}  // namespace remat::inline REMAT_ABI
+}}  // namespace remat

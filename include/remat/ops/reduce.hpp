@@ -5,7 +5,7 @@
 #include <remat/kernels/broadcast.hpp>
 #include <vector>
 
-namespace remat::inline REMAT_ABI {
+namespace remat { inline namespace REMAT_ABI {
 
 /// y = the sum or mean of x over some axes.
 template <class T>
@@ -91,4 +91,4 @@ Var<T> mean(const Var<T>& x) {
   return mean(x, detail::all_axes(x.shape()));
 }
 
-}  // namespace remat::inline REMAT_ABI
+}}  // namespace remat

@@ -6,7 +6,7 @@
 #include <remat/kernels/reduce.hpp>
 #include <remat/ops/norm_base.hpp>
 
-namespace remat::inline REMAT_ABI {
+namespace remat { inline namespace REMAT_ABI {
 namespace ops {
 
 /// x / sqrt(mean square + epsilon) (Zhang and Sennrich 2019).
@@ -67,4 +67,4 @@ SkipNorm<Y, X> skip_rms_norm(const Var<X>& x, const Var<T>& branch, double rate 
   return {results[O::sum], results[O::y]};
 }
 
-}  // namespace remat::inline REMAT_ABI
+}}  // namespace remat

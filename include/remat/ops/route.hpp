@@ -6,7 +6,7 @@
 #include <remat/autodiff/var.hpp>
 #include <remat/core/parallel.hpp>
 
-namespace remat::inline REMAT_ABI {
+namespace remat { inline namespace REMAT_ABI {
 
 struct RouteOptions {
   int top_k = 1;    // experts a token goes to
@@ -114,4 +114,4 @@ Routing<T> route(const Var<T>& scores, const RouteOptions& options) {
   return {results[O::gates], results[O::experts], results[O::seats], results[O::tokens]};
 }
 
-}  // namespace remat::inline REMAT_ABI
+}}  // namespace remat

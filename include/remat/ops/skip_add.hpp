@@ -5,7 +5,7 @@
 #include <remat/ops/arithmetic.hpp>
 #include <remat/ops/dropout.hpp>
 
-namespace remat::inline REMAT_ABI {
+namespace remat { inline namespace REMAT_ABI {
 
 /// What may run past branches of type `T`: `T` itself, or the type in which `T` is summed.
 template <class X, class T>
@@ -89,4 +89,4 @@ Var<X> skip_add(const Var<X>& x, const Var<T>& branch, double rate = 0) {
     return record(ops::SkipAdd<T, X>(ops::next_mask(x.tape(), rate, branch.shape())), x, branch)[ops::SkipAdd<T, X>::y];
 }
 
-}  // namespace remat::inline REMAT_ABI
+}}  // namespace remat

@@ -5,7 +5,7 @@
 #include <remat/autodiff/tape.hpp>
 #include <remat/core/parallel.hpp>
 
-namespace remat::inline REMAT_ABI {
+namespace remat { inline namespace REMAT_ABI {
 
 /// y [outer, end - begin, inner] = x [outer, length, inner] from `begin` to `end`.
 template <class T>
@@ -78,4 +78,4 @@ Var<T> slice(const Var<T>& x, int axis, Index begin, Index end) {
   return record(Slice<T>(axis, begin, end), x)[Slice<T>::y];
 }
 
-}  // namespace remat::inline REMAT_ABI
+}}  // namespace remat

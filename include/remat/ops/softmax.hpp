@@ -9,7 +9,7 @@
 #include <remat/kernels/vector_math.hpp>
 #include <remat/ops/check_ids.hpp>
 
-namespace remat::inline REMAT_ABI {
+namespace remat { inline namespace REMAT_ABI {
 
 /// y = e^x / sum e^x in each row of x [.., D], or its logarithm. Backward reads y alone.
 template <class T, bool is_log>
@@ -101,4 +101,4 @@ Var<T> log_softmax(const Var<T>& x) {
   return record(Softmax<T, true>(), x)[Softmax<T, true>::y];
 }
 
-}  // namespace remat::inline REMAT_ABI
+}}  // namespace remat

@@ -5,7 +5,7 @@
 #include <remat/kernels/row_sums.hpp>
 #include <remat/ops/check_ids.hpp>
 
-namespace remat::inline REMAT_ABI {
+namespace remat { inline namespace REMAT_ABI {
 namespace ops {
 
 template <class T>
@@ -57,4 +57,4 @@ Var<T> take_rows(const Var<T>& x, const Like<std::int32_t>& rows) {
   return record(ops::TakeRows<T>(), x, rows)[ops::TakeRows<T>::y];
 }
 
-}  // namespace remat::inline REMAT_ABI
+}}  // namespace remat

@@ -3,7 +3,7 @@
 
 #include <remat/kernels/rows.hpp>
 
-namespace remat::inline REMAT_ABI::ops {
+namespace remat { inline namespace REMAT_ABI { namespace ops {
 
 /// Of x [..., D], classes and a chunk of tokens, or 0 for one by size.
 template <class T>
@@ -39,4 +39,4 @@ struct TokenChunks {
   }
 };
 
-}  // namespace remat::inline REMAT_ABI::ops
+}}}  // namespace remat::ops

@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-namespace remat::inline REMAT_ABI {
+namespace remat { inline namespace REMAT_ABI {
 
 namespace detail {
 
@@ -120,4 +120,4 @@ Var<T> transpose(const Var<T>& x) {
   return transpose(x, axes);
 }
 
-}  // namespace remat::inline REMAT_ABI
+}}  // namespace remat

@@ -7,7 +7,7 @@
 #include <remat/core/parallel.hpp>
 #include <remat/kernels/vector_math.hpp>
 
-namespace remat::inline REMAT_ABI {
+namespace remat { inline namespace REMAT_ABI {
 
 namespace functions {
 
@@ -145,4 +145,4 @@ Var<T> abs(const Var<T>& x) {
   return detail::unary<functions::Abs>(x);
 }
 
-}  // namespace remat::inline REMAT_ABI
+}}  // namespace remat

@@ -4,7 +4,7 @@
 #include <remat/kernels/activations.hpp>
 #include <remat/ops/unary.hpp>
 
-namespace remat::inline REMAT_ABI {
+namespace remat { inline namespace REMAT_ABI {
 
 namespace functions {
 
@@ -44,4 +44,4 @@ Var<T> silu(const Var<T>& x) {
   return detail::unary<functions::Silu>(x);
 }
 
-}  // namespace remat::inline REMAT_ABI
+}}  // namespace remat

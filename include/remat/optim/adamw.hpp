@@ -11,7 +11,7 @@
 #include <string>
 #include <vector>
 
-namespace remat::inline REMAT_ABI::optim {
+namespace remat { inline namespace REMAT_ABI { namespace optim {
 
 struct AdamWConfig {
   double beta1 = 0.9;
@@ -145,4 +145,4 @@ class AdamW {
   double steps_ = 0;
 };
 
-}  // namespace remat::inline REMAT_ABI::optim
+}}}  // namespace remat::optim

@@ -8,7 +8,7 @@
 #include <remat/params/registry.hpp>
 #include <unordered_map>
 
-namespace remat::inline REMAT_ABI::optim {
+namespace remat { inline namespace REMAT_ABI { namespace optim {
 
 namespace detail {
 
@@ -110,4 +110,4 @@ inline double clip_grad_norm(const ParameterRegistry& parameters, double max_nor
   return norm;
 }
 
-}  // namespace remat::inline REMAT_ABI::optim
+}}}  // namespace remat::optim

@@ -5,7 +5,7 @@
 #include <numbers>
 #include <remat/core/shape.hpp>
 
-namespace remat::inline REMAT_ABI::optim {
+namespace remat { inline namespace REMAT_ABI { namespace optim {
 
 /// Linear warmup to `peak`, then half a cosine down to `minimum` at step `steps`, which holds from there on (Loshchilov
 /// and Hutter 2017; the warmup is nanoGPT's: step 0 already learns).
@@ -29,4 +29,4 @@ struct WarmupCosine {
   }
 };
 
-}  // namespace remat::inline REMAT_ABI::optim
+}}}  // namespace remat::optim

@@ -7,7 +7,7 @@
 #include <sstream>
 #include <string>
 
-namespace remat::inline REMAT_ABI {
+namespace remat { inline namespace REMAT_ABI {
 
 /// How a parameter starts. Two initializers are equal when kind and amount are.
 struct Initializer {
@@ -47,4 +47,4 @@ inline Initializer xavier_uniform(Index fan_in, Index fan_out) {
 }
 }  // namespace init
 
-}  // namespace remat::inline REMAT_ABI
+}}  // namespace remat

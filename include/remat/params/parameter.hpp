@@ -10,7 +10,7 @@
 #include <utility>
 #include <vector>
 
-namespace remat::inline REMAT_ABI {
+namespace remat { inline namespace REMAT_ABI {
 
 /// What the registry keeps for one path.
 struct ParameterEntry {
@@ -109,4 +109,4 @@ class Parameter {
   std::shared_ptr<ParameterEntry> entry_;
 };
 
-}  // namespace remat::inline REMAT_ABI
+}}  // namespace remat

@@ -9,7 +9,7 @@
 #include <utility>
 #include <vector>
 
-namespace remat::inline REMAT_ABI {
+namespace remat { inline namespace REMAT_ABI {
 
 /// read: of the value; train: a tape may add to the gradient, or somebody reads or sets it; write: the value changes.
 enum class ParameterUse : std::uint8_t { read, train, write };
@@ -79,4 +79,4 @@ class ParameterUseGuard {
   std::thread::id thread_;
 };
 
-}  // namespace remat::inline REMAT_ABI
+}}  // namespace remat

@@ -15,7 +15,7 @@
 #include <utility>
 #include <vector>
 
-namespace remat::inline REMAT_ABI {
+namespace remat { inline namespace REMAT_ABI {
 
 class Scope;
 
@@ -252,4 +252,4 @@ inline std::ostream& operator<<(std::ostream& out, const ParameterRegistry& para
   return out;
 }
 
-}  // namespace remat::inline REMAT_ABI
+}}  // namespace remat

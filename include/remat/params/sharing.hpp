@@ -14,7 +14,7 @@
 #include <utility>
 #include <vector>
 
-namespace remat::inline REMAT_ABI::detail {
+namespace remat { inline namespace REMAT_ABI { namespace detail {
 
 /// For each id the layers that gave it, in order, and the parameters that each asked for, named from the layer on.
 class SharedUses {
@@ -119,4 +119,4 @@ class Construction {
   int depth_ = 0;
 };
 
-}  // namespace remat::inline REMAT_ABI::detail
+}}}  // namespace remat::detail

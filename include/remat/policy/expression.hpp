@@ -9,7 +9,7 @@
 #include <string>
 #include <string_view>
 
-namespace remat::inline REMAT_ABI::policy::detail {
+namespace remat { inline namespace REMAT_ABI { namespace policy::detail {
 
 /// Leaves, up to plan; a phrase, whose `left` is what the named constant stands for; operators of `left`; operators
 /// of `left` and `right`.
@@ -165,4 +165,4 @@ inline void print(std::string& out, const Node& node, int least = 1) {
   if (own < least) out += ')';
 }
 
-}  // namespace remat::inline REMAT_ABI::policy::detail
+}}}  // namespace remat::policy::detail

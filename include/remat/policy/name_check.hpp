@@ -9,7 +9,7 @@
 #include <string_view>
 #include <vector>
 
-namespace remat::inline REMAT_ABI::policy {
+namespace remat { inline namespace REMAT_ABI { namespace policy {
 
 namespace detail {
 
@@ -67,4 +67,4 @@ inline std::string unmatched_op_message(std::string_view op, std::vector<std::st
          " Ops of this step: " + joined(existing) + '.';
 }
 
-}  // namespace remat::inline REMAT_ABI::policy
+}}}  // namespace remat::policy

@@ -3,11 +3,11 @@
 
 #include <remat/core/near_misses.hpp>
 
-namespace remat::inline REMAT_ABI::policy {
+namespace remat { inline namespace REMAT_ABI { namespace policy {
 
 using remat::detail::did_you_mean;
 using remat::detail::edit_distance;
 using remat::detail::joined;
 using remat::detail::near_misses;
 
-}  // namespace remat::inline REMAT_ABI::policy
+}}}  // namespace remat::policy

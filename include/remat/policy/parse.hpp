@@ -11,7 +11,7 @@
 #include <utility>
 #include <vector>
 
-namespace remat::inline REMAT_ABI::policy {
+namespace remat { inline namespace REMAT_ABI { namespace policy {
 
 namespace detail {
 
@@ -191,4 +191,4 @@ class Parser {
 /// quotes. `parse(to_string(p)) == p`. An `Error` says the column, what was found and what was expected.
 inline Policy parse(std::string_view text) { return detail::Parser(text).whole(); }
 
-}  // namespace remat::inline REMAT_ABI::policy
+}}}  // namespace remat::policy

@@ -10,7 +10,7 @@
 #include <utility>
 #include <vector>
 
-namespace remat::inline REMAT_ABI::policy {
+namespace remat { inline namespace REMAT_ABI { namespace policy {
 
 namespace detail {
 
@@ -158,4 +158,4 @@ inline Policy save_and_offload_only_these_names(std::vector<std::string> save_la
   return names(std::move(save_labels)) | offload(names(std::move(offload_labels)));
 }
 
-}  // namespace remat::inline REMAT_ABI::policy
+}}}  // namespace remat::policy

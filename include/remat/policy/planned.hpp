@@ -14,7 +14,7 @@
 #include <utility>
 #include <vector>
 
-namespace remat::inline REMAT_ABI::policy {
+namespace remat { inline namespace REMAT_ABI { namespace policy {
 
 /// What a slot of a planned program looks like.
 struct SlotPrint {
@@ -140,4 +140,4 @@ inline Policy planned(PlannedSlots plan) {
 /// Does the expression name a plan's policy? Then it rules one program alone.
 inline bool is_planned(const Policy& policy) { return detail::is_planned(policy.node()); }
 
-}  // namespace remat::inline REMAT_ABI::policy
+}}}  // namespace remat::policy

@@ -11,7 +11,7 @@
 #include <utility>
 #include <vector>
 
-namespace remat::inline REMAT_ABI::policy {
+namespace remat { inline namespace REMAT_ABI { namespace policy {
 
 class Policy;
 namespace lossy {
@@ -196,12 +196,12 @@ requires detail::Texts<Ops...> Policy ops(const Ops&... words) { return ops(deta
 /// Does the expression ask for labels by name? What a function looks at, nobody knows.
 inline bool reads_labels(const Policy& policy) { return detail::reads_labels(policy.node()); }
 
-}  // namespace remat::inline REMAT_ABI::policy
+}}}  // namespace remat::policy
 
-namespace remat::inline REMAT_ABI {
+namespace remat { inline namespace REMAT_ABI {
 
 using policy::Policy;
 using policy::SlotInfo;
 using policy::Verdict;
 
-}  // namespace remat::inline REMAT_ABI
+}}  // namespace remat

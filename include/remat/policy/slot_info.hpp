@@ -9,7 +9,7 @@
 #include <string>
 #include <string_view>
 
-namespace remat::inline REMAT_ABI::policy {
+namespace remat { inline namespace REMAT_ABI { namespace policy {
 
 /// What becomes of a value between forward and backward, in the order recompute < offload < int8 < bfloat16 < save: the
 /// two in the middle keep it compressed, see `policy::lossy`.
@@ -46,4 +46,4 @@ struct SlotInfo {
   }
 };
 
-}  // namespace remat::inline REMAT_ABI::policy
+}}}  // namespace remat::policy

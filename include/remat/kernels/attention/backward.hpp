@@ -4,7 +4,7 @@
 #include <remat/kernels/attention/backward_pair.hpp>
 #include <remat/kernels/reduce.hpp>
 
-namespace remat::inline REMAT_ABI::kernels::attention {
+namespace remat { inline namespace REMAT_ABI { namespace kernels::attention {
 
 /// to[rows, dims] = (or +=) scale * tile.
 template <class T, class E>
@@ -139,4 +139,4 @@ class BackwardTask {
   Index h = pair.h, pitch = pair.pitch, heads = group_heads(p);
 };
 
-}  // namespace remat::inline REMAT_ABI::kernels::attention
+}}}  // namespace remat::kernels::attention

@@ -7,7 +7,7 @@
 #include <remat/kernels/attention/dropout.hpp>
 #include <remat/kernels/vector_math.hpp>
 
-namespace remat::inline REMAT_ABI::kernels::attention {
+namespace remat { inline namespace REMAT_ABI { namespace kernels::attention {
 
 /// Tiles of one (b, kv head). `Changed`: does anything but masks by position touch the scores?
 template <class E, bool Changed>
@@ -162,4 +162,4 @@ class TilePair {
   bool keys_finite = true, queries_finite = true, douts_finite = true;
 };
 
-}  // namespace remat::inline REMAT_ABI::kernels::attention
+}}}  // namespace remat::kernels::attention

@@ -5,7 +5,7 @@
 #include <remat/kernels/attention/tables.hpp>
 #include <remat/kernels/vector_math.hpp>
 
-namespace remat::inline REMAT_ABI::kernels {
+namespace remat { inline namespace REMAT_ABI { namespace kernels {
 
 /// Where gradients go, with the strides of what they belong to; null: not wanted. What is not added to is overwritten.
 template <class T>
@@ -68,4 +68,4 @@ struct BackwardTiles {
 };
 
 }  // namespace attention
-}  // namespace remat::inline REMAT_ABI::kernels
+}}}  // namespace remat::kernels

@@ -4,7 +4,7 @@
 
 #include <remat/kernels/attention/backward.hpp>
 
-namespace remat::inline REMAT_ABI::kernels::attention {
+namespace remat { inline namespace REMAT_ABI { namespace kernels::attention {
 
 /// Adds dscores [rows][group] to `to`, where a step of 0 stands for an axis that is summed over.
 template <class T>
@@ -105,4 +105,4 @@ void relative_bias_gradient(const AttentionProblem<E>& p, const BackwardArgument
     }
 }
 
-}  // namespace remat::inline REMAT_ABI::kernels::attention
+}}}  // namespace remat::kernels::attention

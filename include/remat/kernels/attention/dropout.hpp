@@ -8,7 +8,7 @@
 #include <remat/kernels/attention/tile.hpp>
 #include <utility>
 
-namespace remat::inline REMAT_ABI::kernels::attention {
+namespace remat { inline namespace REMAT_ABI { namespace kernels::attention {
 
 /// words[4 * i + w] = word w of stream.block(block + i) for one block a lane in each of Chains registers.
 template <int Chains>
@@ -70,4 +70,4 @@ void dropout_factors(const DropoutMask& mask, std::uint64_t first, Index count, 
   }
 }
 
-}  // namespace remat::inline REMAT_ABI::kernels::attention
+}}}  // namespace remat::kernels::attention

@@ -5,7 +5,7 @@
 #include <limits>
 #include <remat/kernels/attention/forward_strip.hpp>
 
-namespace remat::inline REMAT_ABI::kernels::attention {
+namespace remat { inline namespace REMAT_ABI { namespace kernels::attention {
 
 template <class E>
 struct ForwardArguments {
@@ -58,4 +58,4 @@ class ForwardTask {
   Strip strip;
 };
 
-}  // namespace remat::inline REMAT_ABI::kernels::attention
+}}}  // namespace remat::kernels::attention

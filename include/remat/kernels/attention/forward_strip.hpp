@@ -7,7 +7,7 @@
 #include <remat/kernels/attention/online_softmax.hpp>
 #include <remat/kernels/attention/tables.hpp>
 
-namespace remat::inline REMAT_ABI::kernels::attention {
+namespace remat { inline namespace REMAT_ABI { namespace kernels::attention {
 
 /// Queries that share one pass over the keys: as many as keep their state in a part of the L2 cache, fewer where that
 /// would leave too few tasks. No sum depends on it.
@@ -146,4 +146,4 @@ class QueryStrip {
   bool values_finite = true;
 };
 
-}  // namespace remat::inline REMAT_ABI::kernels::attention
+}}}  // namespace remat::kernels::attention

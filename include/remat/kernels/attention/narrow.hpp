@@ -9,7 +9,7 @@
 #include <remat/kernels/attention/visibility.hpp>
 #include <remat/kernels/gemm.hpp>
 
-namespace remat::inline REMAT_ABI::kernels::attention {
+namespace remat { inline namespace REMAT_ABI { namespace kernels::attention {
 
 /// Rows of narrow tiles are filled up with zeros to a multiple of this: else every length of padding, and every step of
 /// a mask's edge, would be one more shape for the backend to prepare.
@@ -128,4 +128,4 @@ void note_blocks(const AttentionProblem<T>& p, Index t, Index rows, Index s, Ind
     for (Index j = s; j < s + keys; j = (j / key_chunk + 1) * key_chunk) note_block(p, i, j);
 }
 
-}  // namespace remat::inline REMAT_ABI::kernels::attention
+}}}  // namespace remat::kernels::attention

@@ -8,7 +8,7 @@
 #include <remat/kernels/attention/visibility.hpp>
 #include <remat/kernels/vector_math.hpp>
 
-namespace remat::inline REMAT_ABI::kernels::attention {
+namespace remat { inline namespace REMAT_ABI { namespace kernels::attention {
 
 /// Many queries to few keys: queries that see none of the keys are left out of products, keys are not.
 struct NarrowPairTiles {
@@ -156,4 +156,4 @@ class NarrowPair {
   bool keys_finite = true, queries_finite = true, douts_finite = true;
 };
 
-}  // namespace remat::inline REMAT_ABI::kernels::attention
+}}}  // namespace remat::kernels::attention

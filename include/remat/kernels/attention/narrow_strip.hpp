@@ -9,7 +9,7 @@
 #include <remat/kernels/attention/narrow.hpp>
 #include <remat/kernels/vector_math.hpp>
 
-namespace remat::inline REMAT_ABI::kernels::attention {
+namespace remat { inline namespace REMAT_ABI { namespace kernels::attention {
 
 struct NarrowStripTiles {
   static constexpr Index columns = 256;  // keys to a tile
@@ -138,4 +138,4 @@ class NarrowStrip {
   bool values_finite = true;
 };
 
-}  // namespace remat::inline REMAT_ABI::kernels::attention
+}}}  // namespace remat::kernels::attention

@@ -6,7 +6,7 @@
 #include <remat/kernels/attention/tile.hpp>
 #include <remat/kernels/vector_math.hpp>
 
-namespace remat::inline REMAT_ABI::kernels::attention {
+namespace remat { inline namespace REMAT_ABI { namespace kernels::attention {
 
 /// Scores [keys, group] become exp(score - new maximum); updates the lanes' maxima and sums, and says in `decay` by
 /// what earlier contexts shrink. A lane that has seen no key keeps maximum -infinity, and exp(-infinity - 0) is 0,
@@ -57,4 +57,4 @@ void online_softmax(T* scores, Index keys, T* maximum, T* sum, T* decay, T* weig
   }
 }
 
-}  // namespace remat::inline REMAT_ABI::kernels::attention
+}}}  // namespace remat::kernels::attention

@@ -11,7 +11,7 @@
 #include <remat/core/random.hpp>
 #include <remat/kernels/attention/tile.hpp>
 
-namespace remat::inline REMAT_ABI::kernels {
+namespace remat { inline namespace REMAT_ABI { namespace kernels {
 
 /// softmax(scale q k^T, modified and masked) v for `heads` query heads over `kv_heads` key/value heads (heads %
 /// kv_heads == 0; query head n reads key/value head n / (heads / kv_heads)). T is float, double or bfloat16, which is
@@ -114,4 +114,4 @@ std::uint64_t coordinate(const AttentionProblem<T>& problem, Index b, Index n, I
 }
 
 }  // namespace attention
-}  // namespace remat::inline REMAT_ABI::kernels
+}}}  // namespace remat::kernels

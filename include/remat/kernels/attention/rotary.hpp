@@ -4,7 +4,7 @@
 #include <cmath>
 #include <remat/kernels/attention/problem.hpp>
 
-namespace remat::inline REMAT_ABI::kernels::attention {
+namespace remat { inline namespace REMAT_ABI { namespace kernels::attention {
 
 /// exp(i f p) in double for every frequency f: of p = 0 .. 63, then of p = 64, 128, .. 15 * 64. All threads read it.
 struct RotaryTable {
@@ -124,4 +124,4 @@ class Rotary {
   bool has_anchor_ = false;
 };
 
-}  // namespace remat::inline REMAT_ABI::kernels::attention
+}}}  // namespace remat::kernels::attention

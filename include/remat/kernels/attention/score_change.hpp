@@ -7,7 +7,7 @@
 #include <remat/kernels/attention/visibility.hpp>
 #include <remat/kernels/vector_math.hpp>
 
-namespace remat::inline REMAT_ABI::kernels::attention {
+namespace remat { inline namespace REMAT_ABI { namespace kernels::attention {
 
 /// Slope of head n = 0 .. heads - 1, as in the code of Press et al. (2022): 2^(-8 (n + 1) / heads). For a number of
 /// heads that is no power of two, first the slopes of the greatest power of two below, P, then the first, third, fifth
@@ -137,4 +137,4 @@ class ScoreChange {
   Index b, n;
 };
 
-}  // namespace remat::inline REMAT_ABI::kernels::attention
+}}}  // namespace remat::kernels::attention

@@ -4,7 +4,7 @@
 #include <remat/kernels/attention/rotary.hpp>
 #include <remat/kernels/attention/score_change.hpp>
 
-namespace remat::inline REMAT_ABI::kernels::attention {
+namespace remat { inline namespace REMAT_ABI { namespace kernels::attention {
 
 /// What all threads of one call share: tables in its scratch.
 struct Tables {
@@ -20,4 +20,4 @@ struct Tables {
   }
 };
 
-}  // namespace remat::inline REMAT_ABI::kernels::attention
+}}}  // namespace remat::kernels::attention

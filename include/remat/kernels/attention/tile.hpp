@@ -8,7 +8,7 @@
 #include <remat/kernels/gemm/shape.hpp>
 #include <utility>
 
-namespace remat::inline REMAT_ABI::kernels::attention {
+namespace remat { inline namespace REMAT_ABI { namespace kernels::attention {
 
 #if defined(__AVX512F__)
 inline constexpr int vector_bytes = 64, block_rows = 8;  // whole blocks in every tile, and chains enough: 16
@@ -187,4 +187,4 @@ template <class T>
                        scale);
 }
 
-}  // namespace remat::inline REMAT_ABI::kernels::attention
+}}}  // namespace remat::kernels::attention

@@ -4,7 +4,7 @@
 #include <atomic>
 #include <remat/kernels/attention/problem.hpp>
 
-namespace remat::inline REMAT_ABI::kernels::attention {
+namespace remat { inline namespace REMAT_ABI { namespace kernels::attention {
 
 /// The keys that each query of one batch entry sees by position: an interval whose ends never move left from one query
 /// to the next. So the queries that see a key are an interval too, and so are the keys that any of a run of queries
@@ -117,4 +117,4 @@ bool segments_meet(const AttentionProblem<T>& p, Index b, Index t, Index rows, I
       .meets(IdRange(p.key_segments + b * p.key_length + s, keys));
 }
 
-}  // namespace remat::inline REMAT_ABI::kernels::attention
+}}}  // namespace remat::kernels::attention

@@ -8,7 +8,7 @@
 #include <remat/core/pool.hpp>
 #include <remat/kernels/gemm/shape.hpp>
 
-namespace remat::inline REMAT_ABI::kernels::detail {
+namespace remat { inline namespace REMAT_ABI { namespace kernels::detail {
 
 inline float* floats(const Storage& storage) { return reinterpret_cast<float*>(storage->data()); }
 inline Storage float_scratch(Index count) { return pool().allocate(static_cast<std::size_t>(count) * sizeof(float)); }
@@ -62,4 +62,4 @@ void with_float_tile(const Gemm& shape, bfloat16* c, Run&& run) {
   }
 }
 
-}  // namespace remat::inline REMAT_ABI::kernels::detail
+}}}  // namespace remat::kernels::detail

@@ -13,7 +13,7 @@ void openblas_set_num_threads(int count) __attribute__((weak));
 char* openblas_get_config(void) __attribute__((weak));
 }
 
-namespace remat::inline REMAT_ABI::kernels::blas {
+namespace remat { inline namespace REMAT_ABI { namespace kernels::blas {
 
 /// "OpenBLAS 0.3.21", or "BLAS" for a library that does not tell.
 inline std::string name() {
@@ -39,4 +39,4 @@ void product(const Gemm& shape, const T* a, const T* b, T* c) {
     run(cblas_dgemm);
 }
 
-}  // namespace remat::inline REMAT_ABI::kernels::blas
+}}}  // namespace remat::kernels::blas

@@ -5,7 +5,7 @@
 #include <remat/kernels/gemm/shape.hpp>
 #include <string>
 
-namespace remat::inline REMAT_ABI::kernels::eigen {
+namespace remat { inline namespace REMAT_ABI { namespace kernels::eigen {
 
 inline std::string name() {
   return "Eigen " + std::to_string(EIGEN_WORLD_VERSION) + "." + std::to_string(EIGEN_MAJOR_VERSION) + "." +
@@ -38,4 +38,4 @@ void product(const Gemm& shape, const T* a, const T* b, T* c) {
   }
 }
 
-}  // namespace remat::inline REMAT_ABI::kernels::eigen
+}}}  // namespace remat::kernels::eigen

@@ -5,7 +5,7 @@
 #include <remat/kernels/gemm/onednn_matmul.hpp>
 #include <string>
 
-namespace remat::inline REMAT_ABI::kernels::onednn {
+namespace remat { inline namespace REMAT_ABI { namespace kernels::onednn {
 
 /// The version of the library that runs, which need not be that of the header.
 inline std::string name() {
@@ -45,4 +45,4 @@ inline void sgemm(const Gemm& shape, const float* a, const float* b, float* c) {
                 shape);
 }
 
-}  // namespace remat::inline REMAT_ABI::kernels::onednn
+}}}  // namespace remat::kernels::onednn

@@ -12,7 +12,7 @@
 #include <type_traits>
 #include <utility>
 
-namespace remat::inline REMAT_ABI::kernels::onednn {
+namespace remat { inline namespace REMAT_ABI { namespace kernels::onednn {
 
 /// All that a primitive is made for. `narrow`: A and B are bfloat16, and so is C if it is `rounded`.
 struct MatmulKind {
@@ -167,4 +167,4 @@ inline const detail::Matmul& matmul(const MatmulKind& kind) {
   return found->second;
 }
 
-}  // namespace remat::inline REMAT_ABI::kernels::onednn
+}}}  // namespace remat::kernels::onednn

@@ -3,7 +3,7 @@
 
 #include <remat/core/shape.hpp>
 
-namespace remat::inline REMAT_ABI::kernels {
+namespace remat { inline namespace REMAT_ABI { namespace kernels {
 
 enum class Trans : bool { no, yes };
 
@@ -21,4 +21,4 @@ struct Gemm {
   bool accumulate = false;
 };
 
-}  // namespace remat::inline REMAT_ABI::kernels
+}}}  // namespace remat::kernels
