@@ -18,9 +18,9 @@ class MemoryProbe {
  public:
   explicit MemoryProbe(remat::Index size) : a_({size}, 0.0F), b_({size}, 1.0F) {}
   double run() {
-    const double seconds = seconds_of([a = a_.data(), b = std::as_const(b_).data(), size = a_.size()] {
+    const double seconds = seconds_of([a = a_.write(), b = b_.data(), size = a_.size()] {
       remat::parallel_for(size, 1 << 16, [=](remat::Index begin, remat::Index end) {
-        for (remat::Index i = begin; i < end; ++i) a[i] += 0.5F * b[i];
+        for (remat::Index i = begin; i < end; ++i) a[static_cast<std::size_t>(i)] += 0.5F * b[i];
       });
     });
     return 3 * sizeof(float) * static_cast<double>(a_.size()) / seconds;

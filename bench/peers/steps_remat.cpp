@@ -83,7 +83,8 @@ template <class T>
 void attend(const Settings& s) {
   remat::Tensor<T> qkv({s.batch, s.context, 3 * s.dims});
   for (remat::Index i = 0; i < qkv.size(); ++i)
-    qkv[i] = static_cast<T>(static_cast<float>(static_cast<std::uint32_t>(i) * 2654435761U >> 8 & 1023U) / 512 - 1);
+    qkv.write()[i] =
+        static_cast<T>(static_cast<float>(static_cast<std::uint32_t>(i) * 2654435761U >> 8 & 1023U) / 512 - 1);
   serve(s, 0, [&] {
     remat::Tape tape;
     const auto x = tape.input(qkv, {.wants_gradient = true});

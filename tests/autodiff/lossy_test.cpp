@@ -26,7 +26,7 @@ struct Outcome {
 
 Tensor<float> values() {
   Tensor<float> tensor({size});
-  for (Index i = 0; i < size; ++i) tensor[i] = 0.3F + 0.001F * static_cast<float>(i);
+  for (Index i = 0; i < size; ++i) tensor.write()[i] = 0.3F + 0.001F * static_cast<float>(i);
   return tensor;
 }
 

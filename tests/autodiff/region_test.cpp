@@ -18,7 +18,7 @@ using remat_test::expect_error;
 
 Var<double> input(Tape& tape, Index size = 4) {
   Tensor<double> tensor({size});
-  for (Index i = 0; i < size; ++i) tensor[i] = 0.1 + 0.2 * static_cast<double>(i);
+  for (Index i = 0; i < size; ++i) tensor.write()[i] = 0.1 + 0.2 * static_cast<double>(i);
   return tape.input(tensor, {.wants_gradient = true});
 }
 

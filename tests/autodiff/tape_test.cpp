@@ -164,10 +164,23 @@ TEST(Tape, WritingToAnInputCopiesFirst) {
   auto tensor = values({0.3, 0.6});
   const auto x = tape.input(tensor, {.wants_gradient = true});
   const auto loss = sum(sin(x));
-  tensor[0] = 100;
+  tensor.write()[0] = 100;
   tape.backward(loss);
   EXPECT_NEAR(tape.grad(x)[0], std::cos(0.3), 1e-15);
   EXPECT_EQ(tensor[0], 100);
+}
+
+// A pointer for writing that was taken before, too: the derivative of x^2 at 1 was 200.
+TEST(Tape, ASpanTakenBeforeChangesNoInput) {
+  Tape tape;
+  auto tensor = values({1});
+  double* const kept = tensor.write().data();
+  const auto x = tape.input(tensor, {.wants_gradient = true}), y = x + tensor;
+  const auto loss = sum(square(x)) + sum(y);
+  *kept = 100;
+  EXPECT_EQ(y.item(), 2);
+  tape.backward(loss);
+  EXPECT_EQ(tape.grad(x)[0], 3);
 }
 
 TEST(Tape, RefusesMisuse) {

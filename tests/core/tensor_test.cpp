@@ -61,7 +61,7 @@ TEST(Shape, ErrorTexts) {
   Tensor<float> empty;  // not the number it was taken for, whose only element was read through a null pointer
   EXPECT_EQ(error_of([&] { empty.item(); }), "tensor: item() of shape [0] with 0 elements");
   EXPECT_THROW(empty[0], Error);
-  EXPECT_THROW(std::as_const(empty)[0], Error);
+  EXPECT_THROW(empty[0], Error);
   EXPECT_THROW(Tensor<float>()[0], Error);
   EXPECT_TRUE(same_bits(empty, empty.copy()));
   EXPECT_EQ(empty.span().size(), 0U);
@@ -77,15 +77,48 @@ TEST(Tensor, CopiesOnWrite) {
   Tensor<float> a({2, 2}, {1, 2, 3, 4});
   Tensor<float> b = a;
   const auto& reader = b;
-  EXPECT_EQ(reader.data(), std::as_const(a).data());
-  b[0] = 9;
-  EXPECT_EQ(std::as_const(a)[0], 1);
+  EXPECT_EQ(reader.data(), a.data());
+  b.write()[0] = 9;
+  EXPECT_EQ(a[0], 1);
   EXPECT_EQ(reader[0], 9);
   const float* own = reader.data();
-  b[1] = 8;  // alone now: no further copy
+  b.write()[1] = 8;  // alone now: no further copy
   EXPECT_EQ(reader.data(), own);
   const Tensor<float> c = a.copy();
-  EXPECT_NE(c.data(), std::as_const(a).data());
+  EXPECT_NE(c.data(), a.data());
+}
+
+// Protects derivatives: a pointer for writing that is still about changes no copy, no view and no tape's operand.
+TEST(Tensor, IsNotSharedWhileASpanMayWriteToIt) {
+  Tensor<float> a({2, 2}, {1, 2, 3, 4});
+  float* const kept = a.write().data();
+  const Tensor<float> copy = a, view = a.reshape({4}), row = a.slice(1, 2);
+  const Tensor<float> copy_of_copy = copy;
+  EXPECT_EQ(copy_of_copy.data(), copy.data());
+  kept[0] = 10;
+  kept[2] = 30;
+  EXPECT_EQ(a[0], 10);
+  EXPECT_EQ(copy[0], 1);
+  EXPECT_EQ(view[2], 3);
+  EXPECT_EQ(row[0], 3);
+  const Tensor<float> moved = std::move(a);
+  EXPECT_EQ(moved.data(), kept);
+}
+
+// Protects memory: reading, whatever the way, copies nothing of a tensor that is shared.
+TEST(Tensor, ReadingCopiesNothing) {
+  Tensor<float> a({2, 3}, {1, 2, 3, 4, 5, 6});
+  const Tensor<float> b = a;
+  EXPECT_EQ(a[0] + a(1, 2) + a.span()[1] + *a.begin() + *a.data(), 1 + 6 + 2 + 1 + 1);
+  float sum = 0;
+  for (const float x : a) sum += x;
+  EXPECT_EQ(sum, 21);
+  EXPECT_EQ(as_eigen(a).sum() + as_xtensor(a)(1, 0), 25);
+  EXPECT_EQ(a.data(), b.data());
+  EXPECT_EQ((Tensor<float>(Shape{}, 7.0F)()), 7);
+  expect_error({"1 indices", "[2, 3]"}, [&] { a(1); });
+  expect_error({"index 3", "axis 1", "[2, 3]"}, [&] { a(0, 3); });
+  expect_error({"index -1", "axis 0"}, [&] { a(-1, 0); });
 }
 
 // Protects views: slices and reshapes share bytes, and writing to one never reaches the other.
@@ -99,9 +132,9 @@ TEST(Tensor, SlicesAndReshapesAreViews) {
   EXPECT_EQ(reshaped.data(), a.data() + 6);
   EXPECT_EQ(a.slice(4, 4).size(), 0);
   Tensor<int> written = rows;
-  written[0] = 99;
+  written.write()[0] = 99;
   EXPECT_EQ(a[3], 3);
-  EXPECT_EQ(std::as_const(written)[5], 8);
+  EXPECT_EQ(written[5], 8);
   EXPECT_EQ(rows.copy().any().offset, 0);
   EXPECT_EQ(Tensor<int>({0, 3}).slice(0, 0).size(), 0);
 }
@@ -144,6 +177,12 @@ template <class X>
 constexpr bool has_any_view = HasEigenView<X> || HasXtensorView<X> || HasSpan<X>;
 static_assert(has_views<Tensor<float>&> && has_views<const Tensor<float>&>);
 static_assert(!has_any_view<Tensor<float>> && !has_any_view<const Tensor<float>>);
+template <class X>
+concept CanBeWritten = requires(X x) {
+  std::forward<X>(x).write();
+};
+static_assert(CanBeWritten<Tensor<float>&> && !CanBeWritten<const Tensor<float>&> && !CanBeWritten<Tensor<float>>);
+static_assert(std::is_same_v<decltype(std::declval<Tensor<float>&>().data()), const float*>);
 static_assert(std::is_same_v<decltype(std::declval<Tensor<float>>().shape()), Shape>);
 static_assert(std::is_same_v<decltype(std::declval<Tensor<float>>().any()), AnyTensor>);
 static_assert(std::is_same_v<decltype(std::declval<Tensor<float>>()[0]), float>);
@@ -164,7 +203,7 @@ TEST(Tensor, ReturnsItsBytes) {
   {
     Tensor<float> a({100, 100}, 1.0F), b = a, c = a.slice(1, 2);
     EXPECT_EQ(pool().live_bytes(), live + 40000);
-    b[0] = 2;
+    b.write()[0] = 2;
     EXPECT_EQ(pool().live_bytes(), live + 80000);
   }
   EXPECT_EQ(pool().live_bytes(), live);
@@ -173,15 +212,14 @@ TEST(Tensor, ReturnsItsBytes) {
 // Protects the bridge to xtensor: no copy on the way out, row-major values on the way in, printing.
 TEST(Tensor, Xtensor) {
   Tensor<double> a({2, 3}, {1, 2, 3, 4, 5, 6});
-  auto view = as_xtensor(a);
-  view(1, 2) = 60;
-  EXPECT_EQ(std::as_const(a)[5], 60);
-  EXPECT_EQ(&as_xtensor(std::as_const(a))(0, 0), std::as_const(a).data());
-  const Tensor<double> back(as_xtensor(std::as_const(a)) * 2.0);
+  write_as_xtensor(a)(1, 2) = 60;
+  EXPECT_EQ(a[5], 60);
+  EXPECT_EQ(&as_xtensor(a)(0, 0), a.data());
+  const Tensor<double> back(as_xtensor(a) * 2.0);
   EXPECT_TRUE(same_bits(back, Tensor<double>({2, 3}, {2, 4, 6, 8, 10, 120})));
   const Tensor<float> transposed(xt::transpose(xt::xarray<double>{{1, 2}, {3, 4}, {5, 6}}));
   EXPECT_TRUE(same_bits(transposed, Tensor<float>({2, 3}, {1, 3, 5, 2, 4, 6})));
-  EXPECT_TRUE(same_bits(Tensor<double>(as_xtensor(std::as_const(a))), a));
+  EXPECT_TRUE(same_bits(Tensor<double>(as_xtensor(a)), a));
   const Tensor<float> empty({0, 3});
   EXPECT_EQ(Tensor<float>(as_xtensor(empty)).shape(), (Shape{0, 3}));
   std::ostringstream text;
@@ -192,18 +230,17 @@ TEST(Tensor, Xtensor) {
 // Protects the bridge to Eigen: leading axes collapse, no copy out, expressions and column-major matrices in.
 TEST(Tensor, Eigen) {
   Tensor<float> a({2, 1, 3}, {1, 2, 3, 4, 5, 6});
-  auto rows = as_eigen(a);
-  EXPECT_EQ(rows.rows(), 2);
-  rows(1, 0) = 40;
-  EXPECT_EQ(std::as_const(a)[3], 40);
-  EXPECT_EQ(as_eigen(std::as_const(a)).data(), std::as_const(a).data());
+  EXPECT_EQ(as_eigen(a).rows(), 2);
+  write_as_eigen(a)(1, 0) = 40;
+  EXPECT_EQ(a[3], 40);
+  EXPECT_EQ(as_eigen(a).data(), a.data());
   Eigen::MatrixXd columns(2, 3);
   columns << 1, 2, 3, 4, 5, 6;
   EXPECT_TRUE(same_bits(Tensor<double>(columns), Tensor<double>({2, 3}, {1, 2, 3, 4, 5, 6})));
   EXPECT_TRUE(same_bits(Tensor<float>(columns.transpose() * 2), Tensor<float>({3, 2}, {2, 8, 4, 10, 6, 12})));
   const Eigen::VectorXd vector = Eigen::VectorXd::Constant(3, 2);
   EXPECT_TRUE(same_bits(Tensor<double>(vector), Tensor<double>({3}, 2.0)));
-  EXPECT_EQ(as_eigen(std::as_const(a)).sum(), 1 + 2 + 3 + 40 + 5 + 6);
+  EXPECT_EQ(as_eigen(a).sum(), 1 + 2 + 3 + 40 + 5 + 6);
 }
 
 }  // namespace

@@ -49,9 +49,9 @@ using Safetensors = WeightFile;
 TEST_F(Safetensors, RoundTrip) {
   Model saved(1), loaded(2);
   auto special = saved.parameters.at<float>("m/plain/b").value().copy();
-  special[0] = std::numeric_limits<float>::quiet_NaN();
-  special[1] = -0.0F;
-  special[2] = std::numeric_limits<float>::denorm_min();
+  special.write()[0] = std::numeric_limits<float>::quiet_NaN();
+  special.write()[1] = -0.0F;
+  special.write()[2] = std::numeric_limits<float>::denorm_min();
   saved.parameters.at<float>("m/plain/b").set_value(special);
   EXPECT_FALSE(same_values(saved.parameters, loaded.parameters));
   io::save_safetensors(saved.parameters, path);

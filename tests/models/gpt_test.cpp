@@ -92,7 +92,7 @@ TEST_F(Generation, RefusesOptionsBeforeAnyWork) {
 TEST_F(Generation, NamesTheTokenWhoseLogitsAreNan) {
   EXPECT_EQ(gpt_.generate({1, 2}, {.length = 4}).size(), 6U);
   Tensor<float> table = gpt_.positions.value().copy();
-  for (Index d = 0; d < 8; ++d) table[5 * 8 + d] = std::numeric_limits<float>::quiet_NaN();
+  for (Index d = 0; d < 8; ++d) table.write()[5 * 8 + d] = std::numeric_limits<float>::quiet_NaN();
   gpt_.positions.set_value(table);
   // The sixth position is first looked at for the fifth new token.
   expect_error({"gpt: generate: token 5 of 9: ", "NaN"}, [&] { gpt_.generate({1, 2}, {.length = 9}); });

@@ -42,7 +42,7 @@ Outcome outcome(const Config& config, const Run& run = {}) {
   const nn::TransformerLayer<double> layer(parameters / "layer", config);
   for (const auto& entry : parameters.entries()) {  // biases and scales, too
     Tensor<double> values = random_tensor<double>(entry->value.shape, entry->path.size());
-    for (Index i = 0; i < values.size(); ++i) values[i] *= 0.4;
+    for (Index i = 0; i < values.size(); ++i) values.write()[i] *= 0.4;
     Parameter<double>(entry).set_value(values);
   }
   Tape tape({.seed = 5, .step = 2, .mode = run.mode});

@@ -11,7 +11,8 @@ template <class T>
 remat::Tensor<T> random_tensor(const remat::Shape& shape, std::uint64_t seed) {
   remat::Tensor<T> x(shape);
   const remat::RandomStream stream{.seed = seed};
-  for (remat::Index i = 0; i < x.size(); ++i) x[i] = static_cast<T>(stream.normal(static_cast<std::uint64_t>(i)));
+  for (remat::Index i = 0; i < x.size(); ++i)
+    x.write()[i] = static_cast<T>(stream.normal(static_cast<std::uint64_t>(i)));
   return x;
 }
 

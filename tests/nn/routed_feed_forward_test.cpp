@@ -231,7 +231,7 @@ TEST(RoutedFeedForward, ComputesInBfloat16WithFloatMasters) {
     Tape tape;
     Tensor<T> x({2, 10, 24});
     const auto exact = random_tensor<float>({2, 10, 24}, 1);
-    for (Index i = 0; i < x.size(); ++i) x[i] = static_cast<T>(exact[i]);
+    for (Index i = 0; i < x.size(); ++i) x.write()[i] = static_cast<T>(exact[i]);
     const auto [y, balance] = layer(tape.input(x));
     const Var<float> loss = cross_entropy(y, Tensor<std::int32_t>({2, 10}, 3)) + 0.01F * balance;
     tape.backward(loss);

@@ -165,7 +165,7 @@ TEST(Sharing, TiedEmbeddingAndHeadHaveOneGradient) {
     Tape tape;
     Tensor<double> looked_up({3, 4});
     for (Index i = 0; i < 3; ++i)
-      for (Index d = 0; d < 4; ++d) looked_up[4 * i + d] = constant[4 * ids[i] + d];
+      for (Index d = 0; d < 4; ++d) looked_up.write()[4 * i + d] = constant[4 * ids[i] + d];
     tape.backward(sum(sin(linear<double>(tape.input(looked_up), embedding.table, {}, {.transposed = true}))));
   }
   const auto sum_of_uses = embedding.table.grad();

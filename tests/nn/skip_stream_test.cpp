@@ -49,7 +49,8 @@ Outcome<X> outcome(const nn::TransformerLayerConfig& layer, const Policy& remat 
   const auto input = [&](const Shape& shape, std::uint32_t site) {
     const auto exact = random_tensor<float>(shape, site);
     Tensor<X> x(shape);
-    for (Index i = 0; i < x.size(); ++i) x[i] = static_cast<X>(static_cast<float>(static_cast<bfloat16>(exact[i])));
+    for (Index i = 0; i < x.size(); ++i)
+      x.write()[i] = static_cast<X>(static_cast<float>(static_cast<bfloat16>(exact[i])));
     return tape.input(x, {.wants_gradient = true});
   };
   const Var<X> x = input({B, T, D}, 1), memory = input({B, S, Dm}, 2);

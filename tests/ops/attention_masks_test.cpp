@@ -55,7 +55,7 @@ Tensor<double> bias_of(Index queries, const std::function<bool(Index, Index, Ind
   for (Index b = 0; b < batch; ++b)
     for (Index t = 0; t < queries; ++t)
       for (Index s = 0; s < length; ++s)
-        bias[(b * queries + t) * length + s] = sees(b, t, s) ? 0 : -std::numeric_limits<double>::infinity();
+        bias.write()[(b * queries + t) * length + s] = sees(b, t, s) ? 0 : -std::numeric_limits<double>::infinity();
   return bias;
 }
 

@@ -28,9 +28,9 @@ Tensor<double> reference(const Tensor<double>& q, const Tensor<double>& k, const
       for (Index h = 0; h < dims; ++h) score += q[row * dims + h] * k[key(s) + h];
       const double weight = std::exp(score * scale);
       total += weight;
-      for (Index h = 0; h < dims; ++h) out[row * dims + h] += weight * v[key(s) + h];
+      for (Index h = 0; h < dims; ++h) out.write()[row * dims + h] += weight * v[key(s) + h];
     }
-    for (Index h = 0; h < dims && visible > 0; ++h) out[row * dims + h] /= total;
+    for (Index h = 0; h < dims && visible > 0; ++h) out.write()[row * dims + h] /= total;
   }
   return out;
 }
@@ -56,10 +56,10 @@ TEST(Attention, FusedProjectionIsThreeApart) {
   const auto x = random_tensor<float>({batch, length, (heads + 2 * kv_heads) * dims}, 1);
   Tensor<float> q({batch, length, heads, dims}), k({batch, length, kv_heads, dims}), v(k.shape());
   for (Index i = 0; i < batch * length; ++i) {
-    const float* token = std::as_const(x).data() + i * 24;
-    std::copy_n(token, 12, q.data() + i * 12);
-    std::copy_n(token + 12, 6, k.data() + i * 6);
-    std::copy_n(token + 18, 6, v.data() + i * 6);
+    const float* token = x.data() + i * 24;
+    std::copy_n(token, 12, q.write().data() + i * 12);
+    std::copy_n(token + 12, 6, k.write().data() + i * 6);
+    std::copy_n(token + 18, 6, v.write().data() + i * 6);
   }
   const AttentionOptions options{.causal = true, .dropout = 0.2};
   Tape fused({.seed = 4, .step = 0}), apart({.seed = 4, .step = 0});

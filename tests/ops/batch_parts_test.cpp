@@ -25,7 +25,7 @@ Tensor<float> numbers() {
   Tensor<float> tensor({batch, length, dims});
   const Index row = length * dims;
   for (Index i = 0; i < tensor.size(); ++i)
-    tensor[i] = static_cast<float>(RandomStream{.seed = 3}.normal(static_cast<std::uint64_t>(i % row)));
+    tensor.write()[i] = static_cast<float>(RandomStream{.seed = 3}.normal(static_cast<std::uint64_t>(i % row)));
   return tensor;
 }
 

@@ -19,7 +19,7 @@ constexpr auto n = static_cast<float>(third);
 Tensor<bfloat16> operands() {
   Tensor<bfloat16> x({count / 5, 5});
   for (Index i = 0; i < count; ++i)
-    x[i] = bfloat16((i % 2 == 0 ? 1.0F : -1.0F) * (0.1F + 0.013F * static_cast<float>(i)));
+    x.write()[i] = bfloat16((i % 2 == 0 ? 1.0F : -1.0F) * (0.1F + 0.013F * static_cast<float>(i)));
   return x;
 }
 

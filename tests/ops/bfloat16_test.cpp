@@ -58,7 +58,7 @@ using Outcome = std::vector<Tensor<float>>;
 template <class T>
 Tensor<float> as_floats(const Tensor<T>& x) {
   Tensor<float> y(x.shape());
-  for (Index i = 0; i < x.size(); ++i) y[i] = static_cast<float>(x[i]);
+  for (Index i = 0; i < x.size(); ++i) y.write()[i] = static_cast<float>(x[i]);
   return y;
 }
 
@@ -68,7 +68,7 @@ Tensor<T> values(const Shape& shape, std::uint32_t site) {
   Tensor<T> x(shape);
   const RandomStream stream{.seed = 5, .site = site};
   for (Index i = 0; i < x.size(); ++i)
-    x[i] = static_cast<T>(
+    x.write()[i] = static_cast<T>(
         static_cast<float>(static_cast<bfloat16>(3 * stream.uniform(static_cast<std::uint64_t>(i)) - 1.5F)));
   return x;
 }
@@ -82,7 +82,7 @@ Outcome outcome(const Shapes& shapes, const Fn& fn) {
   for (const Shape& shape : shapes.exact)
     in.exact.push_back(tape.input(values<Accum<T>>(shape, site++), {.wants_gradient = true}));
   Tensor<std::int32_t> ids(shapes.ids);
-  for (Index i = 0; i < ids.size(); ++i) ids[i] = static_cast<std::int32_t>(i * i % 5);
+  for (Index i = 0; i < ids.size(); ++i) ids.write()[i] = static_cast<std::int32_t>(i * i % 5);
   in.ids = tape.input(ids);
   const auto y = fn(in);
   using Y = typename std::decay_t<decltype(y)>::value_type;
@@ -319,7 +319,7 @@ TEST(MasterWeights, GetFloatGradients) {
   const auto w = (parameters / "layer").parameter<float>("w", {1, 1}, init::ones());
   Tape tape;
   Tensor<bfloat16> x({300, 1}, static_cast<bfloat16>(1.0F / 256));
-  x[0] = static_cast<bfloat16>(1);
+  x.write()[0] = static_cast<bfloat16>(1);
   tape.backward(sum(linear<bfloat16>(tape.input(x), w)));
   EXPECT_EQ(w.grad()[0], 1.0F + 299.0F / 256);
 }

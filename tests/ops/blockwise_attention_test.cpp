@@ -18,7 +18,7 @@ constexpr Index batch = 2, length = 37, heads = 4, kv_heads = 2, width = 6;
 Tensor<double> values(const Shape& shape, std::uint64_t seed) {
   Tensor<double> tensor(shape);
   const RandomStream random{seed, 0, 0};
-  for (Index i = 0; i < tensor.size(); ++i) tensor[i] = random.normal(static_cast<std::uint64_t>(i));
+  for (Index i = 0; i < tensor.size(); ++i) tensor.write()[i] = random.normal(static_cast<std::uint64_t>(i));
   return tensor;
 }
 

@@ -24,7 +24,7 @@ using remat_test::expect_error;
 Tensor<double> values(const Shape& shape, int seed = 0) {
   Tensor<double> tensor(shape);
   const RandomStream random{static_cast<std::uint64_t>(seed), 0, 0};
-  for (Index i = 0; i < tensor.size(); ++i) tensor[i] = random.normal(static_cast<std::uint64_t>(i));
+  for (Index i = 0; i < tensor.size(); ++i) tensor.write()[i] = random.normal(static_cast<std::uint64_t>(i));
   return tensor;
 }
 

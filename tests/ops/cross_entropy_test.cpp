@@ -156,7 +156,7 @@ TEST(CrossEntropy, IsExactHoweverLargeLogitsAre) {
     for (const double smoothing : {0.0, 0.1}) {
       SCOPED_TRACE(testing::Message() << "near " << shift << ", smoothed by " << smoothing);
       Tensor<float> x = random_tensor<float>({3, classes}, 1);
-      for (Index i = 0; i < x.size(); ++i) x[i] = static_cast<float>(shift + 2 * static_cast<double>(x[i]));
+      for (Index i = 0; i < x.size(); ++i) x.write()[i] = static_cast<float>(shift + 2 * static_cast<double>(x[i]));
       Tape tape;
       const auto logits = tape.input(x, {.wants_gradient = true});
       const auto loss = cross_entropy(logits, Ids({3}, {0, 7, 20}), {.label_smoothing = smoothing});
@@ -177,7 +177,7 @@ TEST(CrossEntropy, IsExactHoweverLargeLogitsAre) {
 TEST(CrossEntropy, LosesNoDigitsToTheMeanOfItsLogits) {
   constexpr Index tokens = 16, classes = 1000;
   Tensor<float> x = random_tensor<float>({tokens, classes}, 1);
-  for (Index i = 0; i < x.size(); ++i) x[i] = 30 + 2 * x[i];
+  for (Index i = 0; i < x.size(); ++i) x.write()[i] = 30 + 2 * x[i];
   Tape tape;
   const auto logits = tape.input(x, {.wants_gradient = true});
   tape.backward(cross_entropy(logits, Ids({tokens}, 3)) * static_cast<float>(tokens));
@@ -211,7 +211,7 @@ TEST(CrossEntropy, IsZeroWhenNoTokenCounts) {
 TEST(CrossEntropy, IsTheSameForAnyNumberOfThreads) {
   const auto x = random_tensor<float>({2000, 65}, 1);
   Ids targets({2000});
-  for (Index i = 0; i < 2000; ++i) targets[i] = static_cast<std::int32_t>(i % 65);
+  for (Index i = 0; i < 2000; ++i) targets.write()[i] = static_cast<std::int32_t>(i % 65);
   const auto loss = [&](int threads) {
     const int before = omp_get_max_threads();
     omp_set_num_threads(threads);

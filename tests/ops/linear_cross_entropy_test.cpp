@@ -49,7 +49,7 @@ TEST(LinearCrossEntropy, EqualsTheUnchunkedMean) {
     for (const bool transposed : {false, true})
       for (const bool is_weighted : {false, true}) {
         Ids targets = uneven_targets();
-        for (Index i = 0; i < 7; ++i) targets[i] = targets[i] == -1 ? o.ignore : targets[i];
+        for (Index i = 0; i < 7; ++i) targets.write()[i] = targets[i] == -1 ? o.ignore : targets[i];
         const Like<double> weights = is_weighted ? Like<double>(uneven_weights()) : Like<double>();
         const auto x = random_tensor<double>({7, 5}, 1), b = random_tensor<double>({9}, 3);
         const auto w = random_tensor<double>(transposed ? Shape{9, 5} : Shape{5, 9}, 2);
@@ -86,7 +86,7 @@ TEST(LinearCrossEntropy, IsTheSameForAnyNumberOfThreads) {
   const auto x = random_tensor<float>({600, 33}, 1), w = random_tensor<float>({1031, 33}, 2);
   const auto b = random_tensor<float>({1031}, 3);
   Ids targets({600});
-  for (Index i = 0; i < 600; ++i) targets[i] = static_cast<std::int32_t>(7 * i % 1031);
+  for (Index i = 0; i < 600; ++i) targets.write()[i] = static_cast<std::int32_t>(7 * i % 1031);
   const auto with = [&](int threads) {
     const int before = omp_get_max_threads();
     omp_set_num_threads(threads);
@@ -171,9 +171,9 @@ TEST(LinearCrossEntropy, IsExactHoweverLargeLogitsAre) {
       SCOPED_TRACE(testing::Message() << "near " << shift << ", gradients kept " << keeps);
       // Logits are x + b: whole numbers, which float holds as far as 1e6, and beyond that all are `shift`.
       Tensor<float> x({tokens, 1}), w({1, classes}), b({classes});
-      for (Index i = 0; i < tokens; ++i) x[i] = static_cast<float>(i % 2);
-      for (Index j = 0; j < classes; ++j) w[j] = static_cast<float>(j % 3);
-      for (Index j = 0; j < classes; ++j) b[j] = static_cast<float>(shift + static_cast<double>(j % 4));
+      for (Index i = 0; i < tokens; ++i) x.write()[i] = static_cast<float>(i % 2);
+      for (Index j = 0; j < classes; ++j) w.write()[j] = static_cast<float>(j % 3);
+      for (Index j = 0; j < classes; ++j) b.write()[j] = static_cast<float>(shift + static_cast<double>(j % 4));
       const auto found = step(x, w, b, [&](const auto& x, const auto& w, const auto& b) {
         return linear_cross_entropy(x, w, b, targets, {.chunk = 2, .keep_gradients = keeps});
       });

@@ -19,7 +19,7 @@ TYPED_TEST(LinearTest, IsTheSumOverFeatures) {
   const auto x = random_tensor<T>({2, 3, 5}, 1), w = random_tensor<T>({5, 4}, 2), b = random_tensor<T>({4}, 3);
   Tensor<T> w_transposed({4, 5});
   for (Index d = 0; d < 5; ++d)
-    for (Index j = 0; j < 4; ++j) w_transposed[j * 5 + d] = w[d * 4 + j];
+    for (Index j = 0; j < 4; ++j) w_transposed.write()[j * 5 + d] = w[d * 4 + j];
 
   Tape tape;
   const auto in = tape.input(x);

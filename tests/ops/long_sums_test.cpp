@@ -20,7 +20,7 @@ using remat_test::parameter_of;
 template <class T>
 Tensor<T> positive(const Shape& shape) {
   Tensor<T> x(shape);
-  T* const to = x.data();
+  T* const to = x.write().data();
   std::uint32_t state = 7;
   for (Index i = 0; i < x.size(); ++i)
     to[i] = static_cast<T>((state = state * 1664525U + 1013904223U) >> 8) * static_cast<T>(0x1p-24);

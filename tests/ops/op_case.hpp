@@ -24,7 +24,8 @@ struct Integers {
     Tensor<std::int32_t> x(shape);
     const remat::RandomStream stream{.seed = 77};
     for (Index i = 0; i < x.size(); ++i)
-      x[i] = static_cast<std::int32_t>(stream.word(static_cast<std::uint64_t>(i)) % static_cast<std::uint32_t>(limit));
+      x.write()[i] =
+          static_cast<std::int32_t>(stream.word(static_cast<std::uint64_t>(i)) % static_cast<std::uint32_t>(limit));
     return x;
   }
 };
@@ -101,7 +102,7 @@ struct OpRun {
         double value = op.low + (op.high - op.low) * double{stream.uniform(static_cast<std::uint64_t>(i))};
         const double offset = static_cast<double>(k + 1) / static_cast<double>(count + 1);
         if (op.has_kinks) value = (std::floor(8 * value) + offset) / 8;
-        x[i] = static_cast<T>(static_cast<float>(value));
+        x.write()[i] = static_cast<T>(static_cast<float>(value));
       }
       all.push_back(std::move(x));
     }

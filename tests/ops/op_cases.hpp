@@ -41,7 +41,7 @@ Var<T> apart(const Var<T>& scores) {
   Tensor<T> offsets(scores.shape());
   const Index experts = scores.shape()[1];
   for (Index i = 0; i < offsets.size(); ++i)
-    offsets[i] = static_cast<T>(4 * ((3 * (i % experts) + i / experts) % experts));
+    offsets.write()[i] = static_cast<T>(4 * ((3 * (i % experts) + i / experts) % experts));
   return scores + offsets;
 }
 
@@ -352,7 +352,7 @@ inline std::vector<OpCase> op_cases() {
   // One of three tokens has weight 0.
   const auto token_weights = [](const auto& in) {
     Tensor<typename std::decay_t<decltype(in)>::type> weights(in.integers[0].shape());
-    for (Index i = 0; i < weights.size(); ++i) weights[i] = static_cast<float>(i % 3) / 4;
+    for (Index i = 0; i < weights.size(); ++i) weights.write()[i] = static_cast<float>(i % 3) / 4;
     return weights;
   };
   row({.name = "cross_entropy with weights",

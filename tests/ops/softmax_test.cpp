@@ -13,7 +13,7 @@ using remat_test::random_tensor, remat_test::weigh, remat_test::weight_of;
 /// Numbers as float holds them, all near `shift`.
 Tensor<float> near(double shift, const Shape& shape) {
   Tensor<float> x = random_tensor<float>(shape, 1);
-  for (Index i = 0; i < x.size(); ++i) x[i] = static_cast<float>(shift + 2 * static_cast<double>(x[i]));
+  for (Index i = 0; i < x.size(); ++i) x.write()[i] = static_cast<float>(shift + 2 * static_cast<double>(x[i]));
   return x;
 }
 

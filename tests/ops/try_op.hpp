@@ -13,7 +13,7 @@ remat::Tensor<T> random_tensor(const remat::Shape& shape, std::uint64_t seed) {
   remat::Tensor<T> x(shape);
   const remat::RandomStream stream{.seed = seed};
   for (remat::Index i = 0; i < x.size(); ++i)
-    x[i] = static_cast<T>(4 * stream.uniform(static_cast<std::uint64_t>(i)) - 2);
+    x.write()[i] = static_cast<T>(4 * stream.uniform(static_cast<std::uint64_t>(i)) - 2);
   return x;
 }
 

@@ -114,7 +114,7 @@ TEST(Registry, GradientsAndValues) {
   EXPECT_EQ(w.grad()[0], 0);
   Tensor<float> mine({2, 2}, 3.0F);
   w.set_value(mine);
-  mine[0] = 7;
+  mine.write()[0] = 7;
   EXPECT_EQ(parameters.at<float>("l/w").value()[0], 3);
   EXPECT_EQ(error_of([&] { w.set_value(Tensor<float>({4}, 0.0F)); }), "l/w: has shape [2, 2], was given [4]");
 }

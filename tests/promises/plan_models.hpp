@@ -73,7 +73,7 @@ template <class T>
 remat::Tensor<T> normal_numbers(const remat::Shape& shape) {
   remat::Tensor<T> made(shape);
   for (remat::Index i = 0; i < made.size(); ++i)
-    made[i] = static_cast<T>(remat::RandomStream{3, 0, 0}.normal(static_cast<std::uint64_t>(i)));
+    made.write()[i] = static_cast<T>(remat::RandomStream{3, 0, 0}.normal(static_cast<std::uint64_t>(i)));
   return made;
 }
 

@@ -94,14 +94,14 @@ struct World {
     if (shift == 0) return;
     for (const remat::Parameter<double>& p : {w, bias, scale}) {
       remat::Tensor<double> value = p.value().copy();
-      for (double& v : value.span()) v += shift;
+      for (double& v : value.write()) v += shift;
       p.set_value(value);
     }
   }
   static remat::Tensor<double> numbers(const remat::Shape& shape, std::uint32_t site, double shift) {
     remat::Tensor<double> made(shape);
     for (remat::Index i = 0; i < made.size(); ++i)
-      made[i] = 2 * remat::RandomStream{23, 0, site}.uniform(static_cast<std::uint64_t>(i)) - 1 + shift;
+      made.write()[i] = 2 * remat::RandomStream{23, 0, site}.uniform(static_cast<std::uint64_t>(i)) - 1 + shift;
     return made;
   }
 };

@@ -20,8 +20,8 @@ inline Tokens tokens(remat::Index batch, remat::Index length, int vocabulary, st
   const remat::RandomStream random{seed, 0, 0};
   for (remat::Index i = 0; i < batch * length; ++i) {
     const auto at = static_cast<std::uint64_t>(2 * i);
-    made.inputs[i] = static_cast<std::int32_t>(random.word(at) % static_cast<unsigned>(vocabulary));
-    made.targets[i] = static_cast<std::int32_t>(random.word(at + 1) % static_cast<unsigned>(vocabulary));
+    made.inputs.write()[i] = static_cast<std::int32_t>(random.word(at) % static_cast<unsigned>(vocabulary));
+    made.targets.write()[i] = static_cast<std::int32_t>(random.word(at + 1) % static_cast<unsigned>(vocabulary));
   }
   return made;
 }

@@ -30,7 +30,7 @@ struct Stack {
   Tensor<T> input() const {
     Tensor<T> x({2, 7, 16});
     const RandomStream random{3, 0, 0};
-    for (Index i = 0; i < x.size(); ++i) x[i] = static_cast<T>(random.normal(static_cast<std::uint64_t>(i)));
+    for (Index i = 0; i < x.size(); ++i) x.write()[i] = static_cast<T>(random.normal(static_cast<std::uint64_t>(i)));
     return x;
   }
   TapeStats step() const {
@@ -105,7 +105,7 @@ TEST(TogglingRemat, TheSeedsGradientsSumOverUses) {
     double largest = 0;
     for (const auto& user : shared_parameter.entry()->users) {
       const auto grad = copies.parameters.at<double>(user).grad();
-      for (Index i = 0; i < sum.size(); ++i) sum[i] += grad[i];
+      for (Index i = 0; i < sum.size(); ++i) sum.write()[i] += grad[i];
     }
     const auto grad = shared_parameter.grad();
     for (const double v : sum.span()) largest = std::max(largest, std::abs(v));

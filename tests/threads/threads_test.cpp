@@ -47,7 +47,7 @@ TEST(Threads, ValuesMayBeReadAndDroppedOnOtherThreads) {
           return;
         }
       }
-      if (mine) seen += std::as_const(*mine)[0];
+      if (mine) seen += *mine[0];
     }
   });
   {

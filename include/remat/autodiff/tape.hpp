@@ -69,11 +69,12 @@ class Tape {
   Mode mode() const { return program_->mode; }
   bool is_training() const { return mode() != Mode::evaluate; }
 
-  /// Brings a tensor onto the tape; shares its bytes.
+  /// Brings a tensor onto the tape; shares its bytes, unless a span of `Tensor::write` may still change them.
   template <class T>
-  Var<T> input(const Tensor<T>& tensor, const InputOptions& options = {}) {
+  Var<T> input(Tensor<T> tensor, const InputOptions& options = {}) {
     const bool wants = options.wants_gradient && mode() != Mode::evaluate;
-    return Var<T>(program_, {program_->add_leaf(tensor.any(), wants), 0, tensor.shape()});
+    const Shape shape = tensor.shape();
+    return Var<T>(program_, {program_->add_leaf(std::move(tensor).any(), wants), 0, shape});
   }
   /// A parameter as a Var, for ops that take only Vars.
   template <class T>

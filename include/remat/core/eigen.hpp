@@ -19,14 +19,15 @@ namespace remat { inline namespace REMAT_ABI {
 template <class T>
 using RowMatrix = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 
-/// The tensor as a matrix of rows, leading axes collapsed: [..., D] -> rows x D. No copy; writing unshares first.
-template <class T>
-Eigen::Map<RowMatrix<T>> as_eigen(Tensor<T>& tensor) {
-  return {tensor.data(), tensor.shape().rows(), tensor.shape().back()};
-}
+/// The tensor as a matrix of rows, leading axes collapsed: [..., D] -> rows x D, for reading. No copy.
 template <class T>
 Eigen::Map<const RowMatrix<T>> as_eigen(const Tensor<T>& tensor) {
   return {tensor.data(), tensor.shape().rows(), tensor.shape().back()};
+}
+/// The same for writing, as `Tensor::write`: `write_as_eigen(t) *= 2`.
+template <class T>
+Eigen::Map<RowMatrix<T>> write_as_eigen(Tensor<T>& tensor) {
+  return {tensor.write().data(), tensor.shape().rows(), tensor.shape().back()};
 }
 template <class T>
 void as_eigen(const Tensor<T>&&) = delete;  // it would point into what is gone: name the tensor first

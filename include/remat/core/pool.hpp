@@ -121,6 +121,7 @@ struct alignas(alignment) Block {
   int size_class = -1;       // -1: counts bytes but has none (plan mode)
   std::size_t bytes = 0;     // as charged: rounded up to 64
   std::uint32_t number = 0;  // among the blocks of its account
+  bool is_written = false;   // a user has a span to write to it, see Tensor::write
   Counted<Account> account;
 
   std::byte* data() { return size_class < 0 ? nullptr : reinterpret_cast<std::byte*>(this + 1); }

@@ -28,14 +28,17 @@ struct AnyTensor {
   }
   /// For writing: a copy is made first when the bytes are shared, with a recorded op perhaps.
   std::byte* mutable_data() {
-    if (storage.use_count() > 1) {
-      Storage copy = pool().allocate(bytes());
-      std::memcpy(copy->data(), data(), bytes());
-      storage = std::move(copy);
-      offset = 0;
-    }
+    if (storage.use_count() > 1) *this = copied();
     return const_cast<std::byte*>(data());
   }
+  /// The same elements in bytes of their own.
+  AnyTensor copied() const {
+    AnyTensor copy{dtype, shape, pool().allocate(bytes()), 0};
+    if (size() > 0) std::memcpy(copy.storage->data(), data(), bytes());
+    return copy;
+  }
+  /// The same bytes, or `copied` where a user may still write to them.
+  AnyTensor shared() const { return storage && storage->is_written ? copied() : *this; }
 };
 
 /// Says how a foreign array (an xtensor expression, an Eigen matrix) becomes a tensor; see core/xtensor.hpp,
@@ -48,7 +51,9 @@ concept TensorSource = requires(const Source& source, T* destination) {
   TensorFrom<Source>::copy(source, destination);
 };
 
-/// A dense row-major array of `T`, 64-byte aligned. Copies share bytes until one of them is written to.
+/// A dense row-major array of `T`, 64-byte aligned. Copies share bytes until one of them is written to; reading never
+/// copies. A tensor that `write` has given a span of is not shared, for the span may be written to at any time: copies,
+/// views and `tape.input` take bytes of their own then, unless it is moved.
 template <class T>
 class Tensor {
  public:
@@ -58,64 +63,84 @@ class Tensor {
   Tensor() : any_{dtype_of<T>(), Shape{0}, {}, 0} {}
   /// Uninitialized elements.
   explicit Tensor(const Shape& shape) : any_{dtype_of<T>(), shape, storage_for(shape), 0} {}
-  Tensor(const Shape& shape, T value) : Tensor(shape) { std::fill_n(data(), size(), value); }
+  Tensor(const Shape& shape, T value) : Tensor(shape) { std::fill_n(own(), size(), value); }
   /// Row-major `values`; their number must be the shape's size.
   Tensor(const Shape& shape, std::span<const T> values) : Tensor(shape) {
     require(static_cast<Index>(values.size()) == size(), "tensor: ", values.size(), " values for shape ", shape);
-    std::copy(values.begin(), values.end(), data());
+    std::copy(values.begin(), values.end(), own());
   }
   Tensor(const Shape& shape, std::initializer_list<T> values)
       : Tensor(shape, std::span<const T>(values.begin(), values.size())) {}
   /// From an xtensor expression or an Eigen matrix, copied.
   template <class Source>
   requires TensorSource<Source, T> Tensor(const Source& source) : Tensor(TensorFrom<Source>::shape(source)) {
-    TensorFrom<Source>::copy(source, data());
+    TensorFrom<Source>::copy(source, own());
   }
   /// The same bytes, typed; an `Error` when the element type is another.
   explicit Tensor(AnyTensor any) : any_(std::move(any)) {
     require(any_.dtype == dtype_of<T>(), "tensor: holds ", name_of(any_.dtype), ", asked for ", name_of(dtype_of<T>()));
   }
+  Tensor(const Tensor& other) : any_(other.any_.shared()) {}
+  Tensor(Tensor&&) noexcept = default;
+  Tensor& operator=(Tensor other) noexcept {
+    any_ = std::move(other.any_);
+    return *this;
+  }
 
   const Shape& shape() const& { return any_.shape; }
   Shape shape() && { return any_.shape; }
   Index size() const { return any_.size(); }
-  const T* data() const& { return reinterpret_cast<const T*>(any_.data()); }
-  /// For writing; unshares the bytes first.
-  T* data() & { return reinterpret_cast<T*>(any_.mutable_data()); }
-  /// Of a temporary, for reading while it lives: writing to a copy that is about to go would be lost.
-  const T* data() && { return reinterpret_cast<const T*>(any_.data()); }
+
+  // Reading. What is read of a temporary must be used before it goes.
+
+  const T* data() const { return reinterpret_cast<const T*>(any_.data()); }
   std::span<const T> span() const& { return {data(), static_cast<std::size_t>(size())}; }
-  std::span<T> span() & { return {data(), static_cast<std::size_t>(size())}; }
   void span() const&& = delete;  // `for (float v : x.value().span())` would read what is gone: name the tensor first
+  const T* begin() const { return data(); }
+  const T* end() const { return data() + size(); }
   /// Element i in row-major order; i is not checked, but that there are elements is.
   const T& operator[](Index i) const& { return require_made(), data()[i]; }
-  T& operator[](Index i) & { return require_made(), data()[i]; }
-  T operator[](Index i) && { return require_made(), reinterpret_cast<const T*>(any_.data())[i]; }
+  T operator[](Index i) && { return require_made(), data()[i]; }
+  /// The element at one index an axis, `t(row, column)`; an `Error` when the indices are too few, too many or too
+  /// large.
+  template <std::convertible_to<Index>... Indices>
+  T operator()(Indices... indices) const {
+    return (*this)[offset_of({static_cast<Index>(indices)...})];
+  }
   /// The only element.
   T item() const {
     require(size() == 1, "tensor: item() of shape ", shape(), " with ", size(), " elements");
     return data()[0];
   }
+
+  /// For writing: all elements in row-major order, valid as long as the tensor. Bytes that are shared, with a recorded
+  /// op perhaps, are copied first, once; so take the span once, outside loops.
+  std::span<T> write() & {
+    T* const elements = own();
+    if (any_.storage) any_.storage->is_written = true;
+    return {elements, static_cast<std::size_t>(size())};
+  }
+  void write() && = delete;  // it would write to what is about to go
+
   /// The same elements in another shape of the same size; shares bytes. One axis may be -1.
   Tensor reshape(const Axes& axes) const {
-    Tensor view = *this;
-    view.any_.shape = axes.of(shape());
-    return view;
+    AnyTensor view = any_;
+    view.shape = axes.of(shape());
+    return Tensor(view.shared());
   }
   /// Rows [begin, end) of the first axis; shares bytes.
   Tensor slice(Index begin, Index end) const {
     require(shape().rank() > 0 && begin >= 0 && begin <= end && end <= shape().front(), "slice: [", begin, ", ", end,
             ") of shape ", shape());
-    Tensor view = *this;
-    view.any_.offset += begin * (shape().front() == 0 ? 0 : size() / shape().front());
-    view.any_.shape[0] = end - begin;
-    return view;
+    AnyTensor view = any_;
+    view.offset += begin * (shape().front() == 0 ? 0 : size() / shape().front());
+    view.shape[0] = end - begin;
+    return Tensor(view.shared());
   }
   /// Bytes of its own.
-  Tensor copy() const { return Tensor(shape(), span()); }
+  Tensor copy() const { return Tensor(any_.copied()); }
 
   const AnyTensor& any() const& { return any_; }
-  AnyTensor& any() & { return any_; }
   AnyTensor any() && { return std::move(any_); }
 
   /// Same shape and same bits: NaN equals itself, 0 differs from -0.
@@ -124,6 +149,19 @@ class Tensor {
   }
 
  private:
+  T* own() { return reinterpret_cast<T*>(any_.mutable_data()); }
+  Index offset_of(std::initializer_list<Index> indices) const {
+    require(static_cast<int>(indices.size()) == shape().rank(), "tensor: ", indices.size(), " indices into shape ",
+            shape());
+    Index offset = 0;
+    int axis = 0;
+    for (const Index i : indices) {
+      const Index length = shape()[axis++];
+      require(0 <= i && i < length, "tensor: index ", i, " into axis ", axis - 1, " of shape ", shape());
+      offset = offset * length + i;
+    }
+    return offset;
+  }
   void require_made() const {
     if (!any_.storage) [[unlikely]]
       fail_empty();

@@ -11,16 +11,17 @@
 
 namespace remat { inline namespace REMAT_ABI {
 
-/// The tensor as an xtensor array over the same elements. No copy; writing unshares first.
-template <class T>
-auto as_xtensor(Tensor<T>& tensor) {
-  const std::vector<std::size_t> shape(tensor.shape().begin(), tensor.shape().end());
-  return xt::adapt(tensor.data(), static_cast<std::size_t>(tensor.size()), xt::no_ownership(), shape);
-}
+/// The tensor as an xtensor array over the same elements, for reading. No copy.
 template <class T>
 auto as_xtensor(const Tensor<T>& tensor) {
   const std::vector<std::size_t> shape(tensor.shape().begin(), tensor.shape().end());
   return xt::adapt(tensor.data(), static_cast<std::size_t>(tensor.size()), xt::no_ownership(), shape);
+}
+/// The same for writing, as `Tensor::write`: `write_as_xtensor(t) = 2 * as_xtensor(u)`.
+template <class T>
+auto write_as_xtensor(Tensor<T>& tensor) {
+  const std::vector<std::size_t> shape(tensor.shape().begin(), tensor.shape().end());
+  return xt::adapt(tensor.write().data(), static_cast<std::size_t>(tensor.size()), xt::no_ownership(), shape);
 }
 template <class T>
 void as_xtensor(const Tensor<T>&&) = delete;  // it would point into what is gone: name the tensor first

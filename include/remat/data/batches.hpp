@@ -56,7 +56,7 @@ class RandomBatches {
     require(step >= 0 && step <= std::numeric_limits<std::uint32_t>::max(), "batches: step ", step,
             " is not in [0, 2^32)");
     Batch batch{Tensor<std::int32_t>({batch_, length_}), Tensor<std::int32_t>({batch_, length_})};
-    std::int32_t *inputs = batch.inputs.data(), *targets = batch.targets.data();
+    std::int32_t *inputs = batch.inputs.write().data(), *targets = batch.targets.write().data();
     for (Index row = 0; row < batch_; ++row, inputs += length_, targets += length_) {
       const Index start = beginning(checked_mul(step, batch_, "batches") + row);
       std::copy_n(tokens_.data() + start, length_, inputs);
