@@ -102,7 +102,7 @@ class OpBench {
       if (remat::is_floating(outputs[k].spec().dtype)) f.outputs[k].grad = output_gradients[k].data();
     gradients.reserve(specs_.size());
     for (std::size_t i = 0; i < specs_.size(); ++i) {
-      const bool adds = add_to != 0 && op_.accumulates(static_cast<int>(i));
+      const bool adds = add_to != 0 && rule(i).adds;
       gradients.push_back(adds ? Buffer(specs_[i].spec, add_to) : Buffer(specs_[i].spec));
       if (!is_asked(i)) continue;
       const bool is_in_place = static_cast<int>(i) == in_place;
@@ -123,13 +123,12 @@ class OpBench {
 
   const Op& op() const { return op_; }
   const std::vector<OperandSpec>& specs() const { return specs_; }
+  remat::GradientRule rule(std::size_t i) const { return op_.gradient(static_cast<int>(i)); }
   /// Would the engine ask `backward` for the gradient of operand i, were it wanted?
   bool is_asked(std::size_t i) const { return specs_[i].wants_gradient && !is_passed(i); }
-  bool is_passed(std::size_t i) const {
-    return op_.passes_gradient(static_cast<int>(i)) && specs_[i].spec == output_specs_.front();
-  }
+  bool is_passed(std::size_t i) const { return rule(i).passes && specs_[i].spec == output_specs_.front(); }
   bool can_be_in_place(std::size_t i) const {
-    return is_asked(i) && op_.in_place_gradient(static_cast<int>(i)) && specs_[i].spec == output_specs_.front();
+    return is_asked(i) && rule(i).in_place && specs_[i].spec == output_specs_.front();
   }
 
  private:
@@ -236,15 +235,13 @@ inline testing::AssertionResult keeps_its_word(OpBench& bench) {
     for (std::size_t i = 0; i < count; ++i) {
       if (!bench.is_asked(i)) continue;
       if (!(expected[i] == all[i])) return failed("the gradient of operand ", i, " depends on what else is wanted");
-      if (const int twin = bench.op().same_gradient(static_cast<int>(i));
-          twin >= 0 && wanted[static_cast<std::size_t>(twin)] &&
-          !(expected[i] == expected[static_cast<std::size_t>(twin)]))
+      if (const int twin = bench.rule(i).same_as; twin >= 0 && wanted[static_cast<std::size_t>(twin)] &&
+                                                  !(expected[i] == expected[static_cast<std::size_t>(twin)]))
         return failed("the gradient of operand ", i, " is not that of operand ", twin);
       if (bench.can_be_in_place(i) &&
           bench.backward(outputs, Undeclared::value, wanted, static_cast<int>(i)) != expected)
         return failed("the gradient of operand ", i, " cannot be written over that of the result");
-      if (!bench.op().accumulates(static_cast<int>(i)) || bench.specs()[i].spec.dtype != remat::DType::float64)
-        continue;
+      if (!bench.rule(i).adds || bench.specs()[i].spec.dtype != remat::DType::float64) continue;
       std::vector<Buffer> added = bench.backward(outputs, Undeclared::value, wanted, -1, 3);
       for (Index k = 0; k < expected[i].spec().shape.size(); ++k)
         if (!(std::abs(static_cast<double*>(added[i].data())[k] - static_cast<double*>(expected[i].data())[k] - 3) <

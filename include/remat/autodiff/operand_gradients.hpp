@@ -53,14 +53,14 @@ class OperandGradients {
   Target target(const Node& n, std::size_t i, Frame::Value& value) {
     const std::span<const Operand> operands = p_.operands_of(n);
     const Operand& operand = operands[i];
-    const int input = static_cast<int>(i);
     if (!p_.wants_gradient(operand)) return {};
+    const GradientRule rule = n.op->gradient(static_cast<int>(i));
     Slot& s = p_.slot(operand.slot);
     Slot& y = p_.slot(n.first_output);
     const bool same_spec = y.spec.dtype == s.spec.dtype && y.spec.shape == operand.shape;
-    if (n.op->passes_gradient(input) && same_spec) return {Target::Kind::passed, y.grad, s.spec.dtype};
-    if (const int twin = n.op->same_gradient(input); twin >= 0) {
-      const Target& other = targets_[static_cast<std::size_t>(twin)];
+    if (rule.passes && same_spec) return {Target::Kind::passed, y.grad, s.spec.dtype};
+    if (rule.same_as >= 0) {
+      const Target& other = targets_[static_cast<std::size_t>(rule.same_as)];
       if (other.kind == Target::Kind::fresh) return {Target::Kind::passed, other.buffer, other.dtype};
     }
 
@@ -70,21 +70,21 @@ class OperandGradients {
     };
     bool alone = true;
     for (std::size_t k = 0; k < operands.size(); ++k) alone = alone && (k == i || !meets(operands[k].slot));
-    const bool is_wide = s.spec.dtype == DType::bfloat16 && n.op->wide_gradient(input);
+    const bool is_wide = s.spec.dtype == DType::bfloat16 && rule.wide;
     const DType dtype = is_wide ? DType::float32 : s.spec.dtype;
     const bool whole = operand.shape.size() == s.spec.shape.size() && dtype == p_.gradient_type(s);
-    if (s.parameter >= 0 && alone && whole && n.op->accumulates(input)) {
+    if (s.parameter >= 0 && alone && whole && rule.adds) {
       value.accumulate = has_gradient(s);
       value.grad = parameter_gradient(s);
       return {Target::Kind::direct, {}, dtype};
     }
-    if (s.parameter < 0 && alone && whole && s.grad && s.grad.use_count() == 1 && n.op->accumulates(input)) {
+    if (s.parameter < 0 && alone && whole && s.grad && s.grad.use_count() == 1 && rule.adds) {
       value.grad = s.grad->data();
       value.accumulate = true;
       return {Target::Kind::direct, {}, dtype};
     }
     Target fresh{Target::Kind::fresh, {}, dtype};
-    if (n.op->in_place_gradient(input) && same_spec && !is_wide && y.grad.use_count() == 1)
+    if (rule.in_place && same_spec && !is_wide && y.grad.use_count() == 1)
       fresh.buffer = y.grad;
     else
       fresh.buffer =

@@ -57,7 +57,7 @@ struct Activate : Op {
       });
     });
   }
-  bool in_place_gradient(int) const override { return true; }
+  GradientRule gradient(int) const override { return {.in_place = true}; }
 };
 
 template <class T>
@@ -102,7 +102,7 @@ struct GatedActivate : Op {
       });
     });
   }
-  bool in_place_gradient(int input) const override { return input == gate.index; }
+  GradientRule gradient(int input) const override { return {.in_place = input == gate.index}; }
 };
 
 }  // namespace ops

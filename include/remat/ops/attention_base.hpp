@@ -24,7 +24,7 @@ struct AttentionOp : Op {
 
   AttentionOp(const AttentionOptions& o, const DropoutMask& m) : Op("attention"), options(o), mask(m) {}
 
-  bool accumulates(int) const override { return true; }
+  GradientRule gradient(int) const override { return {.adds = true}; }
 
  protected:
   Specs results(const Shape& of_context, const Shape& of_rows) const {

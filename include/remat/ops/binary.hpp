@@ -54,8 +54,9 @@ struct Binary : Op {
     // Last, because it may overwrite dy.
     if (f.wants(a)) gradient<F::da_reads, F::passes_a>(f, a, [](A dy, A u, A v) { return F::da(dy, u, v); });
   }
-  bool passes_gradient(int input) const override { return input == 0 ? F::passes_a : F::passes_b; }
-  bool in_place_gradient(int input) const override { return input == 0; }
+  GradientRule gradient(int input) const override {
+    return {.passes = input == a.index ? F::passes_a : F::passes_b, .in_place = input == a.index};
+  }
 
  private:
   template <bool is_read, class X>

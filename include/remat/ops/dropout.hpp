@@ -99,7 +99,7 @@ struct Dropout : Op {
   Residuals residuals(const Wanted&) const override { return {}; }
   void forward(Frame& f) const override { apply(f[x].data(), f[y].data(), f[y].size()); }
   void backward(Frame& f) const override { apply(f.grad(y).data(), f.grad(x).data(), f[x].size()); }
-  bool in_place_gradient(int) const override { return true; }
+  GradientRule gradient(int) const override { return {.in_place = true}; }
 
  private:
   void apply(const T* from, T* to, Index size) const {

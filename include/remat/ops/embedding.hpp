@@ -53,7 +53,7 @@ struct Embedding : Op {
       }
     });
   }
-  bool accumulates(int input) const override { return input == table.index; }
+  GradientRule gradient(int input) const override { return {.adds = input == table.index}; }
 };
 
 }  // namespace ops

@@ -54,8 +54,7 @@ struct Linear : Op {
       kernels::column_sums(dy, f[y].rows(), f[y].cols(), f.accumulate(b), f.grad(b).data(),
                            f.template scratch<Accum<T>>());
   }
-  bool accumulates(int) const override { return true; }
-  bool wide_gradient(int input) const override { return input == w.index; }
+  GradientRule gradient(int input) const override { return {.adds = true, .wide = input == w.index}; }
 
  private:
   kernels::LinearProducts<T> products(const Frame& f) const {

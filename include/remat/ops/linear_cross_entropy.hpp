@@ -115,8 +115,9 @@ struct LinearCrossEntropy : Op {
       differentiate(f, sizes, first, rows, share, to);
     });
   }
-  bool accumulates(int input) const override { return input == w.index || input == b.index; }
-  bool wide_gradient(int input) const override { return input == w.index; }
+  GradientRule gradient(int input) const override {
+    return {.adds = input == w.index || input == b.index, .wide = input == w.index};
+  }
 
  private:
   TokenChunks<T> chunks(const Shape& x_shape, const Shape& w_shape) const {

@@ -51,7 +51,7 @@ struct Matmul : Op {
       p.run(shape, a.index, f[a].data(), 2, dy, b.index, f.grad(b).data());
     }
   }
-  bool accumulates(int) const override { return true; }
+  GradientRule gradient(int) const override { return {.adds = true}; }
 
  private:
   static Shape batch_of(const Shape& shape) { return shape.drop_last().drop_last(); }

@@ -109,10 +109,11 @@ struct Norm : Op {
     if (wants_bias)
       kernels::add_partials(blocks, partials, stride, at_bias, d, f.accumulate(bias), f.grad(bias).data());
   }
-  bool accumulates(int input) const override { return input != branch.index && !(Skip && input == x.index); }
-  bool in_place_gradient(int input) const override { return input == x.index; }
-  int same_gradient(int input) const override {
-    return Skip && !is_mixed && input == branch.index && !mask.active() ? x.index : -1;
+  GradientRule gradient(int input) const override {
+    const bool is_sum = Skip && !is_mixed && !mask.active();  // of x and the branch as it is
+    return {.adds = input != branch.index && !(Skip && input == x.index),
+            .in_place = input == x.index,
+            .same_as = is_sum && input == branch.index ? x.index : -1};
   }
 
  private:

@@ -55,8 +55,7 @@ struct AddPositions : Op {
       }
     });
   }
-  bool passes_gradient(int input) const override { return input == x.index; }
-  bool accumulates(int input) const override { return input == table.index; }
+  GradientRule gradient(int input) const override { return {.adds = input == table.index, .passes = input == x.index}; }
 
  private:
   static Index length(const Shape& x_shape) { return x_shape.drop_last().back(); }

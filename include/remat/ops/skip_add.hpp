@@ -74,7 +74,7 @@ struct SkipAdd : Op {
       branch_gradient(mask, begin, end - begin, dy + begin, to + begin);
     });
   }
-  bool passes_gradient(int input) const override { return input == x.index; }
+  GradientRule gradient(int input) const override { return {.passes = input == x.index}; }
 };
 
 }  // namespace ops

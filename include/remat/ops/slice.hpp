@@ -33,7 +33,7 @@ struct Slice : Op {
     });
   }
   // Slices are added up in the gradient of their tensor: each touches its own part only.
-  bool accumulates(int) const override { return true; }
+  GradientRule gradient(int) const override { return {.adds = true}; }
   void backward(Frame& f) const override {
     const Runs r(f[x].shape(), f[x].shape().axis(axis_, "axis"));
     const T* dy = f.grad(y).data();

@@ -48,7 +48,7 @@ struct Softmax : Op {
       for (Index i = begin; i < end; ++i) backward_row(out.row(i), dy.row(i), dx.row(i), D);
     });
   }
-  bool in_place_gradient(int) const override { return true; }
+  GradientRule gradient(int) const override { return {.in_place = true}; }
 
  private:
   Index seen(Index row, const Shape& shape) const {

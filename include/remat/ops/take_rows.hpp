@@ -46,7 +46,7 @@ struct TakeRows : Op {
         f.accumulate(x), f[rows].size(), [=](Index i) { return from[i]; }, f.grad(y).data(), 1,
         [](Index) { return Accum<T>{1}; });
   }
-  bool accumulates(int input) const override { return input == x.index; }
+  GradientRule gradient(int input) const override { return {.adds = input == x.index}; }
 };
 
 }  // namespace ops

@@ -91,7 +91,7 @@ struct Unary : Op {
       for (Index i = begin; i < end; ++i) dx[i] = dy[i] * F::derivative(read[i]);
     });
   }
-  bool in_place_gradient(int) const override { return true; }
+  GradientRule gradient(int) const override { return {.in_place = true}; }
 
  private:
   static constexpr Index grain = 16384;

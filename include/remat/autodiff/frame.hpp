@@ -1,0 +1,99 @@
+// The values that one run of an op reads and writes.
+#pragma once
+
+#include <cstddef>
+#include <remat/autodiff/spec.hpp>
+#include <vector>
+
+namespace remat { inline namespace REMAT_ABI {
+
+/// Elements with a shape. Reading what a backward did not declare is an `Error`.
+template <class T>
+class View {
+ public:
+  View(T* data, const Shape& shape) : data_(data), shape_(&shape) {}
+  const Shape& shape() const { return *shape_; }
+  Index size() const { return shape_->size(); }
+  Index rows() const { return shape_->rows(); }
+  Index cols() const { return shape_->back(); }
+  T* data() const {
+    require(data_ != nullptr || size() == 0, "backward reads a value that residuals() did not declare");
+    return data_;
+  }
+  T* row(Index i) const { return data_ + i * cols(); }
+
+ private:
+  T* data_;
+  const Shape* shape_;
+};
+
+/// The values of one run of one op. In `backward` only declared residuals have data; shapes can always be read.
+class Frame {
+ public:
+  struct Value {
+    void* data = nullptr;
+    Shape shape{};
+    bool present = false;
+    void* grad = nullptr;     // null: not wanted (operand) or zero (result)
+    bool accumulate = false;  // add to the gradient that is there, for operands whose rule says `adds`
+  };
+  std::vector<Value> inputs, outputs;
+  std::byte* scratch_memory = nullptr;
+
+  template <class T>
+  View<const T> operator[](In<T> x) const {
+    return {static_cast<const T*>(in(x).data), in(x).shape};
+  }
+  template <class T>
+  View<T> operator[](Out<T> y) const {
+    return {static_cast<T*>(out(y).data), out(y).shape};
+  }
+  template <class T>
+  bool has(In<T> x) const {
+    return static_cast<std::size_t>(x.index) < inputs.size() && in(x).present;
+  }
+  /// Is the gradient of this operand wanted? Its buffer is uninitialized and must be written whole.
+  template <class T>
+  bool wants(In<T> x) const {
+    return has(x) && in(x).grad != nullptr;
+  }
+  /// True: add to `grad(x)`, false: overwrite it. Only asked of operands whose rule says `adds`.
+  template <class T>
+  bool accumulate(In<T> x) const {
+    return in(x).accumulate;
+  }
+  template <class T>
+  View<T> grad(In<T> x) const {
+    return {static_cast<T*>(in(x).grad), in(x).shape};
+  }
+  template <class T>
+  View<Accum<T>> grad(Weight<T> x) const {
+    return {static_cast<Accum<T>*>(in(x).grad), in(x).shape};
+  }
+  /// False: the gradient of this result is zero, and nowhere.
+  template <class T>
+  bool has_grad(Out<T> y) const {
+    return out(y).grad != nullptr;
+  }
+  template <class T>
+  View<const T> grad(Out<T> y) const {
+    return {static_cast<const T*>(out(y).grad), out(y).shape};
+  }
+  /// `count` elements of the scratch that `cost` asked for.
+  template <class T>
+  T* scratch() const {
+    return reinterpret_cast<T*>(scratch_memory);
+  }
+
+ private:
+  template <class T>
+  const Value& in(In<T> x) const {
+    return inputs[static_cast<std::size_t>(x.index)];
+  }
+  template <class T>
+  const Value& out(Out<T> y) const {
+    return outputs[static_cast<std::size_t>(y.index)];
+  }
+};
+
+}}  // namespace remat

@@ -1,0 +1,121 @@
+// How an op names its operands and results, and what it is told of them before it runs.
+#pragma once
+
+#include <cstdint>
+#include <initializer_list>
+#include <remat/core/tensor.hpp>
+#include <span>
+#include <string_view>
+#include <vector>
+
+namespace remat { inline namespace REMAT_ABI {
+
+/// Type and shape of one value.
+struct Spec {
+  DType dtype = DType::float32;
+  Shape shape{};
+
+  std::size_t bytes() const { return checked_bytes(shape.size(), size_of(dtype)); }
+  friend bool operator==(const Spec&, const Spec&) = default;
+};
+
+/// The i-th operand of an op, an array of `T`. It may be left out where `f.has(x)` is asked.
+template <class T>
+struct In {
+  int index;
+};
+/// The i-th operand, whose gradient `backward` writes as `Accum<T>`: what many terms are summed in. An op with such an
+/// operand says so with `GradientRule::wide`.
+template <class T>
+struct Weight : In<T> {
+  constexpr explicit Weight(int i) : In<T>{i} {}
+};
+/// The i-th result of an op.
+template <class T>
+struct Out {
+  int index;
+  Spec operator()(const Shape& shape) const { return {dtype_of<T>(), shape}; }
+};
+
+/// Which values a backward reads: a set of operands and results.
+class Residuals {
+ public:
+  struct Reference {
+    template <class T>
+    Reference(In<T> x) : input(x.index) {}
+    template <class T>
+    Reference(Out<T> y) : output(y.index) {}
+    int input = -1, output = -1;
+  };
+  Residuals(std::initializer_list<Reference> read = {}) {
+    for (const Reference& r : read) add(r);
+  }
+  /// Adds `r` when `condition` holds; an `Error` for an operand or result behind the first 64.
+  Residuals& add(const Reference& r, bool condition = true) {
+    if (!condition) return *this;
+    const bool is_input = r.input >= 0;
+    const int i = is_input ? r.input : r.output;
+    require(0 <= i && i < most, "residuals() names ", is_input ? "operand " : "result ", i, ", but only the first ",
+            most, " of each can be kept for backward; put it among these, or stack operands into one");
+    (is_input ? inputs_ : outputs_) |= bit(i);
+    return *this;
+  }
+  bool input(int i) const { return i < most && (inputs_ & bit(i)); }
+  bool output(int i) const { return i < most && (outputs_ & bit(i)); }
+
+ private:
+  static constexpr int most = 64;
+  static std::uint64_t bit(int i) { return std::uint64_t{1} << i; }
+  std::uint64_t inputs_ = 0, outputs_ = 0;
+};
+
+/// One operand as `infer` sees it: `name` is a parameter's path, else empty.
+struct OperandSpec {
+  Spec spec{};
+  bool present = false;
+  bool wants_gradient = false;
+  std::string_view name{};
+};
+
+/// The operands' types and shapes, and which of their gradients are wanted.
+class Operands {
+ public:
+  explicit Operands(std::span<const OperandSpec> operands) : operands_(operands) {}
+  int size() const { return static_cast<int>(operands_.size()); }
+  template <class T>
+  const Spec& operator[](In<T> x) const {
+    return (*this)[x.index].spec;
+  }
+  const OperandSpec& operator[](int i) const { return operands_[static_cast<std::size_t>(i)]; }
+  template <class T>
+  bool has(In<T> x) const {
+    return x.index < size() && (*this)[x.index].present;
+  }
+  /// How an error calls the operand: its parameter path, else `otherwise`.
+  template <class T>
+  std::string_view name(In<T> x, std::string_view otherwise) const {
+    return has(x) && !(*this)[x.index].name.empty() ? (*this)[x.index].name : otherwise;
+  }
+
+ private:
+  std::span<const OperandSpec> operands_;
+};
+
+/// Which gradients are wanted: `wanted[x]` is false for an operand that was left out.
+class Wanted {
+ public:
+  explicit Wanted(const Operands& operands) : operands_(operands) {}
+  template <class T>
+  bool operator[](In<T> x) const {
+    return operands_.has(x) && operands_[x.index].wants_gradient;
+  }
+  bool operator[](int i) const { return operands_[i].wants_gradient; }
+  int size() const { return operands_.size(); }
+
+ private:
+  const Operands& operands_;
+};
+
+using Specs = std::vector<Spec>;
+
+}}  // namespace remat
