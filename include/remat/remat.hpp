@@ -3,7 +3,6 @@
 #pragma once
 
 #include <remat/autodiff/gradient_check.hpp>
-#include <remat/autodiff/plan_cache.hpp>
 #include <remat/autodiff/report.hpp>
 #include <remat/autodiff/tape.hpp>
 #include <remat/core/eigen.hpp>
@@ -43,5 +42,6 @@
 #include <remat/optim/clip.hpp>
 #include <remat/optim/schedule.hpp>
 #include <remat/params/registry.hpp>
+#include <remat/plan/plan_cache.hpp>
 #include <remat/policy/parse.hpp>
 #include <remat/policy/phrase_book.hpp>

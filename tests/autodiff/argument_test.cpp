@@ -27,7 +27,7 @@ TEST(Argument, OwnsWhatItWasMadeFrom) {
   EXPECT_TRUE(product.has_value() && constant.has_value() && weight.has_value() && number.has_value());
   EXPECT_NE(product.var(), nullptr);
   EXPECT_EQ(weight.var(), nullptr);
-  const auto y = record(Binary<float, functions::Add>(), x, product)[Binary<float, functions::Add>::y];
+  const auto y = record(ops::Binary<float, functions::Add>(), x, product)[ops::Binary<float, functions::Add>::y];
   EXPECT_EQ(y.value()[0], 3);
 }
 

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <optional>
-#include <remat/autodiff/plan.hpp>
 #include <remat/autodiff/report.hpp>
 #include <remat/autodiff/tape.hpp>
 #include <remat/ops/arithmetic.hpp>
@@ -11,6 +10,7 @@
 #include <remat/ops/softmax.hpp>
 #include <remat/ops/unary.hpp>
 #include <remat/params/registry.hpp>
+#include <remat/plan/plan.hpp>
 #include <tuple>
 #include <vector>
 
@@ -33,7 +33,9 @@ TEST(Boundary, ARegionReturnsOnlySetVarsOfItsTape) {
       const V x = input(a);
       V other = input(b);
       for (int i = 0; i < 20; ++i) other = sin(other);
-      const auto region = [&](auto fn) { is_place ? (void)a.place(fn) : (void)a.checkpoint(policy::nothing, fn); };
+      const auto region = [&](auto fn) {
+        is_place ? (void)a.plannable_region(fn) : (void)a.checkpoint(policy::nothing, fn);
+      };
       expect_error({"never given a value"}, [&] { region([&] { return std::pair{sin(x), V()}; }); });
       expect_error({"never given a value"}, [&] { region([&] { return std::vector<V>(3); }); });
       expect_error({"never given a value"}, [&] { region([&] { return std::optional<V>(V()); }); });

@@ -15,9 +15,9 @@ namespace {
 
 using namespace remat;
 
-std::size_t total(const std::vector<Inhabitant>& inhabitants) {
-  return std::accumulate(inhabitants.begin(), inhabitants.end(), std::size_t{0},
-                         [](std::size_t sum, const Inhabitant& who) { return sum + who.bytes; });
+std::size_t total(const std::vector<LiveBlock>& live_blocks) {
+  return std::accumulate(live_blocks.begin(), live_blocks.end(), std::size_t{0},
+                         [](std::size_t sum, const LiveBlock& who) { return sum + who.bytes; });
 }
 
 Var<float> regions(Tape& tape, const Policy& policy, int count) {
@@ -37,7 +37,7 @@ TEST(PeakInhabitants, AddUpToThePeak) {
     const TapeStats stats = tape.stats();
     EXPECT_EQ(total(stats.at_peak), stats.peak_bytes) << policy;
     EXPECT_TRUE(std::is_sorted(stats.at_peak.begin(), stats.at_peak.end(),
-                               [](const Inhabitant& a, const Inhabitant& b) { return a.bytes > b.bytes; }));
+                               [](const LiveBlock& a, const LiveBlock& b) { return a.bytes > b.bytes; }));
   }
 }
 
@@ -47,13 +47,13 @@ TEST(PeakInhabitants, SayWhatTheyAreAndWhere) {
   const auto at_peak = tape.stats().at_peak;
   const auto count = [&](MemoryClass kind, const std::string& layer) {
     return std::count_if(at_peak.begin(), at_peak.end(),
-                         [&](const Inhabitant& who) { return who.kind == kind && who.layer_path == layer; });
+                         [&](const LiveBlock& who) { return who.kind == kind && who.layer_path == layer; });
   };
   // The peak: the second region has just been replayed, from the value between the regions.
   EXPECT_EQ(count(MemoryClass::saved, "net/layer_0"), 1);
   EXPECT_EQ(count(MemoryClass::replayed, "net/layer_1"), 3);
   EXPECT_GE(std::count_if(at_peak.begin(), at_peak.end(),
-                          [](const Inhabitant& who) { return who.kind == MemoryClass::gradient; }),
+                          [](const LiveBlock& who) { return who.kind == MemoryClass::gradient; }),
             1);
   std::ostringstream text;
   text << at_peak;

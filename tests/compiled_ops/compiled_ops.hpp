@@ -28,19 +28,19 @@
   HOW template struct remat::ops::Norm<T, remat::ops::RmsNormRow, true>;    \
   HOW template struct remat::ops::AttentionOp<T, 1>;                        \
   HOW template struct remat::ops::AttentionOp<T, 3>;                        \
-  HOW template struct remat::Concat<T>;                                     \
-  HOW template struct remat::Matmul<T>;                                     \
-  HOW template struct remat::Reduce<T>;                                     \
-  HOW template struct remat::Slice<T>;                                      \
-  HOW template struct remat::Transpose<T>;                                  \
-  HOW template struct remat::Binary<T, remat::functions::Add>;              \
-  HOW template struct remat::Binary<T, remat::functions::Subtract>;         \
-  HOW template struct remat::Binary<T, remat::functions::Multiply>;         \
-  HOW template struct remat::Binary<T, remat::functions::Divide>;           \
-  HOW template struct remat::Softmax<T, false>;                             \
-  HOW template struct remat::Softmax<T, true>;                              \
-  HOW template struct remat::Unary<T, remat::functions::Sin>;               \
-  HOW template struct remat::Unary<T, remat::functions::Square>;
+  HOW template struct remat::ops::Concat<T>;                                \
+  HOW template struct remat::ops::Matmul<T>;                                \
+  HOW template struct remat::ops::Reduce<T>;                                \
+  HOW template struct remat::ops::Slice<T>;                                 \
+  HOW template struct remat::ops::Transpose<T>;                             \
+  HOW template struct remat::ops::Binary<T, remat::functions::Add>;         \
+  HOW template struct remat::ops::Binary<T, remat::functions::Subtract>;    \
+  HOW template struct remat::ops::Binary<T, remat::functions::Multiply>;    \
+  HOW template struct remat::ops::Binary<T, remat::functions::Divide>;      \
+  HOW template struct remat::ops::Softmax<T, false>;                        \
+  HOW template struct remat::ops::Softmax<T, true>;                         \
+  HOW template struct remat::ops::Unary<T, remat::functions::Sin>;          \
+  HOW template struct remat::ops::Unary<T, remat::functions::Square>;
 
 // Of bfloat16 branches beside a float skip connection.
 #define REMAT_TEST_SKIP_OPS(HOW, T, X)                                           \

@@ -53,7 +53,7 @@ TEST(Pool, ReusesBlocks) {
 TEST(Pool, AccountsTheirOwn) {
   const Counted<Account> account(new Account);
   const Storage other = pool().allocate(1000);
-  Storage a = pool().allocate(100, account), b = pool().imagine(200, account);
+  Storage a = pool().allocate(100, account), b = pool().allocate_virtual(200, account);
   EXPECT_EQ(account->live_bytes, 128U + 256U);
   EXPECT_EQ(b->data(), nullptr);
   a = {};
@@ -63,11 +63,11 @@ TEST(Pool, AccountsTheirOwn) {
   EXPECT_EQ(last->account->live_bytes, 64U);
 }
 
-// Protects plans: what they imagine is charged to their account and costs no memory.
+// Protects plans: what they allocate_virtual is charged to their account and costs no memory.
 TEST(Pool, ImaginesWithoutMemory) {
   const Counted<Account> account(new Account);
   const std::size_t live = pool().live_bytes();
-  const Storage vast = pool().imagine(std::size_t{1} << 50, account);
+  const Storage vast = pool().allocate_virtual(std::size_t{1} << 50, account);
   EXPECT_EQ(account->live_bytes, std::size_t{1} << 50);
   EXPECT_EQ(pool().live_bytes(), live);
 }

@@ -5,7 +5,7 @@ void regions_that_return_nothing([[maybe_unused]] remat::Tape& tape, [[maybe_unu
 #if REMAT_VOID_IN == 1
   tape.checkpoint(remat::policy::nothing, [&] {});
 #elif REMAT_VOID_IN == 2
-  tape.place([&] {});
+  tape.plannable_region([&] {});
 #else
   remat::blockwise(x, 0, 1, remat::policy::nothing, [](const remat::Var<float>&, remat::Index) {});
 #endif

@@ -96,8 +96,8 @@ TEST(AttentionMasks, PutDistancesIntoTheBucketsOfT5) {
     remat::kernels::AttentionProblem<float> p;
     p.causal = causal, p.buckets = 32;
     std::vector<std::byte> scratch(1024);
-    remat::kernels::attention::Carver carver(scratch.data());
-    const remat::kernels::attention::RelativeBuckets buckets(p, carver);
+    remat::kernels::attention::ScratchArena arena(scratch.data());
+    const remat::kernels::attention::RelativeBuckets buckets(p, arena);
     buckets.fill();
     return buckets(distance);
   };

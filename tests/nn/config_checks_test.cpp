@@ -200,7 +200,7 @@ TEST(ConfigChecks, Gpt) {
              {[](C& c) { c.init_deviation = -1; }, {"init_deviation"}},
              {[](C& c) { c.init_deviation = nan; }, {"init_deviation"}},
              {[](C& c) { c.remat_every = 0; }, {"remat_every"}},
-             {[](C& c) { c.attention_ids = {"a"}; }, {"attention_ids"}},
+             {[](C& c) { c.attention_shared_ids = {"a"}; }, {"attention_shared_ids"}},
              {[](C& c) { c.fused_attention = false, c.dropout = 0.1; }, {"fused = false", "dropout"}},
              {[](C& c) { c.fused_attention = false, c.num_kv_heads = 1; }, {"fused = false", "num_kv_heads"}},
              {[](C& c) { c.blockwise.query_chunk = 4; }, {"query_chunk 4", "combined_qkv = false"}},

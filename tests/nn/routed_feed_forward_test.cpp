@@ -25,9 +25,9 @@ using Ids = std::vector<std::int32_t>;
 TEST(Route, SeatsFirstChoicesBeforeSecondOnesInOrderOfTokens) {
   Tape tape;
   const auto scores = tape.input(Tensor<double>({3, 2}, {.6, .4, .7, .3, .2, .8}));
-  const auto to = route(scores, {.top_k = 2, .seats = 2});
+  const auto to = route(scores, {.top_k = 2, .capacity = 2});
   EXPECT_EQ(numbers(to.experts), (Ids{0, 1, 0, 1, 1, 0}));
-  EXPECT_EQ(numbers(to.seats), (Ids{0, 3, 1, -1, 2, -1}));
+  EXPECT_EQ(numbers(to.slots), (Ids{0, 3, 1, -1, 2, -1}));
   EXPECT_EQ(numbers(to.tokens), (Ids{0, 1, 2, 0}));
   EXPECT_TRUE(same_bits(to.gates.value(), Tensor<double>({3, 2}, {.6, .4, .7, .3, .8, .2})));
 }
@@ -36,7 +36,7 @@ TEST(Route, TheFirstOfEqualsWinsAndNaNsStillGetDifferentExperts) {
   Tape tape;
   const double nan = std::numeric_limits<double>::quiet_NaN();
   const auto scores = tape.input(Tensor<double>({2, 3}, {.25, .5, .5, nan, nan, nan}));
-  const auto to = route(scores, {.top_k = 2, .seats = 2});
+  const auto to = route(scores, {.top_k = 2, .capacity = 2});
   EXPECT_EQ(numbers(to.experts), (Ids{1, 2, 0, 1}));
   EXPECT_EQ(numbers(to.tokens), (Ids{1, -1, 0, 1, 0, -1}));
 }
@@ -44,10 +44,10 @@ TEST(Route, TheFirstOfEqualsWinsAndNaNsStillGetDifferentExperts) {
 TEST(Route, RefusesWhatDoesNotFit) {
   Tape tape;
   const auto scores = tape.input(random_tensor<double>({4, 2}, 1));
-  expect_error({"route: ", "top_k is 3", "2 experts"}, [&] { route(scores, {.top_k = 3, .seats = 1}); });
-  expect_error({"route: ", "top_k is 0"}, [&] { route(scores, {.top_k = 0, .seats = 1}); });
-  expect_error({"route: ", "-1 seats"}, [&] { route(scores, {.seats = -1}); });
-  expect_error({"route: ", "[8]"}, [&] { route(scores.reshape({8}), {.seats = 1}); });
+  expect_error({"route: ", "top_k is 3", "2 experts"}, [&] { route(scores, {.top_k = 3, .capacity = 1}); });
+  expect_error({"route: ", "top_k is 0"}, [&] { route(scores, {.top_k = 0, .capacity = 1}); });
+  expect_error({"route: ", "capacity of -1"}, [&] { route(scores, {.capacity = -1}); });
+  expect_error({"route: ", "[8]"}, [&] { route(scores.reshape({8}), {.capacity = 1}); });
   const Tensor<std::int32_t> far({1, 1}, {4});
   expect_error({"take_rows: row 4 at [0, 0], but x has 4 rows"}, [&] { take_rows(scores, far); });
   expect_error({"combine_rows: row 4 at [0, 0], but x has 4 rows"}, [&] {
@@ -76,25 +76,25 @@ nn::RoutedFeedForwardConfig config(int top_k = 2, double capacity_factor = 3) {
           .activation = Activation::silu};
 }
 
-/// What one token gets, by the formula; `seated`, by choice, tells which experts had a seat.
+/// What one token gets, by the formula; `kept`, by choice, tells which experts had a free slot.
 std::vector<double> by_hand(const nn::RoutedFeedForward<double>& layer, const double* x,
-                            const std::vector<bool>& seated) {
+                            const std::vector<bool>& kept) {
   const Tensor<double> router = layer.router->w.value(), w1 = layer.ffn1.value(), w2 = layer.ffn2.value();
-  std::vector<std::pair<double, Index>> odds;
+  std::vector<std::pair<double, Index>> weights;
   double total = 0, chosen = 0;
   for (Index e = 0; e < E; ++e) {
     double score = 0;
     for (Index d = 0; d < D; ++d) score += x[d] * router[d * E + e];
-    odds.emplace_back(-std::exp(score), e);
+    weights.emplace_back(-std::exp(score), e);
     total += std::exp(score);
   }
-  std::sort(odds.begin(), odds.end());
-  for (std::size_t j = 0; j < seated.size(); ++j) chosen += odds[j].first;
+  std::sort(weights.begin(), weights.end());
+  for (std::size_t j = 0; j < kept.size(); ++j) chosen += weights[j].first;
   std::vector<double> y(D);
-  for (std::size_t j = 0; j < seated.size(); ++j) {
-    const Index e = odds[j].second;
-    const double weight = seated.size() == 1 ? -odds[j].first / total : odds[j].first / chosen;
-    for (Index i = 0; i < F && seated[j]; ++i) {
+  for (std::size_t j = 0; j < kept.size(); ++j) {
+    const Index e = weights[j].second;
+    const double weight = kept.size() == 1 ? -weights[j].first / total : weights[j].first / chosen;
+    for (Index i = 0; i < F && kept[j]; ++i) {
       double h = 0;
       for (Index d = 0; d < D; ++d) h += x[d] * w1[(e * D + d) * F + i];
       h = h / (1 + std::exp(-h));
@@ -119,30 +119,30 @@ TEST(RoutedFeedForward, IsTheWeightedSumOfTheChosenExperts) {
   }
 }
 
-// All tokens equal: one expert is asked by all, and its seats go to the first.
+// All tokens equal: one expert is asked by all, and its slots go to the first.
 TEST(RoutedFeedForward, ATokenWithoutASeatContributesZero) {
   ParameterRegistry parameters(3);
   const nn::RoutedFeedForward<double> layer(parameters / "ffn", config(1, 1.0));
   Tape tape;
   const Tensor<double> y = layer(tape.input(Tensor<double>({N, D}, 0.5))).first.value();
-  ASSERT_EQ(layer.seats(N), 3);
+  ASSERT_EQ(layer.capacity(N), 3);
   for (Index n = 0; n < N; ++n)
     for (Index d = 0; d < D; ++d) EXPECT_EQ(y[n * D + d] != 0, n < 3) << n;
 }
 
 TEST(RoutedFeedForward, SeatsAreAShareOfTheTokens) {
-  const auto seats = [](int experts, int top_k, double factor, Index tokens) {
+  const auto capacity = [](int experts, int top_k, double factor, Index tokens) {
     ParameterRegistry parameters;
     nn::RoutedFeedForwardConfig c = config(top_k, factor);
     c.num_experts = experts;
-    return nn::RoutedFeedForward<float>(parameters / "ffn", c).seats(tokens);
+    return nn::RoutedFeedForward<float>(parameters / "ffn", c).capacity(tokens);
   };
-  EXPECT_EQ(seats(4, 1, 1.25, 10), 4);
-  EXPECT_EQ(seats(4, 2, 1, 10), 5);
-  EXPECT_EQ(seats(4, 2, 2, 10), 10);  // num_experts / top_k: a seat for everyone
-  EXPECT_EQ(seats(4, 1, 100, 10), 10);
-  EXPECT_EQ(seats(4, 1, 0.01, 10), 1);
-  EXPECT_EQ(seats(4, 1, 1, 0), 0);
+  EXPECT_EQ(capacity(4, 1, 1.25, 10), 4);
+  EXPECT_EQ(capacity(4, 2, 1, 10), 5);
+  EXPECT_EQ(capacity(4, 2, 2, 10), 10);  // num_experts / top_k: a slot for everyone
+  EXPECT_EQ(capacity(4, 1, 100, 10), 10);
+  EXPECT_EQ(capacity(4, 1, 0.01, 10), 1);
+  EXPECT_EQ(capacity(4, 1, 1, 0), 0);
 }
 
 TEST(RoutedFeedForward, GradientsAreRightThroughTheWholeLayer) {
@@ -176,7 +176,7 @@ TEST(RoutedFeedForward, PoliciesSeeItsNamesAndDecisionsAreKept) {
       ++names[each.labels.empty() ? each.op : each.labels.front()];
     return names;
   };
-  // Experts and seats, which backward reads, and who sits where; beside them only what lies outside the region.
+  // Experts and slots, which backward reads, and the token in each slot; beside them only what lies outside the region.
   const std::map<std::string, Index> decisions{{"combine_rows", 1}, {"route", 3}};
   EXPECT_EQ(saved(policy::nothing), decisions);
   for (const char* label : {"moe_router", "moe_ffn1", "moe_ffn2"}) {
@@ -215,7 +215,7 @@ TEST(RoutedFeedForward, RefusesWhatDoesNotFit) {
   expect_error({"ffn: ", "[2, 5]", "[..., 6]"}, [&] { layer(tape.input(Tensor<float>({2, 5}, 1.0F))); });
 }
 
-// All experts are asked and have seats for all, so that no rounding changes a decision.
+// All experts are asked and have slots for all, so that no rounding changes a decision.
 TEST(RoutedFeedForward, ComputesInBfloat16WithFloatMasters) {
   ParameterRegistry parameters(1);
   const nn::RoutedFeedForwardConfig config{.model_dims = 24,

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <remat/autodiff/plan.hpp>
 #include <remat/autodiff/tape.hpp>
 #include <remat/ops/activation.hpp>
 #include <remat/ops/arithmetic.hpp>
@@ -12,6 +11,7 @@
 #include <remat/ops/reduce.hpp>
 #include <remat/ops/unary.hpp>
 #include <remat/params/registry.hpp>
+#include <remat/plan/plan.hpp>
 #include <remat/policy/phrase_book.hpp>
 
 #include "core/expect_error.hpp"

@@ -327,14 +327,14 @@ inline std::vector<OpCase> op_cases() {
                   on({{4, 3}, {0, 2}}, {{.shape = {0, 2}, .limit = 4}}),
                   on({{4, 0}, {2, 1}}, {{.shape = {2, 1}, .limit = 4}})}});
   row({.name = "route",
-       .fn = [](const auto& in) { return route(apart(in[0]), {.top_k = 2, .seats = 3}).gates; },
+       .fn = [](const auto& in) { return route(apart(in[0]), {.top_k = 2, .capacity = 3}).gates; },
        .inputs = {on({{6, 4}}), on({{40, 5}}), on({{0, 2}}), on({{200, 130}})}});
   row({.name = "route to experts and back",  // some are full, some stay empty
        .fn =
            [](const auto& in) {
-             const auto to = route(apart(in[0]), {.top_k = 1, .seats = 2});
+             const auto to = route(apart(in[0]), {.top_k = 1, .capacity = 2});
              const Index experts = to.tokens.shape()[0], d = in[1].shape()[1];
-             return combine_rows(sin(take_rows(in[1], to.tokens)).reshape({2 * experts, d}), to.seats, to.gates);
+             return combine_rows(sin(take_rows(in[1], to.tokens)).reshape({2 * experts, d}), to.slots, to.gates);
            },
        .inputs = {on({{9, 4}, {9, 5}}), on({{3, 7}, {3, 33}})}});
   row({.name = "load_balancing_loss",

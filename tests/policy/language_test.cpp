@@ -196,7 +196,7 @@ TEST(Language, ReadsBackWhatAPlanChose) {
   const Policy written = planned(slots), read = parse(to_string(written));
   EXPECT_EQ(read, written);
   for (std::size_t i = 0; i < slots.size(); ++i) {
-    const SlotPrint& kind = slots.kinds[slots.kind[i]];
+    const SlotFingerprint& kind = slots.kinds[slots.kind[i]];
     const SlotInfo slot{.index = static_cast<remat::Index>(i), .op = kind.op, .bytes = kind.bytes};
     EXPECT_EQ(read(slot), slots.kept[i] ? Verdict::save : Verdict::recompute);
     SlotInfo other = slot;

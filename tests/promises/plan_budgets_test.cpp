@@ -3,7 +3,7 @@
 
 #include <algorithm>
 #include <limits>
-#include <remat/autodiff/plan_cache.hpp>
+#include <remat/plan/plan_cache.hpp>
 #include <string>
 
 #include "core/expect_error.hpp"

@@ -145,7 +145,7 @@ inline std::vector<PlanModel> gpt_models() {
   add("one region", 2, [](GptConfig& c) { c.remat_every = 3, c.dropout = 0.1; });
   add("shared attention", 2, [](GptConfig& c) {
     c.num_layers = 4;
-    c.attention_ids = {"even", "odd", "even", "odd"};
+    c.attention_shared_ids = {"even", "odd", "even", "odd"};
   });
   models.push_back(gpt_model<double>("double", 2, [](GptConfig& c) { c.dropout = 0.1; }));
   return models;

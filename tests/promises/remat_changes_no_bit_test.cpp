@@ -103,11 +103,11 @@ TEST(TheRoutedModel, LeavesTokensWithoutASeatAndUsesBothExperts) {
                                   [](const Node& node) { return node.op->name() == std::string("route"); });
   ASSERT_NE(route, program.nodes.end());
   const auto* experts = reinterpret_cast<const std::int32_t*>(tape.program().data(route->first_output + 1, 0));
-  const auto* seats = reinterpret_cast<const std::int32_t*>(tape.program().data(route->first_output + 2, 0));
+  const auto* slots = reinterpret_cast<const std::int32_t*>(tape.program().data(route->first_output + 2, 0));
   const Index tokens = 2 * remat_test::small::length;
   EXPECT_GT(std::count(experts, experts + tokens, 0), 0);
   EXPECT_GT(std::count(experts, experts + tokens, 1), 0);
-  EXPECT_GT(std::count(seats, seats + tokens, -1), 0);
+  EXPECT_GT(std::count(slots, slots + tokens, -1), 0);
 }
 
 }  // namespace

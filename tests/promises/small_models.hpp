@@ -86,7 +86,8 @@ struct SmallEncoderDecoder {
   }
 };
 
-/// Two experts: the first layer sends each token to one and seats not all of them, the second sends each to both.
+/// Two experts: the first layer sends each token to one and has slots for not all of them, the second sends each to
+/// both.
 struct SmallRouted {
   static constexpr const char* first_matrix = "moe_ffn1";
   struct Layer {

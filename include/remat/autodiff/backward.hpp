@@ -17,7 +17,7 @@ class Backward {
 
   void run() {
     prune();
-    hold_exactly();
+    recount_pending_reads();
     seed();
     find_first_readers();
     std::int32_t level = -1;
@@ -57,19 +57,19 @@ class Backward {
   }
 
   /// The end of recording: from here on a value lives for its readers alone.
-  void hold_exactly() {
+  void recount_pending_reads() {
     p_.slot(loss_).keep = true;
     p_.finished = true;
     p_.saved = level_needs(p_, -1);
-    for (Slot& s : p_.slots) s.holds = 0;
-    for (const Need& need : p_.saved) p_.hold(need.slot);
+    for (Slot& s : p_.slots) s.pending_reads = 0;
+    for (const Need& need : p_.saved) p_.expect_read(need.slot);
     std::erase_if(p_.saved, [this](const Need& need) { return need.slot == loss_; });
     std::size_t saved_bytes = 0;
     for (std::size_t i = 0; i < p_.slots.size(); ++i) {
       Slot& s = p_.slots[i];
       if (s.is_leaf()) continue;
-      if (s.holds == 0 && !s.keep) s.value = {}, s.packed = {};
-      p_.put_away(static_cast<SlotId>(i));  // what a Var in scope kept in memory so far
+      if (s.pending_reads == 0 && !s.keep) s.value = {}, s.packed = {};
+      p_.evict(static_cast<SlotId>(i));  // what a Var in scope kept in memory so far
       if ((s.value || s.packed) && static_cast<SlotId>(i) != loss_) saved_bytes += s.kept_bytes();
     }
     p_.stats.saved_bytes = saved_bytes;
@@ -110,15 +110,15 @@ class Backward {
 
   void release(SlotId id) {
     Slot& s = p_.slot(id);
-    if (--s.holds == 0 && !s.keep) s.value = {};
+    if (--s.pending_reads == 0 && !s.keep) s.value = {};
   }
 
   /// Makes at hand all that backward of the region's level reads, by running its ops again in tape order, each once.
   void enter(std::int32_t id) {
-    for (const SlotId slot : p_.region(id).held) p_.fetch(slot);
+    for (const SlotId slot : p_.region(id).replay_inputs) p_.fetch(slot);
     read_ahead_before(id);
     const std::vector<Need> targets = std::move(p_.region(id).targets);
-    for (const Need& need : targets) p_.hold(need.slot);
+    for (const Need& need : targets) p_.expect_read(need.slot);
     const std::int32_t begin = p_.region(id).node_begin, end = p_.region(id).node_end;
     std::vector<std::uint8_t> replayed(static_cast<std::size_t>(end - begin));
     const auto demand = [&](SlotId slot) {
@@ -132,12 +132,12 @@ class Backward {
       if (!replayed[static_cast<std::size_t>(i - begin)]) continue;
       for_each_operand(p_.node(i), [&](SlotId slot) {
         demand(slot);
-        p_.hold(slot);
+        p_.expect_read(slot);
       });
     }
     for (std::int32_t i = begin; i < end; ++i)
       if (replayed[static_cast<std::size_t>(i - begin)]) replay(p_.node(i));
-    for (const SlotId slot : p_.region(id).held) release(slot);
+    for (const SlotId slot : p_.region(id).replay_inputs) release(slot);
   }
 
   /// While this region computes, the system reads what the one before it offloaded.
@@ -146,9 +146,9 @@ class Backward {
     do --id;
     while (id >= 0 && p_.region(id).parent >= 0);
     if (id < 0) return;
-    for (const SlotId slot : p_.region(id).held)
-      if (const Slot& s = p_.slot(slot); s.place >= 0)
-        p_.offload_file->read_ahead(s.spec.bytes(), static_cast<std::size_t>(s.place));
+    for (const SlotId slot : p_.region(id).replay_inputs)
+      if (const Slot& s = p_.slot(slot); s.offload_position >= 0)
+        p_.offload_file->read_ahead(s.spec.bytes(), static_cast<std::size_t>(s.offload_position));
   }
 
   template <class Visit>
@@ -173,7 +173,7 @@ class Backward {
     for (int k = 0; k < n.output_count; ++k) {
       Slot& s = p_.slot(n.first_output + k);
       if (spare_[static_cast<std::size_t>(k)]) s.value = std::move(spare_[static_cast<std::size_t>(k)]);
-      if (s.holds == 0 && !s.keep) s.value = {};
+      if (s.pending_reads == 0 && !s.keep) s.value = {};
     }
     spare_.clear();
     ++p_.stats.ops_replayed;

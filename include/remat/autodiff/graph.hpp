@@ -31,7 +31,7 @@ constexpr std::string_view to_string(MemoryClass c) {
 }
 
 /// One block that was alive at a tape's peak.
-struct Inhabitant {
+struct LiveBlock {
   std::size_t bytes = 0;  // rounded up to 64
   MemoryClass kind = MemoryClass::workspace;
   std::string op{};          // that made the value, or whose scratch it is
@@ -48,12 +48,12 @@ struct TapeStats {
   double forward_flops = 0;
   double backward_flops = 0;  // replays included
   double replay_flops = 0;
-  double batched_flops = 0;           // of attention and batched products, replays included
-  double moved_bytes = 0;             // read and written by all ops, replays included: what memory-bound time goes by
-  std::size_t saved_bytes = 0;        // held in memory when backward begins, beside the loss
-  std::size_t offloaded_bytes = 0;    // written to the offload file
-  std::size_t peak_bytes = 0;         // activations, their gradients and scratch, each rounded up to 64
-  std::vector<Inhabitant> at_peak{};  // who made up the peak, largest first; of a tape that ran, not of a plan
+  double batched_flops = 0;          // of attention and batched products, replays included
+  double moved_bytes = 0;            // read and written by all ops, replays included: what memory-bound time goes by
+  std::size_t saved_bytes = 0;       // held in memory when backward begins, beside the loss
+  std::size_t offloaded_bytes = 0;   // written to the offload file
+  std::size_t peak_bytes = 0;        // activations, their gradients and scratch, each rounded up to 64
+  std::vector<LiveBlock> at_peak{};  // who made up the peak, largest first; of a tape that ran, not of a plan
 };
 
 using SlotId = std::int32_t;
@@ -64,20 +64,20 @@ struct Slot {
   Storage value{};   // empty when the value is not at hand
   Index offset = 0;  // of a leaf, in elements of its storage
   Storage grad{};
-  std::int32_t node = -1;       // who makes it; -1 for leaves
-  std::int32_t vars = 0;        // living Vars
-  std::int32_t constants = 0;   // those of them made by stop_gradient
-  std::int32_t readers = 0;     // recorded ops that read it and whose results can still be used
-  std::int32_t gradients = 0;   // those of them whose backward may give it a gradient
-  std::int32_t holds = 0;       // backwards, replays and open regions still to read it
-  std::int32_t holder = -1;     // the last region to hold it for its replay
-  std::int32_t labels = -1;     // index into Program::labels
-  std::int32_t parameter = -1;  // index into Program::parameters
+  std::int32_t node = -1;           // who makes it; -1 for leaves
+  std::int32_t vars = 0;            // living Vars
+  std::int32_t constants = 0;       // those of them made by stop_gradient
+  std::int32_t readers = 0;         // recorded ops that read it and whose results can still be used
+  std::int32_t gradients = 0;       // those of them whose backward may give it a gradient
+  std::int32_t pending_reads = 0;   // backwards, replays and open regions still to read it
+  std::int32_t replay_region = -1;  // the last region whose replay starts from it
+  std::int32_t labels = -1;         // index into Program::labels
+  std::int32_t parameter = -1;      // index into Program::parameters
   bool wants_gradient = false;
   bool keep = false;                     // until the tape ends
   bool sealed = false;                   // made in a region that closed without returning it
   bool labelled_part = false;            // a label was given to a slice of it
-  Index place = -1;                      // in the offload file, when the value was written there
+  Index offload_position = -1;           // in the offload file, when the value was written there
   Storage packed{};                      // the value, compressed, when a lossy policy keeps it
   std::optional<Compression> packing{};  // how it was, once it was
   SlotId run_begin = -1, run_end = -1;   // evaluate mode: the results of its op, which are used again together
@@ -106,7 +106,7 @@ struct Node {
   std::int32_t path = 0;         // index into Program::paths
   bool live = false;             // its backward may run
   bool gone = false;             // nobody can use its results any more
-  bool holds_residuals = false;  // itself, not the region around it
+  bool keeps_residuals = false;  // itself, not the region around it
   Cost cost{};
   Residuals residuals{};   // what backward reads
   double moved_bytes = 0;  // of forward; backward moves values and gradients
@@ -122,21 +122,22 @@ struct Need {
 /// A stretch of the tape under one policy. Slots and nodes of a region are contiguous.
 struct Region {
   Policy policy{};
+  bool keeps_everything = false;  // its policy does: each residual waits for its reader, as if there were no region
   std::int32_t parent = -1;
   std::int32_t node_begin = 0, node_end = 0;
   SlotId slot_begin = 0, slot_end = 0;
-  std::vector<std::uint8_t> verdicts{};  // by slot, once asked
-  std::vector<SlotId> open_holds{};      // outer values that must stay while the region is open
-  std::vector<SlotId> held{};            // what a replay of the region reads
-  std::vector<SlotId> holding{};         // of that, what it holds until backward begins
-  std::vector<SlotId> frontier{};        // `held` when the outermost region closed: later only less is at hand
-  std::vector<SlotId> returned{};        // what may be used after it
-  std::vector<Need> targets{};           // what its backward reads, once backward has begun
+  std::vector<std::uint8_t> verdicts{};   // by slot, once asked
+  std::vector<SlotId> read_while_open{};  // outer values that must stay while the region is open
+  std::vector<SlotId> replay_inputs{};    // what a replay of the region reads
+  std::vector<SlotId> kept_inputs{};      // of these, what it keeps until backward begins
+  std::vector<SlotId> frontier{};  // `replay_inputs` when the outermost region closed: later only less is at hand
+  std::vector<SlotId> returned{};  // what may be used after it
+  std::vector<Need> targets{};     // what its backward reads, once backward has begun
   bool contains(SlotId slot) const { return slot >= slot_begin && slot < slot_end; }
 };
 
 /// A stretch of the tape that is no region but that a plan may make one.
-struct Place {
+struct PlannableRegion {
   SlotId slot_begin = 0, slot_end = 0;
   std::vector<SlotId> returned{};
 };
@@ -162,12 +163,13 @@ struct Event {
     only_constants,
     open,
     close,
-    open_place,
-    close_place,
+    open_plannable,
+    close_plannable,
     label,
     keep
   } kind = Kind::record;
-  std::int32_t id = -1;  // a node, a slot whose last Var (or last one that passes gradients) died, a region, a place
+  std::int32_t id =
+      -1;  // a node, a slot whose last Var (or last one that passes gradients) died, a region, a plannable region
 };
 
 }}  // namespace remat

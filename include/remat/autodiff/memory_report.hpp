@@ -45,12 +45,12 @@ class MemoryClasses {
 };
 
 /// The blocks that were alive at the peak, largest first.
-inline std::vector<Inhabitant> peak_inhabitants(const Program& program) {
+inline std::vector<LiveBlock> peak_blocks(const Program& program) {
   const MemoryClasses classes(program);
-  std::vector<Inhabitant> inhabitants;
+  std::vector<LiveBlock> live_blocks;
   for (const MemoryBlock& block : program.account->with_log([](MemoryLog& log) { return log.at_peak(); })) {
     if (block.bytes == 0) continue;
-    Inhabitant who{block.bytes, classes.of(block.tag)};
+    LiveBlock who{block.bytes, classes.of(block.tag)};
     std::int32_t node = block.tag.id;
     if (block.tag.use != MemoryUse::scratch) {
       who.slot = block.tag.id;
@@ -62,11 +62,11 @@ inline std::vector<Inhabitant> peak_inhabitants(const Program& program) {
       who.op = program.node(node).op->name();
       who.layer_path = program.paths[static_cast<std::size_t>(program.node(node).path)];
     }
-    inhabitants.push_back(std::move(who));
+    live_blocks.push_back(std::move(who));
   }
-  std::stable_sort(inhabitants.begin(), inhabitants.end(),
-                   [](const Inhabitant& a, const Inhabitant& b) { return a.bytes > b.bytes; });
-  return inhabitants;
+  std::stable_sort(live_blocks.begin(), live_blocks.end(),
+                   [](const LiveBlock& a, const LiveBlock& b) { return a.bytes > b.bytes; });
+  return live_blocks;
 }
 
 }  // namespace detail
@@ -93,10 +93,10 @@ inline std::vector<MemorySample> memory_timeline(const Program& program) {
 }
 
 /// One line for each block; blocks of one class, op and size share a line.
-inline std::ostream& operator<<(std::ostream& out, const std::vector<Inhabitant>& inhabitants) {
-  std::vector<std::pair<Inhabitant, std::size_t>> lines;
+inline std::ostream& operator<<(std::ostream& out, const std::vector<LiveBlock>& live_blocks) {
+  std::vector<std::pair<LiveBlock, std::size_t>> lines;
   std::size_t total = 0;
-  for (const Inhabitant& who : inhabitants) {
+  for (const LiveBlock& who : live_blocks) {
     total += who.bytes;
     const auto same = std::find_if(lines.begin(), lines.end(), [&](const auto& line) {
       return line.first.kind == who.kind && line.first.op == who.op && line.first.bytes == who.bytes;
@@ -106,7 +106,7 @@ inline std::ostream& operator<<(std::ostream& out, const std::vector<Inhabitant>
   for (const auto& [who, count] : lines)
     out << std::right << std::setw(12) << who.bytes << " B x " << std::left << std::setw(6) << count << std::setw(11)
         << to_string(who.kind) << std::setw(20) << who.op << (count == 1 ? who.layer_path : "") << std::right << '\n';
-  return out << inhabitants.size() << " blocks, " << total << " B\n";
+  return out << live_blocks.size() << " blocks, " << total << " B\n";
 }
 
 }}  // namespace remat

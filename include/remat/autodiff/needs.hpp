@@ -17,8 +17,8 @@ struct KeptAround {
   bool operator()(SlotId slot) const { return kept[static_cast<std::size_t>(slot - begin)] != 0; }
 };
 
-/// What backward of a level reads (-1: the tape): one entry for each reader. Sets `held` and `targets` of the regions
-/// inside. `around`: of the region around this one, if there is one.
+/// What backward of a level reads (-1: the tape): one entry for each reader. Sets `replay_inputs` and `targets` of the
+/// regions inside. `around`: of the region around this one, if there is one.
 std::vector<Need> level_needs(Program& program, std::int32_t level, const KeptAround* around = nullptr);
 
 /// What a replay of region `id` starts from. `at_hand(slot)`: is a slot of the region held from outside already?
@@ -91,31 +91,31 @@ inline std::vector<Need> level_needs(Program& program, std::int32_t level, const
     const auto found = region_needs(program, *child, around, [&](SlotId slot) {
       return at_hand[static_cast<std::size_t>(slot - slot_begin)] != 0 || (around != nullptr && (*around)(slot));
     });
-    auto& held = program.region(*child).held;
-    held.clear();
+    auto& inputs = program.region(*child).replay_inputs;
+    inputs.clear();
     for (const Need& need : found) {
-      held.push_back(need.slot);
-      program.slot(need.slot).holder = *child;
+      inputs.push_back(need.slot);
+      program.slot(need.slot).replay_region = *child;
       add(need);
     }
   }
   return needs;
 }
 
-inline void Program::hold_for_replay(std::int32_t id) {
+inline void Program::keep_replay_inputs(std::int32_t id) {
   const std::vector<Need> needs = region_needs(*this, id, nullptr, [](SlotId) { return false; });
-  region(id).held.clear();
+  region(id).replay_inputs.clear();
   for (const Need& need : needs) {
-    hold(need.slot);
-    slot(need.slot).holder = id;
-    region(id).held.push_back(need.slot);
+    expect_read(need.slot);
+    slot(need.slot).replay_region = id;
+    region(id).replay_inputs.push_back(need.slot);
   }
-  const std::vector<SlotId> before = std::exchange(region(id).holding, region(id).held);
+  const std::vector<SlotId> before = std::exchange(region(id).kept_inputs, region(id).replay_inputs);
   for (auto each = static_cast<std::size_t>(id); each < regions.size(); ++each) {
     if (each > static_cast<std::size_t>(id) && regions[each].parent < id) break;  // no region inside this one
-    regions[each].frontier = regions[each].held;
+    regions[each].frontier = regions[each].replay_inputs;
   }
-  for (const SlotId slot : before) unhold(slot);
+  for (const SlotId slot : before) finish_read(slot);
 }
 
 }}  // namespace remat

@@ -104,7 +104,7 @@ class OperandGradients {
     }
     ParameterEntry& entry = *p_.parameters[static_cast<std::size_t>(s.parameter)];
     entry.has_grad = true;
-    entry.is_used_up = false;
+    entry.consumed = false;
     return entry.grad_buffer().mutable_data();
   }
 

@@ -38,7 +38,7 @@ class Program : public RecordedProgram {
     if (--s.vars > s.constants || (s.vars > 0 && where.stops_gradient)) return;
     note(s.vars == 0 ? Event::Kind::drop : Event::Kind::only_constants, id);
     try {
-      if (s.vars == 0) settle(id);
+      if (s.vars == 0) release(id);
       if (!slot(id).is_leaf()) forget(slot(id).node);
     } catch (...) {  // a policy threw, and this may be the destructor of a Var: the tape says so when it is used next
       if (!error) error = std::current_exception();
@@ -47,12 +47,12 @@ class Program : public RecordedProgram {
   void rethrow() {
     if (error) std::rethrow_exception(std::exchange(error, nullptr));
   }
-  void hold(SlotId id) { ++slot(id).holds; }
-  void unhold(SlotId id) {
+  void expect_read(SlotId id) { ++slot(id).pending_reads; }
+  void finish_read(SlotId id) {
     Slot& s = slot(id);
-    if (--s.holds > 0) return;
+    if (--s.pending_reads > 0) return;
     s.packed = {};
-    settle(id);
+    release(id);
   }
 
   /// Lets go of what only this op and those before it needed, where nobody can use its results any more: its backward
@@ -70,7 +70,7 @@ class Program : public RecordedProgram {
       }
       if (n.live && !may_pass) {
         n.live = false;
-        if (n.holds_residuals) for_each_residual(*this, n, [this](SlotId slot) { unhold(slot); });
+        if (n.keeps_residuals) for_each_residual(*this, n, [this](SlotId slot) { finish_read(slot); });
         if (const std::int32_t around = outermost_region_of(n); around >= 0 && !is_open(around))
           closed.push_back(around);
         for (const Operand& operand : operands_of(n))
@@ -79,23 +79,23 @@ class Program : public RecordedProgram {
       if (n.gone || is_read) continue;
       n.gone = true;
       for (SlotId each = n.first_output; each < n.first_output + n.output_count; ++each)
-        if (Slot& s = slot(each); s.holds == 0 && !s.keep) s.value = {};
+        if (Slot& s = slot(each); s.pending_reads == 0 && !s.keep) s.value = {};
       for (const Operand& operand : operands_of(n))
         if (operand.slot >= 0 && --slot(operand.slot).readers == 0) add_maker(operand.slot, pending);
     }
     std::sort(closed.begin(), closed.end());
     closed.erase(std::unique(closed.begin(), closed.end()), closed.end());
     for (const std::int32_t id : closed)
-      if (region(id).policy != policy::everything) hold_for_replay(id);
+      if (!region(id).keeps_everything) keep_replay_inputs(id);
   }
 
-  /// Holds what a replay of a closed outermost region starts from, and no longer what it was said to start from before.
-  void hold_for_replay(std::int32_t id);
+  /// Keeps what a replay of a closed outermost region starts from, and no longer what it was said to start from before.
+  void keep_replay_inputs(std::int32_t id);
 
   /// A label that is given when the region of a returned value has closed: policies that name labels are asked again.
   void label_late(SlotId id) {
     const std::int32_t outermost = mode == Mode::evaluate ? -1 : outermost_region(id);
-    if (outermost < 0 || is_open(outermost) || region(outermost).policy == policy::everything) return;
+    if (outermost < 0 || is_open(outermost) || region(outermost).keeps_everything) return;
     const auto [first, end] = decided_with(id);
     bool is_other = false;
     for (std::int32_t r = node(slot(id).node).region; r >= 0; r = region(r).parent) {
@@ -105,7 +105,7 @@ class Program : public RecordedProgram {
         region(r).verdicts[static_cast<std::size_t>(each - region(r).slot_begin)] = unasked;
       is_other = verdict(r, id) != before || is_other;
     }
-    if (is_other) hold_for_replay(outermost);
+    if (is_other) keep_replay_inputs(outermost);
   }
 
   /// May the backward of an op that reads this operand give it a gradient?
@@ -124,9 +124,9 @@ class Program : public RecordedProgram {
   bool kept_by(std::int32_t region_id, SlotId id) { return verdict(region_id, id) != Verdict::recompute; }
 
   /// The region whose policy decides while the forward runs; -1 outside all regions, and in one that keeps everything:
-  /// there each residual is held for its reader, as if the region were not.
+  /// there each residual waits for its reader, as if the region were not.
   std::int32_t ruling_region() const {
-    if (open_regions.empty() || region(open_regions.front()).policy == policy::everything) return -1;
+    if (open_regions.empty() || region(open_regions.front()).keeps_everything) return -1;
     return open_regions.front();
   }
 
@@ -143,38 +143,39 @@ class Program : public RecordedProgram {
 
   /// Writes the value to disk, or compresses it, and frees it, where the policy of its region says so and only the
   /// backward of one region, its own or a later one, will read it.
-  void put_away(SlotId id) {
+  void evict(SlotId id) {
     Slot& s = slot(id);
-    if (mode == Mode::evaluate || !s.value || (s.vars > 0 && !finished) || s.holds == 0 || s.holder < 0 || s.keep)
+    if (mode == Mode::evaluate || !s.value || (s.vars > 0 && !finished) || s.pending_reads == 0 ||
+        s.replay_region < 0 || s.keep)
       return;
     const std::int32_t maker = outermost_region(id);
     if (maker < 0 || is_open(maker) || !kept_by(maker, id)) return;
     const Verdict kept = verdict(maker, id);
     if (kept == Verdict::save) return;
-    const std::vector<SlotId>& held = region(s.holder).held;
-    if (std::count(held.begin(), held.end(), id) != s.holds) return;
+    const std::vector<SlotId>& inputs = region(s.replay_region).replay_inputs;
+    if (std::count(inputs.begin(), inputs.end(), id) != s.pending_reads) return;
     kept == Verdict::offload ? write_away(s)
                              : pack(id, kept == Verdict::int8 ? Compression::int8 : Compression::bfloat16);
   }
   /// Brings a value back that was put away.
   void fetch(SlotId id) {
     Slot& s = slot(id);
-    if (s.value || (s.place < 0 && !s.packed)) return;
+    if (s.value || (s.offload_position < 0 && !s.packed)) return;
     Storage value = allocate(s.spec.bytes(), {MemoryUse::replayed, id});
     if (computes() && s.packed)
       decompress(*s.packing, s.spec.dtype, s.packed->data(), s.spec.shape.size(), value->data());
     else if (computes())
-      offload_file->read(value->data(), s.spec.bytes(), static_cast<std::size_t>(s.place));
+      offload_file->read(value->data(), s.spec.bytes(), static_cast<std::size_t>(s.offload_position));
     s.value = std::move(value);
     s.packed = {};
-    s.place = -1;
+    s.offload_position = -1;
   }
 
   /// Frees the value of a slot that nobody needs any more, or puts it away.
-  void settle(SlotId id) {
-    put_away(id);
+  void release(SlotId id) {
+    evict(id);
     const Slot& s = slot(id);
-    if (!s.value || s.vars > 0 || s.holds > 0 || s.keep) return;
+    if (!s.value || s.vars > 0 || s.pending_reads > 0 || s.keep) return;
     if (s.parameter >= 0 || (s.is_leaf() && mode != Mode::evaluate)) return;
     if (mode == Mode::evaluate) {
       slot(id).value = {};
@@ -221,11 +222,12 @@ class Program : public RecordedProgram {
 
   void write_away(Slot& s) {
     const std::size_t bytes = s.spec.bytes();
-    s.place = 0;
+    s.offload_position = 0;
     if (computes()) {
-      if (!offload_file) offload_file = std::make_unique<OffloadFile>(offload_directory);
-      s.place = static_cast<Index>(offload_file->reserve(bytes));
-      offload_file->write(s.value->data(), bytes, static_cast<std::size_t>(s.place));
+      if (!offload_file)
+        offload_file = std::make_unique<OffloadFile>(offload_directory, "TapeOptions::offload_directory");
+      s.offload_position = static_cast<Index>(offload_file->reserve(bytes));
+      offload_file->write(s.value->data(), bytes, static_cast<std::size_t>(s.offload_position));
     }
     stats.offloaded_bytes += bytes;
     s.value = {};
@@ -267,7 +269,7 @@ class Program : public RecordedProgram {
       if (slot(each).vars > 0) return;
     if (kept_by(region_id, id)) return;
     for (SlotId each = first; each < end; ++each)
-      if (slot(each).holds == 0 && !slot(each).keep) slot(each).value = {};
+      if (slot(each).pending_reads == 0 && !slot(each).keep) slot(each).value = {};
   }
 };
 

@@ -56,11 +56,11 @@ struct RecordedProgram {
     std::thread::id user{};        // in whose name this tape uses it
   };
   std::unordered_map<const ParameterEntry*, ParameterSlots> parameter_slots;
-  std::map<int, std::vector<SlotId>> free_runs;  // evaluate mode uses the slots of an op's results again, by number
-  std::vector<SlotId> kept;                      // by Tape::keep
-  std::vector<Need> saved;                       // when backward began
-  std::vector<Event> events;                     // plan mode only
-  std::vector<Place> places;                     // likewise
+  std::map<int, std::vector<SlotId>> free_runs;    // evaluate mode uses the slots of an op's results again, by number
+  std::vector<SlotId> kept;                        // by Tape::keep
+  std::vector<Need> saved;                         // when backward began
+  std::vector<Event> events;                       // plan mode only
+  std::vector<PlannableRegion> plannable_regions;  // likewise
   bool plans_anew = false;   // plan(): regions under an older plan's policy stand as if they kept everything
   bool had_plan = false;     // such regions were there
   std::exception_ptr error;  // what a policy threw while a Var died
@@ -90,7 +90,7 @@ struct RecordedProgram {
   /// Uninitialized bytes charged to this tape; in plan mode they are only charged.
   Storage allocate(std::size_t bytes, const MemoryTag& tag) {
     account->tag = tag;
-    return computes() ? pool().allocate(bytes, account) : pool().imagine(bytes, account);
+    return computes() ? pool().allocate(bytes, account) : pool().allocate_virtual(bytes, account);
   }
   /// The bytes of a slot from element `offset` on; null in plan mode or when the value is not at hand.
   std::byte* data(SlotId id, Index offset) {
@@ -212,7 +212,7 @@ struct RecordedProgram {
  private:
   AnyTensor cast_of(ParameterEntry& master) const {
     if (computes()) return detail::rounded(master);
-    return {DType::bfloat16, master.value.shape, pool().imagine(0, {}), 0};
+    return {DType::bfloat16, master.value.shape, pool().allocate_virtual(0, {}), 0};
   }
 };
 

@@ -80,12 +80,12 @@ inline std::vector<OperandSpec> operand_specs(const Program& program, std::span<
 }
 
 /// While a region is open, what its ops read from outside must stay.
-inline void hold_for_region(Program& program, std::span<const Operand> operands) {
+inline void keep_for_open_region(Program& program, std::span<const Operand> operands) {
   Region& outer = program.region(program.ruling_region());
   for (const Operand& operand : operands) {
     if (operand.slot < 0 || operand.slot >= outer.slot_begin || program.slot(operand.slot).is_leaf()) continue;
-    program.hold(operand.slot);
-    outer.open_holds.push_back(operand.slot);
+    program.expect_read(operand.slot);
+    outer.read_while_open.push_back(operand.slot);
   }
 }
 
@@ -185,10 +185,10 @@ inline SlotId run_and_write(Program& program, const Checked& checked, std::span<
     if (program.wants_gradient(operand)) ++program.slot(operand.slot).gradients;
   }
   if (program.ruling_region() >= 0) {
-    hold_for_region(program, operands);
+    keep_for_open_region(program, operands);
   } else if (checked.wants) {
-    program.nodes.back().holds_residuals = true;
-    for_each_residual(program, program.nodes.back(), [&](SlotId slot) { program.hold(slot); });
+    program.nodes.back().keeps_residuals = true;
+    for_each_residual(program, program.nodes.back(), [&](SlotId slot) { program.expect_read(slot); });
   }
   if (count == 0) program.forget(program.node_count() - 1);
   return first;
@@ -205,7 +205,7 @@ inline Recorded record(Program& program, std::shared_ptr<const Op> op, std::span
   const auto release_constants = [&] {
     if (program.mode != Mode::evaluate) return;
     for (const Operand& operand : operands)
-      if (operand.slot >= 0 && program.slot(operand.slot).vars == 0) program.settle(operand.slot);
+      if (operand.slot >= 0 && program.slot(operand.slot).vars == 0) program.release(operand.slot);
   };
   try {
     const Checked checked = check(program, std::move(op), operands);

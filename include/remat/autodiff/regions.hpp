@@ -19,6 +19,7 @@ inline std::int32_t open_region(Program& program, const Policy& policy) {
     region.policy = policy::everything;
     program.had_plan = true;
   }
+  region.keeps_everything = region.policy.keeps_everything();
   region.node_begin = program.node_count();
   region.slot_begin = static_cast<SlotId>(program.slots.size());
   if (!program.open_regions.empty()) region.parent = program.open_regions.back();
@@ -31,7 +32,7 @@ inline std::int32_t open_region(Program& program, const Policy& policy) {
 /// Every op that cannot run again must have its results kept, whoever reads them.
 inline void refuse_unreplayable(Program& program, std::int32_t id) {
   const Region& r = program.region(id);
-  if (r.policy == policy::everything) return;
+  if (r.keeps_everything) return;
   for (std::int32_t i = r.node_begin; i < r.node_end; ++i) {
     const Node& n = program.node(i);
     if (n.op->replayable()) continue;
@@ -83,21 +84,21 @@ inline void close_region(Program& program, std::span<const SlotId> returned) {
   for (std::int32_t node = program.region(id).node_end - 1; node >= program.region(id).node_begin; --node)
     program.forget(node);
   if (!program.open_regions.empty()) return;
-  if (program.region(id).policy == policy::everything) {
-    // Its residuals are held one by one; only what was not returned goes now.
+  if (program.region(id).keeps_everything) {
+    // Its residuals wait one by one for their readers; only what was not returned goes now.
     for (SlotId slot = program.region(id).slot_begin; slot < program.region(id).slot_end; ++slot)
-      if (Slot& s = program.slot(slot); !s.is_leaf() && s.sealed && s.holds == 0 && !s.keep) s.value = {};
+      if (Slot& s = program.slot(slot); !s.is_leaf() && s.sealed && s.pending_reads == 0 && !s.keep) s.value = {};
     return;
   }
 
-  program.hold_for_replay(id);
-  const std::vector<SlotId> open_holds = std::exchange(program.region(id).open_holds, {});
-  for (const SlotId slot : open_holds) program.unhold(slot);
+  program.keep_replay_inputs(id);
+  const std::vector<SlotId> read_while_open = std::exchange(program.region(id).read_while_open, {});
+  for (const SlotId slot : read_while_open) program.finish_read(slot);
   const Region& r = program.region(id);
   for (SlotId slot = r.slot_begin; slot < r.slot_end; ++slot) {
     Slot& s = program.slot(slot);
-    if (!s.is_leaf() && s.holds == 0 && !s.keep && (s.vars == 0 || s.sealed)) s.value = {};
-    program.put_away(slot);
+    if (!s.is_leaf() && s.pending_reads == 0 && !s.keep && (s.vars == 0 || s.sealed)) s.value = {};
+    program.evict(slot);
   }
 }
 

@@ -107,26 +107,33 @@ class Tape {
     return result;
   }
 
-  /// Runs `fn()` without a region, at a place where a plan may put one: what layers do by default.
+  /// `checkpoint`, or under a policy that keeps everything a `plannable_region`: what layers open around themselves.
   template <class Fn>
-  auto place(Fn&& fn) {
+  auto region(const Policy& policy, Fn&& fn) {
+    return policy.keeps_everything() ? plannable_region(std::forward<Fn>(fn))
+                                     : checkpoint(policy, std::forward<Fn>(fn));
+  }
+
+  /// Runs `fn()` without a region, where a plan may put one.
+  template <class Fn>
+  auto plannable_region(Fn&& fn) {
     if (mode() != Mode::plan || !program_->open_regions.empty()) {
       auto result = detail::results_of(std::forward<Fn>(fn));
-      returned_by(result, "place");
+      returned_by(result, "plannable_region");
       return result;
     }
-    const auto id = static_cast<std::int32_t>(program_->places.size());
-    program_->places.push_back({.slot_begin = static_cast<SlotId>(program_->slots.size())});
-    program_->note(Event::Kind::open_place, id);
+    const auto id = static_cast<std::int32_t>(program_->plannable_regions.size());
+    program_->plannable_regions.push_back({.slot_begin = static_cast<SlotId>(program_->slots.size())});
+    program_->note(Event::Kind::open_plannable, id);
     const auto close = [&](std::vector<SlotId> returned) {
-      Place& place = program_->places[static_cast<std::size_t>(id)];
-      place.slot_end = static_cast<SlotId>(program_->slots.size());
-      place.returned = std::move(returned);
-      program_->note(Event::Kind::close_place, id);
+      PlannableRegion& region = program_->plannable_regions[static_cast<std::size_t>(id)];
+      region.slot_end = static_cast<SlotId>(program_->slots.size());
+      region.returned = std::move(returned);
+      program_->note(Event::Kind::close_plannable, id);
     };
     try {
       auto result = detail::results_of(std::forward<Fn>(fn));
-      close(returned_by(result, "place"));
+      close(returned_by(result, "plannable_region"));
       return result;
     } catch (...) {
       close({});
@@ -187,7 +194,7 @@ class Tape {
   TapeStats stats() const {
     TapeStats stats = program_->stats;
     stats.peak_bytes = program_->account->peak_bytes;
-    stats.at_peak = detail::peak_inhabitants(*program_);
+    stats.at_peak = detail::peak_blocks(*program_);
     return stats;
   }
 

@@ -11,15 +11,15 @@
 
 namespace remat { inline namespace REMAT_ABI {
 
-/// What a block of a tape is for.
+/// What a block is for.
 enum class MemoryUse : std::uint8_t {
-  value,     // a result of the forward
+  value,     // of a forward pass
   replayed,  // computed again for backward, or brought back for it
   gradient,  // of a value
-  scratch    // of one run of one op
+  scratch    // of one piece of work
 };
 
-/// What a block is for, and whose it is: the slot of a value or gradient, the node of scratch.
+/// What a block is for, and whose it is, by a number of the owner's.
 struct MemoryTag {
   MemoryUse use = MemoryUse::scratch;
   std::int32_t id = -1;

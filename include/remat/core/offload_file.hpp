@@ -20,13 +20,14 @@ namespace remat { inline namespace REMAT_ABI {
 /// program when the disk is full, and count as resident. The system writes behind and, when told, reads ahead.
 class OffloadFile {
  public:
-  /// In `directory`, or the system's folder for temporary files when empty.
-  explicit OffloadFile(std::string directory) : directory_(std::move(directory)) {
+  /// In `directory`, or the system's folder for temporary files when empty; errors say that `setting` chooses another.
+  OffloadFile(std::string directory, std::string setting)
+      : directory_(std::move(directory)), setting_(std::move(setting)) {
     if (directory_.empty()) directory_ = std::filesystem::temp_directory_path().string();
     std::string name = directory_ + "/remat-offload-XXXXXX";
     descriptor_ = mkostemp(name.data(), O_CLOEXEC);
     require(descriptor_ >= 0, "offload: no file can be made in ", directory_, ": ", std::strerror(errno),
-            "; choose another folder with TapeOptions::offload_directory");
+            "; choose another folder with ", setting_);
     unlink(name.c_str());
   }
   OffloadFile(const OffloadFile&) = delete;
@@ -42,7 +43,7 @@ class OffloadFile {
       result = posix_fallocate(descriptor_, static_cast<off_t>(begin), static_cast<off_t>(bytes));
     } while (result == EINTR);
     require(result == 0, "offload: ", directory_, " has no room for ", bytes, " more bytes beside ", begin, ": ",
-            std::strerror(result), "; free space or choose another folder with TapeOptions::offload_directory");
+            std::strerror(result), "; free space or choose another folder with ", setting_);
     size_ += bytes;
     return begin;
   }
@@ -71,7 +72,7 @@ class OffloadFile {
     }
   }
 
-  std::string directory_;
+  std::string directory_, setting_;
   int descriptor_ = -1;
   std::size_t size_ = 0;
 };

@@ -49,7 +49,7 @@ class ByteCount {
   std::atomic<std::size_t> bytes_{0};
 };
 
-/// What one owner, a tape say, holds: bytes now and at most, each block rounded up to 64. Any thread may give back a
+/// What one owner holds: bytes now and at most, each block rounded up to 64. Any thread may give back a
 /// block, whose tensor it was handed.
 struct Account {
   ByteCount live_bytes, peak_bytes;
@@ -164,7 +164,7 @@ class Pool {
   }
 
   /// A block without bytes that is charged all the same: what plan mode computes with.
-  Storage imagine(std::size_t bytes, const Counted<Account>& account) {
+  Storage allocate_virtual(std::size_t bytes, const Counted<Account>& account) {
     return charged(new Block, -1, round_up(bytes), account);
   }
 

@@ -26,7 +26,7 @@ struct AnyTensor {
     std::byte* const begin = storage ? storage->data() : nullptr;
     return begin ? begin + static_cast<std::size_t>(offset) * size_of(dtype) : nullptr;
   }
-  /// For writing: a copy is made first when the bytes are shared, with a recorded op perhaps.
+  /// For writing: a copy is made first when the bytes are shared.
   std::byte* mutable_data() {
     if (storage.use_count() > 1) *this = copied();
     return const_cast<std::byte*>(data());
@@ -52,8 +52,8 @@ concept TensorSource = requires(const Source& source, T* destination) {
 };
 
 /// A dense row-major array of `T`, 64-byte aligned. Copies share bytes until one of them is written to; reading never
-/// copies. A tensor that `write` has given a span of is not shared, for the span may be written to at any time: copies,
-/// views and `tape.input` take bytes of their own then, unless it is moved.
+/// copies. A tensor that `write` has given a span of is not shared, for the span may be written to at any time: copies
+/// and views take bytes of their own then; what is moved does not.
 template <class T>
 class Tensor {
  public:
@@ -113,8 +113,8 @@ class Tensor {
     return data()[0];
   }
 
-  /// For writing: all elements in row-major order, valid as long as the tensor. Bytes that are shared, with a recorded
-  /// op perhaps, are copied first, once; so take the span once, outside loops.
+  /// For writing: all elements in row-major order, valid as long as the tensor. Bytes that are shared
+  /// are copied first, once; take the span outside loops.
   std::span<T> write() & {
     T* const elements = own();
     if (any_.storage) any_.storage->is_written = true;

@@ -1,4 +1,4 @@
-// When each op of a step ran, for pictures in time.
+// Who ran when, for pictures in time.
 #pragma once
 
 #include <cstddef>
@@ -7,12 +7,12 @@
 
 namespace remat { inline namespace REMAT_ABI {
 
-/// One run of one op.
+/// One piece of work.
 struct TraceSlice {
-  std::string name{};          // of the op
+  std::string name{};          // of what ran
   std::string category{};      // "forward", "replay" or "backward"
-  std::string layer_path{};    // of the use
-  double start = 0, end = 0;   // seconds since the tape was made
+  std::string layer_path{};    // of whoever asked for it
+  double start = 0, end = 0;   // seconds since the recording began
   std::size_t live_bytes = 0;  // of activations, gradients and scratch, while it ran
 };
 

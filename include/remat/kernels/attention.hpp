@@ -4,10 +4,10 @@
 #pragma once
 
 #include <remat/kernels/attention/backward.hpp>
+#include <remat/kernels/attention/bfloat16_pair.hpp>
+#include <remat/kernels/attention/bfloat16_strip.hpp>
 #include <remat/kernels/attention/bias_gradient.hpp>
 #include <remat/kernels/attention/forward.hpp>
-#include <remat/kernels/attention/narrow_pair.hpp>
-#include <remat/kernels/attention/narrow_strip.hpp>
 #include <type_traits>
 
 namespace remat { inline namespace REMAT_ABI { namespace kernels {
@@ -16,40 +16,40 @@ namespace attention {
 
 /// Who computes tiles.
 template <class T, bool Changed>
-struct Wide {
+struct InAccum {
   using Strip = QueryStrip<T, Changed>;
   using Pair = TilePair<T, Changed>;
 };
-struct Narrow {
-  using Strip = NarrowStrip;
-  using Pair = NarrowPair;
+struct InBfloat16 {
+  using Strip = Bfloat16Strip;
+  using Pair = Bfloat16Pair;
 };
 
 /// Calls `body` with who computes this problem. Changed scores of bfloat16 are rare enough to be widened.
 template <class T, class F>
 void with_kind(const AttentionProblem<T>& p, F&& body) {
-  if (p.changes_scores()) return body(Wide<T, true>());
+  if (p.changes_scores()) return body(InAccum<T, true>());
   if constexpr (std::is_same_v<T, bfloat16>)
-    if (has_narrow_products(p)) return body(Narrow());
-  body(Wide<T, false>());
+    if (has_bfloat16_products(p)) return body(InBfloat16());
+  body(InAccum<T, false>());
 }
 
 /// Bytes of one thread's tiles, whoever will compute: scratch is granted before all operands are known.
-template <class Tiles, class NarrowTiles, class T>
+template <class Tiles, class Bfloat16Tiles, class T>
 std::size_t tile_bytes(const AttentionProblem<T>& p, const Tables& tables) {
-  Carver carver, narrow;
-  static_cast<void>(Tiles(p, tables, carver));
+  ScratchArena arena, of_bfloat16;
+  static_cast<void>(Tiles(p, tables, arena));
   if constexpr (std::is_same_v<T, bfloat16>)
-    if (has_narrow_products(p)) static_cast<void>(NarrowTiles(p, tables, narrow));
-  return std::max(carver.used(), narrow.used());
+    if (has_bfloat16_products(p)) static_cast<void>(Bfloat16Tiles(p, tables, of_bfloat16));
+  return std::max(arena.used(), of_bfloat16.used());
 }
 template <class T>
 std::size_t forward_tile_bytes(const AttentionProblem<T>& p, const Tables& tables) {
-  return tile_bytes<ForwardTiles<T>, NarrowStripTiles>(p, tables);
+  return tile_bytes<ForwardTiles<T>, Bfloat16StripTiles>(p, tables);
 }
 template <class T>
 std::size_t backward_tile_bytes(const AttentionProblem<T>& p, const Tables& tables) {
-  return tile_bytes<BackwardTiles<T>, NarrowPairTiles>(p, tables);
+  return tile_bytes<BackwardTiles<T>, Bfloat16PairTiles>(p, tables);
 }
 
 /// What the threads of one backward share.
@@ -59,10 +59,10 @@ struct BackwardShared {
   Accum<T>* delta;
   double* partial;  // of the relative bias
 
-  BackwardShared(const AttentionProblem<T>& p, Carver& carver)
-      : tables(p, carver),
-        delta(carver.take<Accum<T>>(checked_mul(checked_mul(p.batch, p.heads), p.query_length, "attention"))),
-        partial(carver.take<double>(partial_size(p))) {}
+  BackwardShared(const AttentionProblem<T>& p, ScratchArena& arena)
+      : tables(p, arena),
+        delta(arena.take<Accum<T>>(checked_mul(checked_mul(p.batch, p.heads), p.query_length, "attention"))),
+        partial(arena.take<double>(partial_size(p))) {}
 };
 
 /// dq, dk and dv.
@@ -114,7 +114,7 @@ void product_gradients(const AttentionProblem<T>& p, const BackwardArguments<T>&
 /// Bytes of 64-byte aligned scratch that `attention_forward` needs with up to omp_get_max_threads() threads.
 template <class T>
 std::size_t attention_forward_scratch(const AttentionProblem<T>& problem) {
-  attention::Carver shared;
+  attention::ScratchArena shared;
   const attention::Tables tables(problem, shared);
   return shared.used() +
          attention::forward_tile_bytes(problem, tables) * static_cast<std::size_t>(omp_get_max_threads());
@@ -127,7 +127,7 @@ std::size_t attention_forward_scratch(const AttentionProblem<T>& problem) {
 template <class T>
 void attention_forward(const AttentionProblem<T>& problem, const T* q, const T* k, const T* v, T* out,
                        Accum<T>* log_sum_exp, void* scratch, Accum<T>* rest = nullptr) {
-  attention::Carver shared(scratch);
+  attention::ScratchArena shared(scratch);
   const attention::Tables tables(problem, shared);
   tables.fill(problem);
   const std::size_t bytes = attention::forward_tile_bytes(problem, tables);
@@ -148,9 +148,9 @@ void attention_forward(const AttentionProblem<T>& problem, const T* q, const T* 
 /// Bytes of 64-byte aligned scratch that `attention_backward` needs with up to omp_get_max_threads() threads.
 template <class T>
 std::size_t attention_backward_scratch(const AttentionProblem<T>& problem) {
-  attention::Carver carver;
-  const attention::BackwardShared<T> shared(problem, carver);
-  return carver.used() +
+  attention::ScratchArena arena;
+  const attention::BackwardShared<T> shared(problem, arena);
+  return arena.used() +
          attention::backward_tile_bytes(problem, shared.tables) * static_cast<std::size_t>(omp_get_max_threads());
 }
 
@@ -159,10 +159,10 @@ template <class T>
 void attention_backward(const AttentionProblem<T>& problem, const T* q, const T* k, const T* v, const T* out,
                         const Accum<T>* log_sum_exp, const T* dout, const AttentionGradients<T>& to, void* scratch,
                         const Accum<T>* rest = nullptr) {
-  attention::Carver carver(scratch);
-  const attention::BackwardShared<T> shared(problem, carver);
+  attention::ScratchArena arena(scratch);
+  const attention::BackwardShared<T> shared(problem, arena);
   shared.tables.fill(problem);
-  std::byte* tiles = static_cast<std::byte*>(scratch) + carver.used();
+  std::byte* tiles = static_cast<std::byte*>(scratch) + arena.used();
   const std::size_t bytes = attention::backward_tile_bytes(problem, shared.tables);
   const attention::BackwardArguments<T> arguments{q, k, v, out, log_sum_exp, rest, dout, to, shared.delta};
   attention::with_kind(problem, [&](auto kind) {

@@ -120,7 +120,7 @@ void gemm_batched(Gemm shape, const Batch& batch, const T* a, const T* b, C* c,
                   const std::type_identity_t<Accum<T>>* bias = nullptr) {
   static_assert(std::is_same_v<Accum<T>, float> || std::is_same_v<T, double>);
   static_assert(std::is_same_v<C, T> || std::is_same_v<C, Accum<T>>);
-  const auto settle = [](Index& leading, Index width, const char* name) {
+  const auto set_leading = [](Index& leading, Index width, const char* name) {
     require(leading == 0 || leading >= width, "gemm: rows of ", name, " have ", width, " elements but are ", leading,
             " apart");
     if (leading == 0) leading = width;
@@ -128,9 +128,9 @@ void gemm_batched(Gemm shape, const Batch& batch, const T* a, const T* b, C* c,
   constexpr Index limit = std::numeric_limits<int>::max();  // CBLAS counts in int
   require(std::min({shape.m, shape.n, shape.k, batch.count}) >= 0 && std::max({shape.m, shape.n, shape.k}) <= limit,
           "gemm: a product ", shape.m, " x ", shape.n, " x ", shape.k, " is out of range");
-  settle(shape.lda, shape.a == Trans::no ? shape.k : shape.m, "A");
-  settle(shape.ldb, shape.b == Trans::no ? shape.n : shape.k, "B");
-  settle(shape.ldc, shape.n, "C");
+  set_leading(shape.lda, shape.a == Trans::no ? shape.k : shape.m, "A");
+  set_leading(shape.ldb, shape.b == Trans::no ? shape.n : shape.k, "B");
+  set_leading(shape.ldc, shape.n, "C");
   require(std::max({shape.lda, shape.ldb, shape.ldc}) <= limit, "gemm: a leading dimension is out of range");
 
   const detail::Tiling tiling(shape);

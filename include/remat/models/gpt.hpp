@@ -30,7 +30,7 @@ struct GptConfig {
   double init_deviation = 0.02;
   Policy remat = policy::everything;
   int remat_every = 1;
-  std::vector<std::string> attention_ids{};            // a shared_weight_id for each layer, or empty
+  std::vector<std::string> attention_shared_ids{};     // a shared_weight_id for each layer, or empty
   bool combined_qkv = true;                            // one projection for query, key and value
   bool fused_attention = true;                         // false: scores exist whole, to compare with; without dropout
   nn::BlockwiseConfig blockwise{};                     // of every layer; needs combined_qkv = false
@@ -131,8 +131,7 @@ struct Gpt {
       return checkpoint_name(dropout(x, config.dropout), "iteration_input");
     };
     // A region of its own, so that what enters the first layer can be offloaded like what enters the others.
-    return final_norm(
-        decoder(decoder.remat == policy::everything ? tape.place(embed) : tape.checkpoint(decoder.remat, embed)));
+    return final_norm(decoder(tape.region(decoder.remat, embed)));
   }
   const Parameter<Accum<T>>& head_table() const { return head ? *head : embedding.table; }
 
@@ -141,8 +140,8 @@ struct Gpt {
     require(c.vocabulary > 0 && c.context > 0 && c.model_dims > 0 && c.num_layers >= 0, path, ": vocabulary ",
             c.vocabulary, ", context ", c.context, " and model_dims ", c.model_dims, " must be > 0, num_layers ",
             c.num_layers, " >= 0");
-    require(c.attention_ids.empty() || static_cast<int>(c.attention_ids.size()) == c.num_layers, path, ": ",
-            c.attention_ids.size(), " attention_ids for ", c.num_layers, " layers");
+    require(c.attention_shared_ids.empty() || static_cast<int>(c.attention_shared_ids.size()) == c.num_layers, path,
+            ": ", c.attention_shared_ids.size(), " attention_shared_ids for ", c.num_layers, " layers");
     nn::detail::check_rate(path, "dropout", c.dropout);
     nn::detail::check_not_negative(path, "init_deviation", c.init_deviation);
     nn::detail::check_not_negative(path, "head_chunk", Index{c.head_chunk});
@@ -173,8 +172,8 @@ struct Gpt {
     layer.ffn = {.activation = c.activation, .bias = c.bias, .init = init, .out_init = out};
     nn::StackedTransformerConfig stack{.remat = c.remat, .remat_every = c.remat_every, .skip_stream = c.skip_stream};
     stack.layers.assign(static_cast<std::size_t>(c.num_layers), layer);
-    for (std::size_t i = 0; i < c.attention_ids.size(); ++i)
-      stack.layers[i].attention.shared_weight_id = c.attention_ids[i];
+    for (std::size_t i = 0; i < c.attention_shared_ids.size(); ++i)
+      stack.layers[i].attention.shared_weight_id = c.attention_shared_ids[i];
     return stack;
   }
 };

@@ -24,7 +24,7 @@ struct RoutedFeedForwardConfig {
   int hidden_dims = 0;  // of each expert
   int num_experts = 0;
   int top_k = 1;                  // experts a token goes to
-  double capacity_factor = 1.25;  // an expert's seats, relative to an even share; num_experts / top_k seats everyone
+  double capacity_factor = 1.25;  // of an expert, relative to an even share; num_experts / top_k drops no token
   Activation activation = Activation::gelu;
   bool gated = false;  // act(x Wg) * (x W1), as in Mixtral
   double dropout = 0;  // on the activation
@@ -35,7 +35,7 @@ struct RoutedFeedForwardConfig {
 
 /// Experts of two matrices each, without biases (Shazeer et al. 2017). A router picks `top_k` of them for each token
 /// and weighs their results: by its probability for one (Fedus et al. 2021), by shares that sum to 1 for more (Lepikhin
-/// et al. 2021). A token that finds all seats taken contributes zero, so that only the skip connection around the layer
+/// et al. 2021). A token that finds all slots full contributes zero, so that only the skip connection around the layer
 /// carries it on.
 template <class T>
 struct RoutedFeedForward {
@@ -71,21 +71,21 @@ struct RoutedFeedForward {
   /// weight (Switch: 0.01).
   std::pair<Var<T>, Var<Accum<T>>> operator()(const Var<T>& x) const {
     const auto here = x.tape().layer(path);
-    const auto regrouped = x.tape().regrouped();  // an expert's seats go to tokens of any row
+    const auto regrouped = x.tape().regrouped();  // an expert's slots go to tokens of any row
     require(x.shape().rank() > 0 && x.shape().back() == config.model_dims, path, ": x has shape ", x.shape(),
             ", [..., ", config.model_dims, "] is needed");
     const Index tokens = x.shape().rows();
     const Var<T> rows = x.reshape({tokens, config.model_dims});
-    const Var<T> odds = softmax(checkpoint_name((*router)(rows), "moe_router"));
-    const Routing<T> to = route(odds, {.top_k = config.top_k, .seats = seats(tokens)});
+    const Var<T> probabilities = softmax(checkpoint_name((*router)(rows), "moe_router"));
+    const Routing<T> to = route(probabilities, {.top_k = config.top_k, .capacity = capacity(tokens)});
     const Var<T> y = run_experts(take_rows(rows, to.tokens));
     const Var<T> shares = config.top_k == 1 ? to.gates : to.gates / sum(to.gates, {-1}, true);
-    const Var<T> out = combine_rows(y.reshape({y.shape()[0] * y.shape()[1], config.model_dims}), to.seats, shares);
-    return {out.reshape(x.shape()), load_balancing_loss(odds, to.experts)};
+    const Var<T> out = combine_rows(y.reshape({y.shape()[0] * y.shape()[1], config.model_dims}), to.slots, shares);
+    return {out.reshape(x.shape()), load_balancing_loss(probabilities, to.experts)};
   }
 
   /// Of each expert, for so many tokens.
-  Index seats(Index tokens) const {
+  Index capacity(Index tokens) const {
     const double share = static_cast<double>(tokens) * config.top_k / config.num_experts;
     // An expert is asked at most once by each token.
     return static_cast<Index>(std::min(std::ceil(share * config.capacity_factor), static_cast<double>(tokens)));

@@ -81,8 +81,8 @@ struct StackedTransformer {
     if (layers.empty()) return x;
     const auto here = x.tape().layer(path);
     require(remat_every > 0, path, ": remat_every must be > 0, got ", remat_every);
-    const bool is_wide = layers[0].config.skip_stream == SkipStream::accum;
-    return is_wide ? cast<X>(run(cast<Accum<T>>(x), apply)) : cast<X>(run(cast<T>(x), apply));
+    const bool is_accum = layers[0].config.skip_stream == SkipStream::accum;
+    return is_accum ? cast<X>(run(cast<Accum<T>>(x), apply)) : cast<X>(run(cast<T>(x), apply));
   }
   template <class X, class Apply>
   Var<X> run(const Var<X>& x, const Apply& apply) const {
@@ -95,7 +95,7 @@ struct StackedTransformer {
           y = apply(layers[i], checkpoint_name(y, "iteration_input"));
         return y;
       };
-      h = remat == policy::everything ? x.tape().place(region) : x.tape().checkpoint(remat, region);
+      h = x.tape().region(remat, region);
     }
     return h;
   }

@@ -127,8 +127,8 @@ struct TransformerLayer {
   /// What `whole` makes of x in the stream's type, in the type of x.
   template <class X, class Whole>
   Var<X> along_stream(const Var<X>& x, const Whole& whole) const {
-    const bool is_wide = config.skip_stream == SkipStream::accum;
-    return checkpoint_name(is_wide ? cast<X>(whole(cast<Accum<T>>(x))) : cast<X>(whole(cast<T>(x))),
+    const bool is_accum = config.skip_stream == SkipStream::accum;
+    return checkpoint_name(is_accum ? cast<X>(whole(cast<Accum<T>>(x))) : cast<X>(whole(cast<T>(x))),
                            "transformer_layer_out");
   }
   /// `attend`, `look` (if there is cross attention) and feed-forward: a sum and the norm behind it are one op.

@@ -17,6 +17,8 @@ struct Reading {
 
 }  // namespace functions
 
+namespace ops {
+
 /// y = F(a, b) with the shapes broadcast as in NumPy. `F::da` and `F::db` are the gradients of the operands; an operand
 /// that they do not read is given to them as 0. An operand of a type other than `T` is a number, of Accum<T>.
 template <class T, class F, class TypeA = T, class TypeB = T>
@@ -87,6 +89,8 @@ struct Binary : Op {
   }
 };
 
+}  // namespace ops
+
 namespace detail {
 template <class X>
 struct Element {};
@@ -107,7 +111,7 @@ requires std::convertible_to<const A&, Argument<T>> && std::convertible_to<const
     const A& a, const B& b) {
   using TypeA = OperandType<T, A>;
   using TypeB = OperandType<T, B>;
-  using O = Binary<T, F, TypeA, TypeB>;
+  using O = ops::Binary<T, F, TypeA, TypeB>;
   const auto operand = []<class Type, class X>(std::type_identity<Type>, const X& x)
       -> std::conditional_t<std::is_same_v<X, Var<Type>>, const X&, Argument<Type>> { return x; };
   return record(O(), operand(std::type_identity<TypeA>(), a), operand(std::type_identity<TypeB>(), b))[O::y];

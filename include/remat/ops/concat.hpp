@@ -9,6 +9,8 @@
 
 namespace remat { inline namespace REMAT_ABI {
 
+namespace ops {
+
 /// y [outer, sum of lengths, inner] from any number of x [outer, length, inner].
 template <class T>
 struct Concat : Op {
@@ -75,11 +77,13 @@ struct Concat : Op {
   int axis_;
 };
 
+}  // namespace ops
+
 /// The operands one behind the other along `axis` (counted from the end when negative). Error: no operands, or shapes
 /// that differ along another axis.
 template <class T>
 Var<T> concat(const std::vector<Var<T>>& xs, int axis = 0) {
-  return record(Concat<T>(axis), xs)[Concat<T>::y];
+  return record(ops::Concat<T>(axis), xs)[ops::Concat<T>::y];
 }
 template <class T>
 Var<T> concat(std::initializer_list<Var<T>> xs, int axis = 0) {

@@ -2,7 +2,7 @@
 #pragma once
 
 #include <remat/autodiff/tape.hpp>
-#include <remat/kernels/attention/dropout.hpp>
+#include <remat/kernels/dropout.hpp>
 
 namespace remat { inline namespace REMAT_ABI {
 namespace ops {
@@ -57,7 +57,7 @@ void mask_factors(const DropoutMask& mask, Index at, Index count, T* factors) {
   const auto begin = static_cast<std::uint64_t>(at), end = begin + static_cast<std::uint64_t>(count);
   for (std::uint64_t i = begin; i < end;) {
     const std::uint64_t left = mask.run == 0 ? end - i : std::min(end - i, mask.run - i % mask.run);
-    kernels::attention::dropout_factors(mask, mask.coordinate(i), static_cast<Index>(left), factors + (i - begin));
+    kernels::dropout_factors(mask, mask.coordinate(i), static_cast<Index>(left), factors + (i - begin));
     i += left;
   }
 }

@@ -62,7 +62,7 @@ struct LinearCrossEntropy : Op {
     cost.forward_scratch = sizes.logits_bytes();
     if (!wanted[x] && !wanted[w] && !wanted[b]) return cost;
     const double gradients = cost.flops * (wanted[x] + wanted[w]);
-    const std::size_t scratch = sizes.logits_bytes() + sizes.narrow_bytes() + (wanted[b] ? sizes.sums_bytes() : 0);
+    const std::size_t scratch = sizes.logits_bytes() + sizes.rounded_bytes() + (wanted[b] ? sizes.sums_bytes() : 0);
     if (keeps) {
       cost.flops += gradients;
       cost.forward_scratch = scratch;
@@ -150,7 +150,7 @@ struct LinearCrossEntropy : Op {
     if (to.x != nullptr) products.input_gradient(gradients, f[w].data(), false, to.x + first * d);
     if (to.w != nullptr) products.weight_gradient(f[x].data() + first * d, gradients, to.add_w || is_later, to.w);
     if (to.b != nullptr) {
-      auto* const sums = f.template scratch<std::byte>() + sizes.logits_bytes() + sizes.narrow_bytes();
+      auto* const sums = f.template scratch<std::byte>() + sizes.logits_bytes() + sizes.rounded_bytes();
       kernels::column_sums(gradients, rows, v, to.add_b || is_later, to.b, reinterpret_cast<Accum<T>*>(sums));
     }
   }

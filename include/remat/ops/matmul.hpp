@@ -10,6 +10,8 @@
 
 namespace remat { inline namespace REMAT_ABI {
 
+namespace ops {
+
 /// y [.., M, N] = a [.., M, K] b [.., K, N]; the leading axes are broadcast as in NumPy.
 template <class T>
 struct Matmul : Op {
@@ -97,19 +99,21 @@ struct Matmul : Op {
   };
 };
 
+}  // namespace ops
+
 /// y [.., M, N] = a [.., M, K] b [.., K, N], leading axes broadcast as in NumPy. Errors: fewer than 2 axes, columns of
 /// a that are not the rows of b, leading axes that do not broadcast.
 template <class T>
 Var<T> matmul(const Var<T>& a, const Var<T>& b) {
-  return record(Matmul<T>(), a, b)[Matmul<T>::y];
+  return record(ops::Matmul<T>(), a, b)[ops::Matmul<T>::y];
 }
 template <class T>
 Var<T> matmul(const Var<T>& a, const Like<T>& b) {
-  return record(Matmul<T>(), a, b)[Matmul<T>::y];
+  return record(ops::Matmul<T>(), a, b)[ops::Matmul<T>::y];
 }
 template <class T>
 Var<T> matmul(const Like<T>& a, const Var<T>& b) {
-  return record(Matmul<T>(), a, b)[Matmul<T>::y];
+  return record(ops::Matmul<T>(), a, b)[ops::Matmul<T>::y];
 }
 
 }}  // namespace remat

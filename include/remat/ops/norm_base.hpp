@@ -8,18 +8,31 @@
 namespace remat { inline namespace REMAT_ABI {
 namespace ops {
 
+/// The results of a norm: y and the statistics of a Row [..., those of a Row].
+template <class X, class Y, class A, bool Skip>
+struct NormResults {
+  static constexpr Out<Y> y{0};
+  static constexpr Out<A> statistics{1};
+};
+/// With a skip connection, first the sum that is normalized.
+template <class X, class Y, class A>
+struct NormResults<X, Y, A, true> {
+  static constexpr Out<X> sum{0};
+  static constexpr Out<Y> y{1};
+  static constexpr Out<A> statistics{2};
+};
+
 /// y = normal(x) * scale + bias; with `Skip`, of sum = x + dropout(branch), in one pass over memory. `Row`:
 /// LayerNormRow or RmsNormRow. `X`: the type of x and sum; `Y`: that of the result; `T`: that of the branch.
 template <class T, template <class> class Row, bool Skip, class X = T, class Y = T>
-struct Norm : Op {
+struct Norm : Op, NormResults<X, Y, Accum<T>, Skip> {
   using A = Accum<T>;
+  using Results = NormResults<X, Y, A, Skip>;
+  using Results::statistics, Results::y;
   static constexpr bool is_mixed = Skip && !std::is_same_v<X, T>;
   static constexpr In<X> x{0};
   static constexpr In<A> scale{1}, bias{2};
-  static constexpr In<T> branch{3};  // of Skip, like `sum`
-  static constexpr Out<X> sum{0};
-  static constexpr Out<Y> y{Skip ? 1 : 0};
-  static constexpr Out<A> statistics{Skip ? 2 : 1};  // [..., those of a Row]
+  static constexpr In<T> branch{3};  // of Skip
   double epsilon;
   DropoutMask mask;
 
@@ -34,10 +47,13 @@ struct Norm : Op {
         require(in[operand].shape == Shape{xs.back()}, in.name(operand, what), " has shape ", in[operand].shape,
                 ", x has ", xs.back(), " features");
     const Spec stats = statistics(xs.drop_last().with(Row<A>::statistics));
-    if constexpr (!Skip) return {y(xs), stats};
-    check_rate(mask);
-    require(in[branch].shape == xs, "branch has shape ", in[branch].shape, ", x has ", xs);
-    return {sum(xs), y(xs), stats};
+    if constexpr (Skip) {
+      check_rate(mask);
+      require(in[branch].shape == xs, "branch has shape ", in[branch].shape, ", x has ", xs);
+      return {Results::sum(xs), y(xs), stats};
+    } else {
+      return {y(xs), stats};
+    }
   }
   Cost cost(const Operands& in, const Specs&) const override {
     const Wanted wanted(in);
@@ -49,15 +65,14 @@ struct Norm : Op {
   }
   Residuals residuals(const Wanted& wanted) const override {
     const bool wants_row = wanted[x] || (Skip && wanted[branch]), reads_row = wants_row || wanted[scale];
-    const Residuals::Reference row = Skip ? Residuals::Reference(sum) : Residuals::Reference(x);
-    return Residuals().add(row, reads_row).add(statistics, reads_row).add(scale, wants_row);
+    return Residuals().add(normalized(), reads_row).add(statistics, reads_row).add(scale, wants_row);
   }
   void forward(Frame& f) const override {
     const Index d = f[x].cols();
     const X* xs = f[x].data();
     const T* branches = nullptr;
     X* sums = nullptr;
-    if constexpr (Skip) branches = f[branch].data(), sums = f[sum].data();
+    if constexpr (Skip) branches = f[branch].data(), sums = f[Results::sum].data();
     const A *s = f.has(scale) ? f[scale].data() : nullptr, *b = f.has(bias) ? f[bias].data() : nullptr;
     const auto ys = numbers(f[y].data());
     A* stats = f[statistics].data();
@@ -117,18 +132,22 @@ struct Norm : Op {
   }
 
  private:
+  /// What is normalized: the sum, or x.
+  static constexpr auto normalized() {
+    if constexpr (Skip)
+      return Results::sum;
+    else
+      return x;
+  }
   kernels::NormGradients<Y, X, Row> gradients_of(const Frame& f) const {
     kernels::NormGradients<Y, X, Row> to{.d = f[x].cols()};
     const bool wants_row = f.wants(x) || (Skip && f.wants(branch));
     if (f.has_grad(y)) to.dy = f.grad(y).data();
     if (f.wants(x) && f.accumulate(x)) to.dskip = f.grad(x).data();
     if constexpr (Skip)
-      if (f.has_grad(sum)) to.dskip = f.grad(sum).data();
+      if (f.has_grad(Results::sum)) to.dskip = f.grad(Results::sum).data();
     if (wants_row || f.wants(scale)) {
-      if constexpr (Skip)
-        to.x = f[sum].data();
-      else
-        to.x = f[x].data();
+      to.x = f[normalized()].data();
       to.statistics = f[statistics].data();
     }
     if (wants_row && f.has(scale)) to.scales = f[scale].data();

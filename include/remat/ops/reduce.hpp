@@ -7,6 +7,8 @@
 
 namespace remat { inline namespace REMAT_ABI {
 
+namespace ops {
+
 /// y = the sum or mean of x over some axes.
 template <class T>
 struct Reduce : Op {
@@ -61,6 +63,8 @@ struct Reduce : Op {
   bool keepdims_;
 };
 
+}  // namespace ops
+
 namespace detail {
 inline std::vector<int> all_axes(const Shape& shape) {
   std::vector<int> axes;
@@ -73,7 +77,7 @@ inline std::vector<int> all_axes(const Shape& shape) {
 /// Error: an axis that x does not have.
 template <class T>
 Var<T> sum(const Var<T>& x, const std::vector<int>& axes, bool keepdims = false) {
-  return record(Reduce<T>(false, axes, keepdims), x)[Reduce<T>::y];
+  return record(ops::Reduce<T>(false, axes, keepdims), x)[ops::Reduce<T>::y];
 }
 /// The sum of all elements, of shape [].
 template <class T>
@@ -83,7 +87,7 @@ Var<T> sum(const Var<T>& x) {
 /// The mean of x over `axes`, as `sum`; NaN where there is nothing to average.
 template <class T>
 Var<T> mean(const Var<T>& x, const std::vector<int>& axes, bool keepdims = false) {
-  return record(Reduce<T>(true, axes, keepdims), x)[Reduce<T>::y];
+  return record(ops::Reduce<T>(true, axes, keepdims), x)[ops::Reduce<T>::y];
 }
 /// The mean of all elements, of shape [].
 template <class T>

@@ -7,6 +7,8 @@
 
 namespace remat { inline namespace REMAT_ABI {
 
+namespace ops {
+
 /// y [outer, end - begin, inner] = x [outer, length, inner] from `begin` to `end`.
 template <class T>
 struct Slice : Op {
@@ -70,12 +72,14 @@ struct Slice : Op {
   Index begin_, end_;
 };
 
+}  // namespace ops
+
 /// x from `begin` to `end` along `axis` (counted from the end when negative). Along axis 0 it is a view and no op.
 /// Error: unless 0 <= begin <= end <= the axis's length.
 template <class T>
 Var<T> slice(const Var<T>& x, int axis, Index begin, Index end) {
   if (axis == 0 || axis == -x.shape().rank()) return x.slice(begin, end);
-  return record(Slice<T>(axis, begin, end), x)[Slice<T>::y];
+  return record(ops::Slice<T>(axis, begin, end), x)[ops::Slice<T>::y];
 }
 
 }}  // namespace remat

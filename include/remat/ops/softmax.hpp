@@ -11,6 +11,8 @@
 
 namespace remat { inline namespace REMAT_ABI {
 
+namespace ops {
+
 /// y = e^x / sum e^x in each row of x [.., D], or its logarithm. Backward reads y alone.
 template <class T, bool is_log>
 struct Softmax : Op {
@@ -23,7 +25,7 @@ struct Softmax : Op {
   Specs infer(const Operands& in) const override {
     require(in[x].shape.rank() > (offset ? 1 : 0), "x has shape ", in[x].shape, ", softmax runs over the last axis",
             offset ? " of rows" : "");
-    ops::check_position(offset.value_or(0), "offset");
+    check_position(offset.value_or(0), "offset");
     return {y(in[x].shape)};
   }
   Residuals residuals(const Wanted&) const override { return {y}; }
@@ -84,21 +86,23 @@ struct Softmax : Op {
   }
 };
 
+}  // namespace ops
+
 /// e^x / sum e^x over the last axis of x [.., D]. Error: a scalar.
 template <class T>
 Var<T> softmax(const Var<T>& x) {
-  return record(Softmax<T, false>(), x)[Softmax<T, false>::y];
+  return record(ops::Softmax<T, false>(), x)[ops::Softmax<T, false>::y];
 }
 /// softmax over the first t + offset + 1 elements of row t of x [.., T, D], zeros behind them: attention where query t
 /// lies at position t + offset. Errors: fewer than two axes, an offset beyond 2^48.
 template <class T>
 Var<T> causal_softmax(const Var<T>& x, Index offset = 0) {
-  return record(Softmax<T, false>(offset), x)[Softmax<T, false>::y];
+  return record(ops::Softmax<T, false>(offset), x)[ops::Softmax<T, false>::y];
 }
 /// log(softmax(x)), without its overflow and cancellation.
 template <class T>
 Var<T> log_softmax(const Var<T>& x) {
-  return record(Softmax<T, true>(), x)[Softmax<T, true>::y];
+  return record(ops::Softmax<T, true>(), x)[ops::Softmax<T, true>::y];
 }
 
 }}  // namespace remat

@@ -31,7 +31,7 @@ struct TokenChunks {
     return checked_bytes(checked_mul(chunk, classes, "scratch"), sizeof(Accum<T>), "scratch");
   }
   /// Of the gradients of logits rounded to T, if they are, with what aligns the floats behind them.
-  std::size_t narrow_bytes() const { return is_rounded ? round_up(logits_bytes() / 2) : 0; }
+  std::size_t rounded_bytes() const { return is_rounded ? round_up(logits_bytes() / 2) : 0; }
   /// For sums over the tokens of a chunk: the last may be cut into more blocks than a longer one.
   std::size_t sums_bytes() const {
     return std::max(kernels::RowBlocks(chunk).bytes<Accum<T>>(classes),

@@ -64,6 +64,8 @@ void permute(const Shape& shape, const std::vector<int>& axes, const T* x, T* y)
 
 }  // namespace detail
 
+namespace ops {
+
 /// y = x with its axes in another order.
 template <class T>
 struct Transpose : Op {
@@ -103,11 +105,13 @@ struct Transpose : Op {
   std::vector<int> axes_;
 };
 
+}  // namespace ops
+
 /// x with axis `axes[i]` of x as axis i of the result (counted from the end when negative). Error: unless `axes` names
 /// each axis of x once.
 template <class T>
 Var<T> transpose(const Var<T>& x, const std::vector<int>& axes) {
-  return record(Transpose<T>(axes), x)[Transpose<T>::y];
+  return record(ops::Transpose<T>(axes), x)[ops::Transpose<T>::y];
 }
 /// x with its last two axes swapped. Error: fewer than 2 axes.
 template <class T>

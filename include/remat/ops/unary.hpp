@@ -62,6 +62,8 @@ struct Abs : Function<Reads::operand> {
 
 }  // namespace functions
 
+namespace ops {
+
 /// y = F(x), of any shape.
 template <class T, class F>
 struct Unary : Op {
@@ -97,10 +99,12 @@ struct Unary : Op {
   static constexpr Index grain = 16384;
 };
 
+}  // namespace ops
+
 namespace detail {
 template <class F, class T>
 Var<T> unary(const Var<T>& x) {
-  return record(Unary<T, F>(), x)[Unary<T, F>::y];
+  return record(ops::Unary<T, F>(), x)[ops::Unary<T, F>::y];
 }
 }  // namespace detail
 

@@ -58,7 +58,7 @@ class AdamW {
       steps_ += is_counted ? 0 : 1;
       is_counted = true;
       entry.grad = {};
-      entry.is_used_up = true;
+      entry.consumed = true;
     };
   }
 

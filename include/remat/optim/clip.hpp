@@ -60,7 +60,7 @@ class GlobalNorm {
   double value() const {
     double sum = 0;
     for (const auto& entry : parameters_.entries()) {
-      require(!entry->is_used_up, "global_norm: the gradient of ", entry->path,
+      require(!entry->consumed, "global_norm: the gradient of ", entry->path,
               " was used up by its update in backward; clip by the global norm with AdamW::step instead of "
               "in_backward");
       const auto use = entry->used(ParameterUse::train);

@@ -16,9 +16,9 @@ namespace remat { inline namespace REMAT_ABI {
 struct ParameterEntry {
   std::string path;
   AnyTensor value;
-  AnyTensor grad{};         // without storage until a backward or grad() needs it
-  bool has_grad = false;    // false: the gradient is zero, whatever the bytes say
-  bool is_used_up = false;  // the last gradient has been spent in backward, see GradientHook
+  AnyTensor grad{};       // without storage until a backward or grad() needs it
+  bool has_grad = false;  // false: the gradient is zero, whatever the bytes say
+  bool consumed = false;  // the last gradient has been spent in backward, see GradientHook
   Initializer initializer{};
   std::vector<std::string> users{};  // layer paths that asked, in order
   AnyTensor cast{};                  // the value in the type that layers compute in, made when a tape first asks
@@ -42,7 +42,7 @@ struct ParameterEntry {
     }
     return grad;
   }
-  void zero_grad() { has_grad = is_used_up = false; }
+  void zero_grad() { has_grad = consumed = false; }
   /// The gradient for reading: zeros, and still none, where no backward has added to it yet.
   const AnyTensor& grad_or_zeros() {
     AnyTensor& buffer = grad_buffer();
@@ -89,7 +89,7 @@ class Parameter {
     const auto use = entry_->used(ParameterUse::train);
     entry_->grad = grad.copy().any();
     entry_->has_grad = true;
-    entry_->is_used_up = false;
+    entry_->consumed = false;
   }
   bool has_grad() const { return made().has_grad; }
   void zero_grad() const {

@@ -17,18 +17,18 @@
 namespace remat { inline namespace REMAT_ABI { namespace policy {
 
 /// What a slot of a planned program looks like.
-struct SlotPrint {
+struct SlotFingerprint {
   std::string op;
   std::size_t bytes = 0;
-  friend bool operator==(const SlotPrint&, const SlotPrint&) = default;
+  friend bool operator==(const SlotFingerprint&, const SlotFingerprint&) = default;
 };
 
 /// For each slot of a program, in the order of the tape, what it looks like and whether it stays until backward.
 struct PlannedSlots {
-  std::vector<SlotPrint> kinds{};     // each once
-  std::vector<std::uint32_t> kind{};  // by slot: index into `kinds`
-  std::vector<bool> kept{};           // by slot
-  std::size_t peak_bytes = 0;         // of the step
+  std::vector<SlotFingerprint> kinds{};  // each once
+  std::vector<std::uint32_t> kind{};     // by slot: index into `kinds`
+  std::vector<bool> kept{};              // by slot
+  std::size_t peak_bytes = 0;            // of the step
 
   std::size_t size() const { return kind.size(); }
 };
@@ -43,7 +43,7 @@ struct PlanNode : FunctionNode {
 /// An `Error` for a slot that the planned program does not have there.
 inline Verdict ask(const PlannedSlots& plan, const SlotInfo& slot) {
   const auto at = static_cast<std::size_t>(slot.index);
-  const SlotPrint* known = at < plan.size() ? &plan.kinds[plan.kind[at]] : nullptr;
+  const SlotFingerprint* known = at < plan.size() ? &plan.kinds[plan.kind[at]] : nullptr;
   if (known == nullptr || known->op != slot.op || known->bytes != slot.bytes) [[unlikely]]
     fail("plan: value ", slot.index, " is ", slot.op, " of ", slot.bytes, " bytes; the plan was made for another ",
          known == nullptr ? "program, which has " + std::to_string(plan.size()) + " values"
@@ -62,7 +62,7 @@ inline std::vector<std::string> words_of(const PlannedSlots& plan) {
   const auto kept = std::count(plan.kept.begin(), plan.kept.end(), true);
   std::vector<std::string> words{"kept:" + std::to_string(kept) + "/" + std::to_string(plan.size()),
                                  "peak:" + std::to_string(plan.peak_bytes)};
-  for (const SlotPrint& kind : plan.kinds) words.push_back(kind.op + ":" + std::to_string(kind.bytes));
+  for (const SlotFingerprint& kind : plan.kinds) words.push_back(kind.op + ":" + std::to_string(kind.bytes));
   std::string slots;
   for (std::size_t i = 0; i < plan.size(); ++i) append_slot(slots, plan.kind[i], plan.kept[i]);
   words.push_back(std::move(slots));

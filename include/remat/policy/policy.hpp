@@ -87,6 +87,8 @@ class Policy {
   friend struct lossy::Word;
 
   /// The same expression; `dots` and `save_dot_only` answer alike and are not equal.
+  /// Is it `everything`: a region under it recomputes nothing, and is as good as none?
+  bool keeps_everything() const { return node_->kind == detail::Kind::everything; }
   friend bool operator==(const Policy& a, const Policy& b) { return detail::equal(*a.node_, *b.node_); }
 
  private:

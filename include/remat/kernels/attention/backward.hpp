@@ -19,7 +19,7 @@ void write_rows(const T* tile, Index pitch, Index rows, Index dims, T scale, E* 
 }
 
 /// Pass over (query tiles) x (key tiles) of one (b, kv head): a task covers a rectangle of them.
-/// `Pair` multiplies them: `TilePair`, or `NarrowPair`.
+/// `Pair` multiplies them: `TilePair`, or `Bfloat16Pair`.
 template <class E, class Pair>
 class BackwardTask {
  public:

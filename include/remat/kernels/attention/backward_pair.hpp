@@ -4,7 +4,7 @@
 #include <cmath>
 #include <limits>
 #include <remat/kernels/attention/backward_tiles.hpp>
-#include <remat/kernels/attention/dropout.hpp>
+#include <remat/kernels/dropout.hpp>
 #include <remat/kernels/vector_math.hpp>
 
 namespace remat { inline namespace REMAT_ABI { namespace kernels::attention {
@@ -25,8 +25,8 @@ class TilePair {
       : p(problem),
         x(arguments),
         tables(all),
-        carver(scratch),
-        tile(problem, all, carver),
+        arena(scratch),
+        tile(problem, all, arena),
         seen(problem, batch_entry),
         b(batch_entry),
         kv(kv_head) {}
@@ -115,7 +115,7 @@ class TilePair {
   const AttentionProblem<E>& p;
   const BackwardArguments<E>& x;
   const Tables& tables;
-  Carver carver;
+  ScratchArena arena;
   Tiles tile;
   Visibility seen;
   Index b, kv, query_head = 0, first_query = 0, query_rows = 0, first_key = 0, key_rows = 0;

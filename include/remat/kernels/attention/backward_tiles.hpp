@@ -54,16 +54,16 @@ struct BackwardTiles {
   T* dqueries;    // [group_heads][T][H]: where key tiles add up, if dq itself would round each term
   Rotary<T> query_rotary, key_rotary;
 
-  BackwardTiles(const AttentionProblem<E>& p, const Tables& tables, Carver& carver)
-      : query_rotary(tables.rotary, carver), key_rotary(tables.rotary, carver, most_keys) {
+  BackwardTiles(const AttentionProblem<E>& p, const Tables& tables, ScratchArena& arena)
+      : query_rotary(tables.rotary, arena), key_rotary(tables.rotary, arena, most_keys) {
     const Index pitch = padded<T>(p.head_dims);
     const Index keys = std::min(most_keys, (p.key_length + tile_rows - 1) / tile_rows * tile_rows);
-    for (T** piece : {&query, &dout, &dquery}) *piece = carver.take<T>(tile_rows * pitch);
-    for (T** piece : {&key, &key_panels, &value_panels, &dkey, &dvalue}) *piece = carver.take<T>(keys * pitch);
-    for (T** piece : {&weights, &dscores}) *piece = carver.take<T>(tile_rows * Vector<T>::group);
-    derivative = p.soft_cap > 0 ? carver.take<T>(tile_rows * Vector<T>::group) : nullptr;
+    for (T** piece : {&query, &dout, &dquery}) *piece = arena.take<T>(tile_rows * pitch);
+    for (T** piece : {&key, &key_panels, &value_panels, &dkey, &dvalue}) *piece = arena.take<T>(keys * pitch);
+    for (T** piece : {&weights, &dscores}) *piece = arena.take<T>(tile_rows * Vector<T>::group);
+    derivative = p.soft_cap > 0 ? arena.take<T>(tile_rows * Vector<T>::group) : nullptr;
     dqueries = nullptr;
-    if constexpr (!std::is_same_v<E, T>) dqueries = carver.take<T>(group_heads(p) * p.query_length * p.head_dims);
+    if constexpr (!std::is_same_v<E, T>) dqueries = arena.take<T>(group_heads(p) * p.query_length * p.head_dims);
   }
 };
 

@@ -14,7 +14,7 @@ struct ForwardArguments {
   Accum<E>*log_sum_exp, *rest;  // [B, N, T]; rest may be null, and is 0 iff one key has all the weight
 };
 
-/// Passes of strips of queries over the keys they see. `Strip` computes: `QueryStrip`, or `NarrowStrip`.
+/// Passes of strips of queries over the keys they see. `Strip` computes: `QueryStrip`, or `Bfloat16Strip`.
 template <class E, class Strip>
 class ForwardTask {
  public:

@@ -3,9 +3,9 @@
 
 #include <cmath>
 #include <limits>
-#include <remat/kernels/attention/dropout.hpp>
 #include <remat/kernels/attention/online_softmax.hpp>
 #include <remat/kernels/attention/tables.hpp>
+#include <remat/kernels/dropout.hpp>
 
 namespace remat { inline namespace REMAT_ABI { namespace kernels::attention {
 
@@ -35,16 +35,16 @@ struct ForwardTiles {
   T* weighty;  // [strip]: keys whose weight is not 0, where scores are changed
   Rotary<T> rotary;
 
-  ForwardTiles(const AttentionProblem<E>& p, const Tables& tables, Carver& carver)
-      : query(carver.take<T>(strip_tiling(p).rows * padded<T>(p.head_dims))),
-        key(carver.take<T>(tile_rows * padded<T>(p.head_dims))),
-        value(carver.take<T>(tile_rows * padded<T>(p.head_dims))),
-        context(carver.take<T>(strip_tiling(p).rows * padded<T>(p.head_dims))),
-        scores(carver.take<T>(tile_rows * Vector<T>::group)),
-        maximum(carver.take<T>(strip_tiling(p).rows)),
-        sum(carver.take<T>(strip_tiling(p).rows)),
-        weighty(carver.take<T>(strip_tiling(p).rows)),
-        rotary(tables.rotary, carver) {}
+  ForwardTiles(const AttentionProblem<E>& p, const Tables& tables, ScratchArena& arena)
+      : query(arena.take<T>(strip_tiling(p).rows * padded<T>(p.head_dims))),
+        key(arena.take<T>(tile_rows * padded<T>(p.head_dims))),
+        value(arena.take<T>(tile_rows * padded<T>(p.head_dims))),
+        context(arena.take<T>(strip_tiling(p).rows * padded<T>(p.head_dims))),
+        scores(arena.take<T>(tile_rows * Vector<T>::group)),
+        maximum(arena.take<T>(strip_tiling(p).rows)),
+        sum(arena.take<T>(strip_tiling(p).rows)),
+        weighty(arena.take<T>(strip_tiling(p).rows)),
+        rotary(tables.rotary, arena) {}
 };
 
 /// `Changed`: does anything but masks by position touch the scores?
@@ -56,7 +56,7 @@ class QueryStrip {
   static constexpr bool changed = Changed;
 
   QueryStrip(const AttentionProblem<E>& problem, const Tables& all, void* scratch)
-      : p(problem), tables(all), carver(scratch), tile(problem, all, carver) {}
+      : p(problem), tables(all), arena(scratch), tile(problem, all, arena) {}
 
   /// Queries [t0, t0 + rows), which have seen nothing yet; `q` is of t = 0.
   void load_queries(const E* q, Index t0, Index rows) {
@@ -93,7 +93,7 @@ class QueryStrip {
 
   const AttentionProblem<E>& p;
   const Tables& tables;
-  Carver carver;
+  ScratchArena arena;
   ForwardTiles<E> tile;
   Index h = p.head_dims, pitch = padded<T>(h);
 

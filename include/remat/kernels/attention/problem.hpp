@@ -89,9 +89,9 @@ void each_task(Index tasks, std::byte* scratch, std::size_t bytes, F&& body) {
 }
 
 /// Hands out pieces of scratch that keep 64-byte alignment; over a null pointer it only counts.
-class Carver {
+class ScratchArena {
  public:
-  explicit Carver(void* base = nullptr) : base_(static_cast<std::byte*>(base)) {}
+  explicit ScratchArena(void* base = nullptr) : base_(static_cast<std::byte*>(base)) {}
   template <class U>
   U* take(Index elements) {
     std::byte* piece = base_ == nullptr ? nullptr : base_ + used_;

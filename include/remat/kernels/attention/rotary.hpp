@@ -13,11 +13,11 @@ struct RotaryTable {
   double *frequencies, *cosines, *sines;
 
   template <class T>
-  RotaryTable(const AttentionProblem<T>& p, Carver& carver)
+  RotaryTable(const AttentionProblem<T>& p, ScratchArena& arena)
       : half(p.rotary_base > 0 ? (p.rotary_dims > 0 ? p.rotary_dims : p.head_dims) / 2 : 0),
-        frequencies(carver.take<double>(half)),
-        cosines(carver.take<double>((steps + strides) * half)),
-        sines(carver.take<double>((steps + strides) * half)) {}
+        frequencies(arena.take<double>(half)),
+        cosines(arena.take<double>((steps + strides) * half)),
+        sines(arena.take<double>((steps + strides) * half)) {}
 
   void fill(double base) const {
     for (Index j = 0; j < half; ++j)
@@ -51,14 +51,14 @@ template <class T>
 class Rotary {
  public:
   /// For tiles of up to `rows` rows.
-  Rotary(const RotaryTable& table, Carver& carver, Index rows = tile_rows)
+  Rotary(const RotaryTable& table, ScratchArena& arena, Index rows = tile_rows)
       : table_(table),
-        anchor_cosines_(carver.take<double>(table.half)),
-        anchor_sines_(carver.take<double>(table.half)),
-        base_cosines_(carver.take<double>(table.half)),
-        base_sines_(carver.take<double>(table.half)),
-        cosines_(carver.take<T>(rows * table.half)),
-        sines_(carver.take<T>(rows * table.half)) {}
+        anchor_cosines_(arena.take<double>(table.half)),
+        anchor_sines_(arena.take<double>(table.half)),
+        base_cosines_(arena.take<double>(table.half)),
+        base_sines_(arena.take<double>(table.half)),
+        cosines_(arena.take<T>(rows * table.half)),
+        sines_(arena.take<T>(rows * table.half)) {}
 
   bool turns() const { return table_.half > 0; }
 

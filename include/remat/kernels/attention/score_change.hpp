@@ -25,11 +25,11 @@ inline double alibi_slope(Index n, Index heads) {
 class RelativeBuckets {
  public:
   template <class T>
-  RelativeBuckets(const AttentionProblem<T>& p, Carver& carver)
+  RelativeBuckets(const AttentionProblem<T>& p, ScratchArena& arena)
       : side_(p.causal ? 0 : static_cast<std::int32_t>(p.buckets / 2)),
         count_(static_cast<std::int32_t>(p.buckets) - side_),
         limit_(p.max_distance),
-        table_(carver.take<std::int32_t>(p.buckets > 0 ? limit_ + 1 : 0)),
+        table_(arena.take<std::int32_t>(p.buckets > 0 ? limit_ + 1 : 0)),
         is_one_sided_(p.causal),
         is_used_(p.buckets > 0) {}
 

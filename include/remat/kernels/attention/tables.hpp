@@ -12,7 +12,7 @@ struct Tables {
   RelativeBuckets buckets;
 
   template <class T>
-  Tables(const AttentionProblem<T>& p, Carver& carver) : rotary(p, carver), buckets(p, carver) {}
+  Tables(const AttentionProblem<T>& p, ScratchArena& arena) : rotary(p, arena), buckets(p, arena) {}
   template <class T>
   void fill(const AttentionProblem<T>& p) const {
     rotary.fill(p.rotary_base);

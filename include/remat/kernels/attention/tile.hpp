@@ -6,28 +6,19 @@
 #include <remat/core/numbers.hpp>
 #include <remat/core/shape.hpp>
 #include <remat/kernels/gemm/shape.hpp>
+#include <remat/kernels/vector.hpp>
 #include <utility>
 
 namespace remat { inline namespace REMAT_ABI { namespace kernels::attention {
 
 #if defined(__AVX512F__)
-inline constexpr int vector_bytes = 64, block_rows = 8;  // whole blocks in every tile, and chains enough: 16
-#elif defined(__AVX__)
-inline constexpr int vector_bytes = 32, block_rows = 6;  // 12 of 16
+inline constexpr int block_rows = 8;  // whole blocks in every tile, and chains enough: 16
 #else
-inline constexpr int vector_bytes = 16, block_rows = 6;
+inline constexpr int block_rows = 6;  // 12 chains of 16 with AVX
 #endif
 
 /// Queries and keys are visited in tiles of this many rows.
 inline constexpr Index tile_rows = 64;
-
-/// One register of T. Only ever a local variable: passing one by value would make the ABI depend on the target.
-template <class T>
-struct Vector {
-  static constexpr int width = vector_bytes / static_cast<int>(sizeof(T));
-  static constexpr int group = 2 * width;  // rows whose scores are computed side by side, one a lane
-  typedef T type __attribute__((vector_size(vector_bytes)));
-};
 
 /// `dims` rounded up to whole registers: the row pitch of every tile.
 template <class T>

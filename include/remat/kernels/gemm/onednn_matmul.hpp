@@ -14,13 +14,13 @@
 
 namespace remat { inline namespace REMAT_ABI { namespace kernels::onednn {
 
-/// All that a primitive is made for. `narrow`: A and B are bfloat16, and so is C if it is `rounded`.
+/// All that a primitive is made for. `is_bfloat16`: A and B are bfloat16, and so is C if it is `rounded`.
 struct MatmulKind {
   Gemm shape;
-  bool narrow = false, rounded = false, bias = false;
+  bool is_bfloat16 = false, rounded = false, bias = false;
 
   auto key() const {
-    const bool flags[] = {shape.a == Trans::yes, shape.b == Trans::yes, shape.accumulate, narrow, rounded, bias};
+    const bool flags[] = {shape.a == Trans::yes, shape.b == Trans::yes, shape.accumulate, is_bfloat16, rounded, bias};
     Index bits = 0;
     for (const bool flag : flags) bits = 2 * bits + flag;
     return std::array{shape.m, shape.n, shape.k, shape.lda, shape.ldb, shape.ldc, bits};
@@ -58,8 +58,8 @@ inline dnnl_engine_t engine() {
 /// A matrix whose transpose is stored when `trans`.
 class Layout {
  public:
-  Layout(Trans trans, Index rows, Index columns, Index leading, bool narrow, const Gemm& shape) {
-    const dnnl_data_type_t type = narrow ? dnnl_bf16 : dnnl_f32;
+  Layout(Trans trans, Index rows, Index columns, Index leading, bool is_bfloat16, const Gemm& shape) {
+    const dnnl_data_type_t type = is_bfloat16 ? dnnl_bf16 : dnnl_f32;
     const dnnl_dims_t dims = {rows, columns};
     const dnnl_dims_t strides = {trans == Trans::no ? leading : 1, trans == Trans::no ? 1 : leading};
 #if DNNL_VERSION_MAJOR >= 3
@@ -86,8 +86,8 @@ class Layout {
 class Matmul {
  public:
   explicit Matmul(const MatmulKind& kind) : shape_(kind.shape) {
-    const Layout a(shape_.a, shape_.m, shape_.k, shape_.lda, kind.narrow, shape_);
-    const Layout b(shape_.b, shape_.k, shape_.n, shape_.ldb, kind.narrow, shape_);
+    const Layout a(shape_.a, shape_.m, shape_.k, shape_.lda, kind.is_bfloat16, shape_);
+    const Layout b(shape_.b, shape_.k, shape_.n, shape_.ldb, kind.is_bfloat16, shape_);
     const Layout c(Trans::no, shape_.m, shape_.n, shape_.ldc, kind.rounded, shape_);
     const Layout bias(Trans::no, 1, shape_.n, shape_.n, false, shape_);
     const PrimitiveDesc desc = describe(a.get(), b.get(), kind.bias ? bias.get() : nullptr, c.get());

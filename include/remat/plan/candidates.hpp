@@ -7,8 +7,8 @@
 #include <limits>
 #include <map>
 #include <optional>
-#include <remat/autodiff/cost_model.hpp>
 #include <remat/autodiff/tape.hpp>
+#include <remat/plan/cost_model.hpp>
 #include <remat/policy/planned.hpp>
 #include <string>
 #include <string_view>
@@ -17,8 +17,8 @@
 
 namespace remat { inline namespace REMAT_ABI { namespace detail {
 
-/// Records the recorded step again, into `tape`, with `policy` for each outermost region and place. This is the engine
-/// itself: the same records, deaths of Vars and closes, with blocks that have no bytes.
+/// Records the recorded step again, into `tape`, with `policy` for each outermost region and plannable region. This is
+/// the engine itself: the same records, deaths of Vars and closes, with blocks that have no bytes.
 inline void record_again(const Program& recorded, const std::optional<Policy>& policy, Tape& tape) {
   Program& p = tape.program();
   p.paths = recorded.paths;
@@ -28,7 +28,7 @@ inline void record_again(const Program& recorded, const std::optional<Policy>& p
       const Slot& leaf = recorded.slots[p.slots.size()];
       Slot& s = p.slot(p.add_slots(1));
       s.spec = leaf.spec;
-      s.value = pool().imagine(0, {});
+      s.value = pool().allocate_virtual(0, {});
       s.parameter = leaf.parameter;
       s.wants_gradient = leaf.wants_gradient;
     }
@@ -68,16 +68,16 @@ inline void record_again(const Program& recorded, const std::optional<Policy>& p
         p.label_late(event.id);
         break;
       }
-      case Event::Kind::open_place:
+      case Event::Kind::open_plannable:
         if (!policy) break;
-        add_leaves(static_cast<std::size_t>(recorded.places[static_cast<std::size_t>(event.id)].slot_begin));
+        add_leaves(static_cast<std::size_t>(recorded.plannable_regions[static_cast<std::size_t>(event.id)].slot_begin));
         open_region(p, *policy);
         break;
-      case Event::Kind::close_place: {
+      case Event::Kind::close_plannable: {
         if (!policy) break;
-        const Place& place = recorded.places[static_cast<std::size_t>(event.id)];
-        add_leaves(static_cast<std::size_t>(place.slot_end));
-        close_region(p, place.returned);
+        const PlannableRegion& region = recorded.plannable_regions[static_cast<std::size_t>(event.id)];
+        add_leaves(static_cast<std::size_t>(region.slot_end));
+        close_region(p, region.returned);
         break;
       }
       case Event::Kind::open: {

@@ -8,8 +8,8 @@
 #include <memory>
 #include <optional>
 #include <ostream>
-#include <remat/autodiff/calibration.hpp>
-#include <remat/autodiff/plan_candidates.hpp>
+#include <remat/plan/calibration.hpp>
+#include <remat/plan/candidates.hpp>
 #include <remat/policy/phrase_book.hpp>
 #include <string>
 #include <type_traits>

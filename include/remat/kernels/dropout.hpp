@@ -5,10 +5,10 @@
 #include <cstdint>
 #include <cstring>
 #include <remat/core/random.hpp>
-#include <remat/kernels/attention/tile.hpp>
+#include <remat/kernels/vector.hpp>
 #include <utility>
 
-namespace remat { inline namespace REMAT_ABI { namespace kernels::attention {
+namespace remat { inline namespace REMAT_ABI { namespace kernels {
 
 /// words[4 * i + w] = word w of stream.block(block + i) for one block a lane in each of Chains registers.
 template <int Chains>
@@ -70,4 +70,4 @@ void dropout_factors(const DropoutMask& mask, std::uint64_t first, Index count, 
   }
 }
 
-}}}  // namespace remat::kernels::attention
+}}}  // namespace remat::kernels

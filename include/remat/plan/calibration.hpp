@@ -5,8 +5,8 @@
 #include <filesystem>
 #include <fstream>
 #include <functional>
-#include <remat/autodiff/cost_model.hpp>
 #include <remat/core/file.hpp>
+#include <remat/plan/cost_model.hpp>
 #include <sstream>
 #include <string>
 #include <system_error>

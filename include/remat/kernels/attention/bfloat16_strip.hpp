@@ -4,18 +4,18 @@
 
 #include <cmath>
 #include <limits>
-#include <remat/kernels/attention/dropout.hpp>
+#include <remat/kernels/attention/bfloat16.hpp>
 #include <remat/kernels/attention/forward_strip.hpp>
-#include <remat/kernels/attention/narrow.hpp>
+#include <remat/kernels/dropout.hpp>
 #include <remat/kernels/vector_math.hpp>
 
 namespace remat { inline namespace REMAT_ABI { namespace kernels::attention {
 
-struct NarrowStripTiles {
+struct Bfloat16StripTiles {
   static constexpr Index columns = 256;  // keys to a tile
-  bfloat16* query;                       // [strip][narrow pitch]
-  bfloat16* key;                         // [columns][narrow pitch]
-  bfloat16* value;                       // [columns][narrow pitch]
+  bfloat16* query;                       // [strip][bfloat16 pitch]
+  bfloat16* key;                         // [columns][bfloat16 pitch]
+  bfloat16* value;                       // [columns][bfloat16 pitch]
   bfloat16* weights;                     // [strip][columns]
   float* scores;                         // [strip][columns]
   float* turning;                        // [strip][pitch]: before it is rounded
@@ -24,29 +24,29 @@ struct NarrowStripTiles {
   float* sum;                            // [strip]
   Rotary<float> rotary;
 
-  NarrowStripTiles(const AttentionProblem<bfloat16>& p, const Tables& tables, Carver& carver)
-      : rotary(tables.rotary, carver, std::max(strip_tiling(p).rows, columns)) {
-    const Index pitch = padded<float>(p.head_dims), narrow = narrow_pitch(p.head_dims);
+  Bfloat16StripTiles(const AttentionProblem<bfloat16>& p, const Tables& tables, ScratchArena& arena)
+      : rotary(tables.rotary, arena, std::max(strip_tiling(p).rows, columns)) {
+    const Index pitch = padded<float>(p.head_dims), row = bfloat16_pitch(p.head_dims);
     const Index rows = std::min(strip_tiling(p).rows, round_to_step(p.query_length));
     const Index keys = std::min(columns, round_to_step(p.key_length));
-    query = carver.take<bfloat16>(rows * narrow);
-    for (bfloat16** piece : {&key, &value}) *piece = carver.take<bfloat16>(keys * narrow);
-    weights = carver.take<bfloat16>(rows * columns);
-    scores = carver.take<float>(rows * columns);
-    turning = rotary.turns() ? carver.take<float>(std::max(rows, keys) * pitch) : nullptr;
-    context = carver.take<float>(rows * pitch);
-    for (float** piece : {&maximum, &sum}) *piece = carver.take<float>(rows);
+    query = arena.take<bfloat16>(rows * row);
+    for (bfloat16** piece : {&key, &value}) *piece = arena.take<bfloat16>(keys * row);
+    weights = arena.take<bfloat16>(rows * columns);
+    scores = arena.take<float>(rows * columns);
+    turning = rotary.turns() ? arena.take<float>(std::max(rows, keys) * pitch) : nullptr;
+    context = arena.take<float>(rows * pitch);
+    for (float** piece : {&maximum, &sum}) *piece = arena.take<float>(rows);
   }
 };
 
 /// As `QueryStrip`, of scores that nothing but masks by position touches.
-class NarrowStrip {
+class Bfloat16Strip {
  public:
-  static constexpr Index tile_keys = NarrowStripTiles::columns;
+  static constexpr Index tile_keys = Bfloat16StripTiles::columns;
   static constexpr bool changed = false;
 
-  NarrowStrip(const AttentionProblem<bfloat16>& problem, const Tables& tables, void* scratch)
-      : p(problem), carver(scratch), tile(problem, tables, carver) {}
+  Bfloat16Strip(const AttentionProblem<bfloat16>& problem, const Tables& tables, void* scratch)
+      : p(problem), arena(scratch), tile(problem, tables, arena) {}
 
   void load_queries(const bfloat16* q, Index t0, Index rows) {
     std::fill_n(tile.context, round_to_step(rows) * pitch, 0.0F);
@@ -57,16 +57,16 @@ class NarrowStrip {
   }
   void load_keys(const bfloat16* k, const bfloat16* v, Index s0, Index keys) {
     copy_turned(k + s0 * p.k_token, p.k_token, p.key_position + s0, keys, h, tile.rotary, tile.turning, tile.key);
-    values_finite = copy_narrow(v + s0 * p.v_token, p.v_token, keys, h, tile.value);
+    values_finite = copy_bfloat16(v + s0 * p.v_token, p.v_token, keys, h, tile.value);
   }
 
   void attend(const Visibility& seen, Index b, Index n, Index t0, Index rows, Index s0, Index keys) {
     const Stretch seeing = rows_that_see(seen, t0, rows, s0, keys), whole = whole_steps(seeing);
     if (seeing.size() == 0) return;
     note_blocks(p, t0 + seeing.begin, seeing.size(), s0, keys);
-    const Index columns = round_to_step(keys), narrow = narrow_pitch(h), at = whole.begin * tile_keys;
-    gemm({.b = Trans::yes, .m = whole.size(), .n = columns, .k = h, .lda = narrow, .ldb = narrow, .ldc = tile_keys},
-         tile.query + whole.begin * narrow, tile.key, tile.scores + at);
+    const Index columns = round_to_step(keys), row = bfloat16_pitch(h), at = whole.begin * tile_keys;
+    gemm({.b = Trans::yes, .m = whole.size(), .n = columns, .k = h, .lda = row, .ldb = row, .ldc = tile_keys},
+         tile.query + whole.begin * row, tile.key, tile.scores + at);
     float factors[tile_keys];
     std::fill_n(factors, columns, 1.0F);
     for (Index i = whole.begin; i < whole.end; ++i) {
@@ -79,15 +79,15 @@ class NarrowStrip {
       weigh(i, some, used, factors, weights);
     }
     multiply_weights(
-        {.m = whole.size(), .n = h, .k = columns, .lda = tile_keys, .ldb = narrow, .ldc = pitch, .accumulate = true},
+        {.m = whole.size(), .n = h, .k = columns, .lda = tile_keys, .ldb = row, .ldc = pitch, .accumulate = true},
         tile.weights + at, tile.value, values_finite, tile.context + whole.begin * pitch);
   }
 
   bool has_one_key(const Visibility& seen, Index t, Index) const { return seen.end(t) - seen.begin(t) == 1; }
 
   const AttentionProblem<bfloat16>& p;
-  Carver carver;
-  NarrowStripTiles tile;
+  ScratchArena arena;
+  Bfloat16StripTiles tile;
   Index h = p.head_dims, pitch = padded<float>(h);
 
  private:

@@ -1,4 +1,4 @@
-// Attention in bfloat16 where the machine multiplies bfloat16: tiles stay as narrow as they came and the backend's
+// Attention in bfloat16 where the machine multiplies bfloat16: tiles stay bfloat16 as they came and the backend's
 // matrix products take them whole. A product costs about a microsecond beside its work, so tiles are larger here.
 #pragma once
 
@@ -11,18 +11,18 @@
 
 namespace remat { inline namespace REMAT_ABI { namespace kernels::attention {
 
-/// Rows of narrow tiles are filled up with zeros to a multiple of this: else every length of padding, and every step of
-/// a mask's edge, would be one more shape for the backend to prepare.
-inline constexpr Index narrow_step = 16;
-constexpr Index round_to_step(Index rows) { return (rows + narrow_step - 1) / narrow_step * narrow_step; }
+/// Rows of bfloat16 tiles are filled up with zeros to a multiple of this: else every length of padding, and every step
+/// of a mask's edge, would be one more shape for the backend to prepare.
+inline constexpr Index bfloat16_step = 16;
+constexpr Index round_to_step(Index rows) { return (rows + bfloat16_step - 1) / bfloat16_step * bfloat16_step; }
 
-/// The row pitch of narrow tiles.
-constexpr Index narrow_pitch(Index dims) { return padded<std::uint16_t>(dims); }
+/// The row pitch of bfloat16 tiles.
+constexpr Index bfloat16_pitch(Index dims) { return padded<std::uint16_t>(dims); }
 
-/// Are there products that beat widened ones? Not for a scale that is not positive: it would turn what hides a score
+/// Are there products that beat those of floats? Not for a scale that is not positive: it would turn what hides a score
 /// into what shows it.
 template <class T>
-bool has_narrow_products([[maybe_unused]] const AttentionProblem<T>& p) {
+bool has_bfloat16_products([[maybe_unused]] const AttentionProblem<T>& p) {
 #if defined(REMAT_GEMM_ONEDNN)
   if constexpr (std::is_same_v<T, bfloat16>) return p.scale > 0 && onednn::has_matmul<bfloat16>({});
 #endif
@@ -53,18 +53,19 @@ inline void fold_lanes(Vector<float>::type& lanes, Combine&& combine) {
 }
 
 /// to[i] = from[i], rounded.
-inline void narrow_row(const float* from, Index count, bfloat16* to) {
+inline void round_row(const float* from, Index count, bfloat16* to) {
   const auto row = numbers(to);
 #pragma omp simd
   for (Index j = 0; j < count; ++j) row[j] = from[j];
 }
 
 /// Copies [rows, dims] into a tile of round_to_step(rows) rows, zeros around it. False if anything is infinite or NaN.
-[[gnu::noinline]] inline bool copy_narrow(const bfloat16* from, Index stride, Index rows, Index dims, bfloat16* tile) {
+[[gnu::noinline]] inline bool copy_bfloat16(const bfloat16* from, Index stride, Index rows, Index dims,
+                                            bfloat16* tile) {
   using V = Vector<std::uint16_t>::type;
   constexpr Index width = Vector<std::uint16_t>::width;
   constexpr std::uint16_t exponent = 0x7f80;
-  const Index pitch = narrow_pitch(dims), whole = dims / width * width;
+  const Index pitch = bfloat16_pitch(dims), whole = dims / width * width;
   V odd{};
   auto* row = reinterpret_cast<std::uint16_t*>(tile);
   for (Index i = 0; i < rows; ++i, row += pitch) {
@@ -84,22 +85,22 @@ inline void narrow_row(const float* from, Index count, bfloat16* to) {
   return finite;
 }
 
-/// The same, turned by position. `wide` is scratch for [rows][padded<float>(dims)].
+/// The same, turned by position. `floats` is scratch for [rows][padded<float>(dims)].
 inline bool copy_turned(const bfloat16* from, Index stride, Index position, Index rows, Index dims,
-                        Rotary<float>& rotary, float* wide, bfloat16* tile) {
-  if (!rotary.turns()) return copy_narrow(from, stride, rows, dims, tile);
-  const Index wide_pitch = padded<float>(dims), pitch = narrow_pitch(dims), filled = round_to_step(rows);
-  const bool finite = copy_rows(from, stride, rows, dims, wide, rows);
+                        Rotary<float>& rotary, float* floats, bfloat16* tile) {
+  if (!rotary.turns()) return copy_bfloat16(from, stride, rows, dims, tile);
+  const Index float_pitch = padded<float>(dims), pitch = bfloat16_pitch(dims), filled = round_to_step(rows);
+  const bool finite = copy_rows(from, stride, rows, dims, floats, rows);
   rotary.load(position, rows);
-  rotary.rotate(wide, wide_pitch, rows);
+  rotary.rotate(floats, float_pitch, rows);
   std::fill_n(reinterpret_cast<std::uint16_t*>(tile), filled * pitch, std::uint16_t{0});
-  for (Index i = 0; i < rows; ++i) narrow_row(wide + i * wide_pitch, dims, tile + i * pitch);
+  for (Index i = 0; i < rows; ++i) round_row(floats + i * float_pitch, dims, tile + i * pitch);
   return finite;
 }
 
 /// The whole steps that hold some rows or columns of a tile.
 inline Stretch whole_steps(const Stretch& some) {
-  const Index begin = some.begin / narrow_step * narrow_step;
+  const Index begin = some.begin / bfloat16_step * bfloat16_step;
   return {begin, some.size() == 0 ? begin : round_to_step(some.end)};
 }
 /// Those of `rows` queries from t on that see any of `keys` keys from s on.

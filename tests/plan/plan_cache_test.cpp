@@ -7,12 +7,12 @@
 #include <filesystem>
 #include <fstream>
 #include <limits>
-#include <remat/autodiff/plan_cache.hpp>
 #include <remat/ops/arithmetic.hpp>
 #include <remat/ops/reduce.hpp>
 #include <remat/ops/unary.hpp>
 #include <remat/optim/adamw.hpp>
 #include <remat/params/registry.hpp>
+#include <remat/plan/plan_cache.hpp>
 #include <remat/policy/parse.hpp>
 #include <utility>
 
@@ -71,7 +71,7 @@ struct Layers {
     Var<float> h = tape.input(batch);
     for (int layer = 0; layer < 4; ++layer) {
       const auto body = [&] { return sin(exp(sin(h * w))); };
-      h = remat == policy::everything ? tape.place(body) : tape.checkpoint(remat, body);
+      h = tape.region(remat, body);
     }
     return sum(h);
   }

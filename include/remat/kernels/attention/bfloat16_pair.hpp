@@ -3,51 +3,51 @@
 
 #include <limits>
 #include <remat/kernels/attention/backward_tiles.hpp>
-#include <remat/kernels/attention/dropout.hpp>
-#include <remat/kernels/attention/narrow.hpp>
+#include <remat/kernels/attention/bfloat16.hpp>
 #include <remat/kernels/attention/visibility.hpp>
+#include <remat/kernels/dropout.hpp>
 #include <remat/kernels/vector_math.hpp>
 
 namespace remat { inline namespace REMAT_ABI { namespace kernels::attention {
 
 /// Many queries to few keys: queries that see none of the keys are left out of products, keys are not.
-struct NarrowPairTiles {
+struct Bfloat16PairTiles {
   static constexpr Index rows = 256, columns = 128;
-  bfloat16 *query, *dout, *key, *value;  // [rows or columns][narrow pitch]
+  bfloat16 *query, *dout, *key, *value;  // [rows or columns][bfloat16 pitch]
   bfloat16 *weights, *dscores;           // [rows][columns]: probabilities, with dropout, and gradients of scores
   float *scores, *dweights;              // [rows][columns], before they are rounded
   float *dquery, *dkey, *dvalue;         // [rows or columns][pitch]
   float* dqueries;                       // [group_heads][T][H]: where key tiles add up
   Rotary<float> query_rotary, key_rotary;
 
-  NarrowPairTiles(const AttentionProblem<bfloat16>& p, const Tables& tables, Carver& carver)
-      : query_rotary(tables.rotary, carver, rows), key_rotary(tables.rotary, carver, columns) {
-    const Index pitch = padded<float>(p.head_dims), narrow = narrow_pitch(p.head_dims);
+  Bfloat16PairTiles(const AttentionProblem<bfloat16>& p, const Tables& tables, ScratchArena& arena)
+      : query_rotary(tables.rotary, arena, rows), key_rotary(tables.rotary, arena, columns) {
+    const Index pitch = padded<float>(p.head_dims), row = bfloat16_pitch(p.head_dims);
     const Index queries = std::min(rows, round_to_step(p.query_length));
     const Index keys = std::min(columns, round_to_step(p.key_length));
-    for (bfloat16** piece : {&query, &dout}) *piece = carver.take<bfloat16>(queries * narrow);
-    for (bfloat16** piece : {&key, &value}) *piece = carver.take<bfloat16>(keys * narrow);
-    for (bfloat16** piece : {&weights, &dscores}) *piece = carver.take<bfloat16>(queries * columns);
-    for (float** piece : {&scores, &dweights}) *piece = carver.take<float>(queries * columns);
-    dquery = carver.take<float>(std::max(queries, keys) * pitch);
-    for (float** piece : {&dkey, &dvalue}) *piece = carver.take<float>(columns * pitch);
-    dqueries = carver.take<float>(group_heads(p) * p.query_length * p.head_dims);
+    for (bfloat16** piece : {&query, &dout}) *piece = arena.take<bfloat16>(queries * row);
+    for (bfloat16** piece : {&key, &value}) *piece = arena.take<bfloat16>(keys * row);
+    for (bfloat16** piece : {&weights, &dscores}) *piece = arena.take<bfloat16>(queries * columns);
+    for (float** piece : {&scores, &dweights}) *piece = arena.take<float>(queries * columns);
+    dquery = arena.take<float>(std::max(queries, keys) * pitch);
+    for (float** piece : {&dkey, &dvalue}) *piece = arena.take<float>(columns * pitch);
+    dqueries = arena.take<float>(group_heads(p) * p.query_length * p.head_dims);
   }
 };
 
 /// As `TilePair`, of scores that nothing but masks by position touches.
-class NarrowPair {
+class Bfloat16Pair {
  public:
-  using Tiles = NarrowPairTiles;
+  using Tiles = Bfloat16PairTiles;
   static constexpr Index query_tile = Tiles::rows, key_tile = Tiles::columns;
   static constexpr bool changed = false;
 
-  NarrowPair(const AttentionProblem<bfloat16>& problem, const BackwardArguments<bfloat16>& arguments,
-             const Tables& tables, Index batch_entry, Index kv_head, void* scratch)
+  Bfloat16Pair(const AttentionProblem<bfloat16>& problem, const BackwardArguments<bfloat16>& arguments,
+               const Tables& tables, Index batch_entry, Index kv_head, void* scratch)
       : p(problem),
         x(arguments),
-        carver(scratch),
-        tile(problem, tables, carver),
+        arena(scratch),
+        tile(problem, tables, arena),
         seen(problem, batch_entry),
         b(batch_entry),
         kv(kv_head) {}
@@ -57,7 +57,7 @@ class NarrowPair {
     key_rows = std::min(count, seen.keys() - s0);
     first_key = s0;
     if (key_rows <= 0) return false;
-    copy_narrow(x.v + b * p.v_batch + s0 * p.v_token + kv * h, p.v_token, key_rows, h, tile.value);
+    copy_bfloat16(x.v + b * p.v_batch + s0 * p.v_token + kv * h, p.v_token, key_rows, h, tile.value);
     // The query tile's gradient is idle now: keys turn there.
     keys_finite = copy_turned(x.k + b * p.k_batch + s0 * p.k_token + kv * h, p.k_token, p.key_position + s0, key_rows,
                               h, tile.key_rotary, tile.dquery, tile.key);
@@ -68,7 +68,7 @@ class NarrowPair {
     query_head = n, first_query = t0, query_rows = rows;
     queries_finite = copy_turned(x.q + b * p.q_batch + t0 * p.q_token + n * h, p.q_token,
                                  p.key_position + p.offset + t0, rows, h, tile.query_rotary, tile.dquery, tile.query);
-    douts_finite = copy_narrow(x.dout + b * p.out_batch + t0 * p.out_token + n * h, p.out_token, rows, h, tile.dout);
+    douts_finite = copy_bfloat16(x.dout + b * p.out_batch + t0 * p.out_token + n * h, p.out_token, rows, h, tile.dout);
   }
 
   /// dq into tile.dquery (overwritten), dk and dv added to theirs.
@@ -81,10 +81,10 @@ class NarrowPair {
     }
     if (seeing.size() == 0) return;
     note_blocks(p, first_query + seeing.begin, seeing.size(), first_key, key_rows);
-    const Index rows = whole.size(), columns = round_to_step(key_rows), narrow = narrow_pitch(h);
+    const Index rows = whole.size(), columns = round_to_step(key_rows), row = bfloat16_pitch(h);
     const Index at = whole.begin * key_tile;
-    const bfloat16 *query = tile.query + whole.begin * narrow, *dout = tile.dout + whole.begin * narrow;
-    const Gemm scores{.b = Trans::yes, .m = rows, .n = columns, .k = h, .lda = narrow, .ldb = narrow, .ldc = key_tile};
+    const bfloat16 *query = tile.query + whole.begin * row, *dout = tile.dout + whole.begin * row;
+    const Gemm scores{.b = Trans::yes, .m = rows, .n = columns, .k = h, .lda = row, .ldb = row, .ldc = key_tile};
     gemm(scores, query, tile.key, tile.scores + at);
     gemm(scores, dout, tile.value, tile.dweights + at);
     differentiate(whole, columns);
@@ -93,12 +93,12 @@ class NarrowPair {
                        .n = h,
                        .k = rows,
                        .lda = key_tile,
-                       .ldb = narrow,
+                       .ldb = row,
                        .ldc = pitch,
                        .accumulate = true};
     if (with_dv) multiply_weights(to_keys, tile.weights + at, dout, douts_finite, tile.dvalue);
     if (with_dk) multiply_weights(to_keys, tile.dscores + at, query, queries_finite, tile.dkey);
-    const Gemm to_queries{.m = rows, .n = h, .k = columns, .lda = key_tile, .ldb = narrow, .ldc = pitch};
+    const Gemm to_queries{.m = rows, .n = h, .k = columns, .lda = key_tile, .ldb = row, .ldc = pitch};
     if (with_dq)
       multiply_weights(to_queries, tile.dscores + at, tile.key, keys_finite, tile.dquery + whole.begin * pitch);
   }
@@ -107,7 +107,7 @@ class NarrowPair {
 
   const AttentionProblem<bfloat16>& p;
   const BackwardArguments<bfloat16>& x;
-  Carver carver;
+  ScratchArena arena;
   Tiles tile;
   Visibility seen;
   Index b, kv, query_head = 0, first_query = 0, query_rows = 0, first_key = 0, key_rows = 0;

@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <list>
-#include <remat/autodiff/plan.hpp>
+#include <remat/plan/plan.hpp>
 #include <utility>
 #include <vector>
 

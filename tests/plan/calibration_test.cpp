@@ -3,7 +3,7 @@
 #include <unistd.h>
 
 #include <filesystem>
-#include <remat/autodiff/calibration.hpp>
+#include <remat/plan/calibration.hpp>
 
 namespace {
 
