@@ -150,12 +150,12 @@ class Program : public RecordedProgram {
       return;
     const std::int32_t maker = outermost_region(id);
     if (maker < 0 || is_open(maker) || !kept_by(maker, id)) return;
-    const Verdict kept = verdict(maker, id);
-    if (kept == Verdict::save) return;
+    const Verdict said = verdict(maker, id);
+    if (said == Verdict::save) return;
     const std::vector<SlotId>& inputs = region(s.replay_region).replay_inputs;
     if (std::count(inputs.begin(), inputs.end(), id) != s.pending_reads) return;
-    kept == Verdict::offload ? write_away(s)
-                             : pack(id, kept == Verdict::int8 ? Compression::int8 : Compression::bfloat16);
+    said == Verdict::offload ? write_away(s)
+                             : pack(id, said == Verdict::int8 ? Compression::int8 : Compression::bfloat16);
   }
   /// Brings a value back that was put away.
   void fetch(SlotId id) {
@@ -210,13 +210,13 @@ class Program : public RecordedProgram {
       if (slot(id).value || slot(id).vars > 0) return;
     free_runs[end - begin].push_back(begin);
   }
-  void add_maker(SlotId id, std::vector<std::int32_t>& nodes) const {
-    if (!slot(id).is_leaf()) nodes.push_back(slot(id).node);
+  void add_maker(SlotId id, std::vector<std::int32_t>& makers) const {
+    if (!slot(id).is_leaf()) makers.push_back(slot(id).node);
   }
-  static std::int32_t pop(std::vector<std::int32_t>& nodes) {
-    if (nodes.empty()) return -1;
-    const std::int32_t last = nodes.back();
-    nodes.pop_back();
+  static std::int32_t pop(std::vector<std::int32_t>& pending) {
+    if (pending.empty()) return -1;
+    const std::int32_t last = pending.back();
+    pending.pop_back();
     return last;
   }
 

@@ -16,10 +16,12 @@ namespace remat { inline namespace REMAT_ABI {
 /// How a compressed value is stored.
 ///  * bfloat16: 8 significant bits, rounded to nearest: |error| <= 2^-8 |x|; 2 bytes an element.
 ///  * int8: each run of 64 elements is scaled by its greatest magnitude m: |error| <= m / 250; 1 byte an element and
-///  one
-///    scale a run. A run with NaN or infinity comes back as NaN.
+///    one scale a run. A run with NaN or infinity comes back as NaN.
 /// Both bounds are for normal numbers; smaller ones may become 0.
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wshadow"  // g++ takes the enumerator for the type of that name
 enum class Compression { bfloat16, int8 };
+#pragma GCC diagnostic pop
 
 namespace detail {
 

@@ -12,10 +12,11 @@ struct bfloat16;
 
 namespace remat { inline namespace REMAT_ABI {
 
+/// The type of a tensor's elements. (Before the alias below, of which g++ would say that it is shadowed.)
+enum class DType : std::uint8_t { float32, float64, bfloat16, int8, uint8, int32, int64 };
+
 /// Eigen's bfloat16; complete once <remat/core/eigen.hpp> is included.
 using bfloat16 = Eigen::bfloat16;
-
-enum class DType : std::uint8_t { float32, float64, bfloat16, int8, uint8, int32, int64 };
 
 /// The type in which a `T` is summed, normalized and averaged: float for bfloat16, else T.
 template <class T>

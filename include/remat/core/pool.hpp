@@ -194,7 +194,7 @@ class Pool {
   static int class_of(std::size_t bytes) {
     const std::size_t units = std::max<std::size_t>(1, bytes / alignment);
     if (units <= 8) return static_cast<int>(units) - 1;
-    const int shift = std::bit_width(units - 1) - 4;
+    const int shift = static_cast<int>(std::bit_width(units - 1)) - 4;
     return 8 * shift + static_cast<int>((units - 1) >> shift);
   }
   static std::size_t class_bytes(int size_class) {

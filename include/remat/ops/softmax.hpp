@@ -60,28 +60,28 @@ struct Softmax : Op {
   using A = Accum<T>;
   static void forward_row(const T* from, T* to, Index D) {
     const A top = kernels::max(from, D);  // so that no exponential overflows
-    const auto x = numbers(from);
-    const auto y = numbers(to);
+    const auto xs = numbers(from);
+    const auto ys = numbers(to);
     if constexpr (is_log) {
-      const A log_sum = std::log(kernels::sum_of<A>(D, [=](Index j) { return kernels::fast_exp(x[j] - top); }));
+      const A log_sum = std::log(kernels::sum_of<A>(D, [=](Index j) { return kernels::fast_exp(xs[j] - top); }));
       // In two steps: beside a large maximum the logarithm would be lost.
-      for (Index j = 0; j < D; ++j) y[j] = as_written(x[j] - top) - log_sum;
+      for (Index j = 0; j < D; ++j) ys[j] = as_written(xs[j] - top) - log_sum;
     } else {
-      for (Index j = 0; j < D; ++j) y[j] = kernels::fast_exp(x[j] - top);
+      for (Index j = 0; j < D; ++j) ys[j] = kernels::fast_exp(xs[j] - top);
       const A scale = A{1} / kernels::sum(static_cast<const T*>(to), D);
-      for (Index j = 0; j < D; ++j) y[j] = y[j] * scale;
+      for (Index j = 0; j < D; ++j) ys[j] = ys[j] * scale;
     }
   }
   // dx = y (dy - sum(y dy)), or dy - e^y sum(dy).
   static void backward_row(const T* out, const T* gradient, T* to, Index D) {
-    const auto y = numbers(out), dy = numbers(gradient);
+    const auto ys = numbers(out), dy = numbers(gradient);
     const auto dx = numbers(to);
     if constexpr (is_log) {
       const A total = kernels::sum(gradient, D);
-      for (Index j = 0; j < D; ++j) dx[j] = dy[j] - total * kernels::fast_exp(y[j]);
+      for (Index j = 0; j < D; ++j) dx[j] = dy[j] - total * kernels::fast_exp(ys[j]);
     } else {
       const A mean = kernels::dot(out, gradient, D);
-      for (Index j = 0; j < D; ++j) dx[j] = y[j] * (dy[j] - mean);
+      for (Index j = 0; j < D; ++j) dx[j] = ys[j] * (dy[j] - mean);
     }
   }
 };

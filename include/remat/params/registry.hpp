@@ -155,7 +155,7 @@ class Scope {
     });
   }
   std::shared_ptr<ParameterEntry> entry(const std::string& name, DType dtype, const Shape& shape,
-                                        const Initializer& initializer, Fill fill) const {
+                                        const Initializer& initializer, Fill fill_with) const {
     require(!name.empty(), use_path_, ": a parameter needs a name, got \"\"");
     const std::string path = join(path_, name), user = join(use_path_, name);
     require(initializer.is_valid(), user, ": starts as ", initializer.to_string(),
@@ -181,7 +181,7 @@ class Scope {
     auto entry = std::make_shared<ParameterEntry>(ParameterEntry{path, {dtype, shape, {}, 0}});
     entry->initializer = initializer;
     entry->value.storage = pool().allocate(checked_bytes(shape.size(), size_of(dtype), path.c_str()));
-    fill(entry->value, initializer, {state_->seed ^ hash(path), 0, 0});
+    fill_with(entry->value, initializer, {state_->seed ^ hash(path), 0, 0});
     entry->users.push_back(user);
     state_->entries.emplace(path, entry);
     state_->construction.note([state = state_.get(), path] { state->entries.erase(path); });

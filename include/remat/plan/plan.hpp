@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <iomanip>
 #include <limits>
 #include <memory>
@@ -173,7 +174,7 @@ inline std::ostream& operator<<(std::ostream& out, const Plan& plan) {
   line("policy", "peak KiB", "held KiB", "replays", "GFLOP again", "ms");
   for (const PlannedPolicy& row : plan.rows())
     line(row.name, row.stats.peak_bytes / 1024, row.stats.saved_bytes / 1024, row.stats.ops_replayed,
-         std::llround(row.stats.replay_flops / 1e7) / 100.0, std::llround(row.seconds * 1e5) / 100.0);
+         std::round(row.stats.replay_flops / 1e7) / 100, std::round(row.seconds * 1e5) / 100);
   return out;
 }
 
