@@ -95,7 +95,7 @@ TEST(FirstReplay, CostsNothingLater) {
 TEST(FirstReplay, BehindLossyValuesMayDiffer) {
   Tape tape;
   Tensor<double> values({100});
-  for (Index i = 0; i < 100; ++i) values[i] = 0.01 * static_cast<double>(i);
+  for (Index i = 0; i < 100; ++i) values.write()[i] = 0.01 * static_cast<double>(i);
   const auto x = tape.input(values, {.wants_gradient = true});
   const auto y = tape.checkpoint(policy::lossy::int8(policy::ops("lossy_source")), [&] {
     return sin(record(Impure(100, "behind_lossy"), record(Impure(100, "lossy_source"), x * x)[Impure::y])[Impure::y]);

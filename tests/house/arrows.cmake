@@ -18,6 +18,7 @@ set(io_may core params)
 set(models_may core params policy autodiff ops nn)
 set(distributed_may core params)
 set(remat_may core params policy kernels autodiff plan ops nn optim)  # remat.hpp: what every trainer needs
+set(compiled_may remat models)
 
 # Sets `room` to the room of remat/<path>: its folder, or for remat/<name>.hpp that name (an umbrella is of its room).
 function(room_of path room)

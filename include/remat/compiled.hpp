@@ -1,13 +1,12 @@
-// Ops for all tests, compiled once: their forwards and backwards take most of the time that a program needs to compile.
-// Every test is compiled with this header in front of it (tests/CMakeLists.txt).
+// The ops, layers and models that most programs use, of float, double and bfloat16, as declarations. A program that
+// includes this header and links remat::compiled takes them from there and compiles none itself.
 #pragma once
 
 #include <remat/models.hpp>
-#include <remat/ops/unary_activations.hpp>
 #include <remat/remat.hpp>
 
 // Instantiations are declarations: no template can stand for a list of them.
-#define REMAT_TEST_OPS(HOW, T)                                              \
+#define REMAT_EACH_OP(HOW, T)                                               \
   HOW template struct remat::ops::Activate<T>;                              \
   HOW template struct remat::ops::AddPositions<T>;                          \
   HOW template struct remat::ops::Attention<T>;                             \
@@ -40,10 +39,36 @@
   HOW template struct remat::ops::Softmax<T, false>;                        \
   HOW template struct remat::ops::Softmax<T, true>;                         \
   HOW template struct remat::ops::Unary<T, remat::functions::Sin>;          \
-  HOW template struct remat::ops::Unary<T, remat::functions::Square>;
+  HOW template struct remat::ops::Unary<T, remat::functions::Square>;       \
+  HOW template struct remat::ops::Binary<T, remat::functions::Maximum>;     \
+  HOW template struct remat::ops::Unary<T, remat::functions::Cos>;          \
+  HOW template struct remat::ops::Unary<T, remat::functions::Exp>;          \
+  HOW template struct remat::ops::Unary<T, remat::functions::Log>;          \
+  HOW template struct remat::ops::Unary<T, remat::functions::Tanh>;         \
+  HOW template struct remat::ops::Unary<T, remat::functions::Sqrt>;         \
+  HOW template struct remat::ops::Unary<T, remat::functions::Abs>;          \
+  HOW template struct remat::ops::Unary<T, remat::functions::Negate>;       \
+  HOW template struct remat::ops::Unary<T, remat::functions::Relu>;         \
+  HOW template struct remat::ops::Unary<T, remat::functions::Gelu>;         \
+  HOW template struct remat::ops::Unary<T, remat::functions::GeluTanh>;     \
+  HOW template struct remat::ops::Unary<T, remat::functions::Silu>;
+
+#define REMAT_EACH_LAYER(HOW, T)                        \
+  HOW template struct remat::nn::Dropout<T>;            \
+  HOW template struct remat::nn::Embedding<T>;          \
+  HOW template struct remat::nn::FeedForward<T>;        \
+  HOW template struct remat::nn::LayerNorm<T>;          \
+  HOW template struct remat::nn::Linear<T>;             \
+  HOW template struct remat::nn::MultiHeadAttention<T>; \
+  HOW template struct remat::nn::Norm<T>;               \
+  HOW template struct remat::nn::RmsNorm<T>;            \
+  HOW template struct remat::nn::RoutedFeedForward<T>;  \
+  HOW template struct remat::nn::StackedTransformer<T>; \
+  HOW template struct remat::nn::TransformerLayer<T>;   \
+  HOW template struct remat::models::Gpt<T>;
 
 // Of bfloat16 branches beside a float skip connection.
-#define REMAT_TEST_SKIP_OPS(HOW, T, X)                                           \
+#define REMAT_EACH_SKIP_OP(HOW, T, X)                                            \
   HOW template struct remat::ops::Cast<T, X>;                                    \
   HOW template struct remat::ops::Cast<X, T>;                                    \
   HOW template struct remat::ops::SkipAdd<T, X>;                                 \
@@ -54,7 +79,10 @@
   HOW template struct remat::ops::Norm<T, remat::ops::RmsNormRow, true, X>;      \
   HOW template struct remat::ops::Norm<T, remat::ops::RmsNormRow, true, X, X>;
 
-REMAT_TEST_OPS(extern, float)
-REMAT_TEST_OPS(extern, double)
-REMAT_TEST_OPS(extern, remat::bfloat16)
-REMAT_TEST_SKIP_OPS(extern, remat::bfloat16, float)
+REMAT_EACH_OP(extern, float)
+REMAT_EACH_OP(extern, double)
+REMAT_EACH_OP(extern, remat::bfloat16)
+REMAT_EACH_LAYER(extern, float)
+REMAT_EACH_LAYER(extern, double)
+REMAT_EACH_LAYER(extern, remat::bfloat16)
+REMAT_EACH_SKIP_OP(extern, remat::bfloat16, float)

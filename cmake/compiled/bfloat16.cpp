@@ -1,0 +1,5 @@
+#include <remat/compiled.hpp>
+
+REMAT_EACH_OP(, remat::bfloat16)
+REMAT_EACH_LAYER(, remat::bfloat16)
+REMAT_EACH_SKIP_OP(, remat::bfloat16, float)

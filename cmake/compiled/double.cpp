@@ -1,0 +1,4 @@
+#include <remat/compiled.hpp>
+
+REMAT_EACH_OP(, double)
+REMAT_EACH_LAYER(, double)
