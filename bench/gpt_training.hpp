@@ -22,7 +22,7 @@ inline std::vector<std::int32_t> learnable_tokens(std::size_t count, int vocabul
   std::int64_t token = 0;
   for (std::size_t i = 0; i < count; ++i) {
     token = (5 * token + 1 + static_cast<std::int64_t>(random.word(i) % 4)) % vocabulary;
-    tokens.write()[i] = static_cast<std::int32_t>(token);
+    tokens[i] = static_cast<std::int32_t>(token);
   }
   return tokens;
 }

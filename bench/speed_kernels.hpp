@@ -43,9 +43,11 @@ template <class Build>
 Kernel op_kernel(std::string name, std::string op, const remat::Shape& shape, int forward_arrays, int backward_arrays,
                  Build build) {
   Kernel kernel{.name = std::move(name)};
-  remat::Tensor<float> x(shape);
+  remat::Tensor<float> values(shape);
   const remat::RandomStream random{3, 0, 0};
-  for (remat::Index i = 0; i < x.size(); ++i) x.data()[i] = 2 * random.uniform(static_cast<std::uint64_t>(i)) - 1;
+  std::uint64_t i = 0;
+  for (float& value : values.write()) value = 2 * random.uniform(i++) - 1;
+  const remat::Tensor<float> x = values;  // nobody writes to this one, so that tapes share it
   const double bytes = sizeof(float) * static_cast<double>(x.size());
   kernel.forward.bytes = forward_arrays * bytes, kernel.backward.bytes = backward_arrays * bytes;
   kernel.run = [=](Kernel& k) {

@@ -81,10 +81,10 @@ void train(const Settings& s) {
 // Forward and backward of attention alone, on what steps.py calls `queries_keys_values`.
 template <class T>
 void attend(const Settings& s) {
-  remat::Tensor<T> qkv({s.batch, s.context, 3 * s.dims});
-  for (remat::Index i = 0; i < qkv.size(); ++i)
-    qkv.write()[i] =
-        static_cast<T>(static_cast<float>(static_cast<std::uint32_t>(i) * 2654435761U >> 8 & 1023U) / 512 - 1);
+  remat::Tensor<T> values({s.batch, s.context, 3 * s.dims});
+  std::uint32_t i = 0;
+  for (T& value : values.write()) value = static_cast<T>(static_cast<float>(i++ * 2654435761U >> 8 & 1023U) / 512 - 1);
+  const remat::Tensor<T> qkv = values;  // nobody writes to this one, so that tapes share it
   serve(s, 0, [&] {
     remat::Tape tape;
     const auto x = tape.input(qkv, {.wants_gradient = true});

@@ -47,7 +47,7 @@ TEST(Threads, ValuesMayBeReadAndDroppedOnOtherThreads) {
           return;
         }
       }
-      if (mine) seen += *mine[0];
+      if (mine) seen += (*mine)[0];
     }
   });
   {
@@ -154,7 +154,7 @@ std::vector<Tensor<float>> trained() {
   const nn::TransformerLayer<T> layer(parameters / "layer", layer_config());
   optim::AdamW adamw(parameters);
   Tensor<float> x({4, 33, 32});
-  for (Index i = 0; i < x.size(); ++i) x.data()[i] = std::sin(static_cast<float>(i));
+  for (Index i = 0; i < x.size(); ++i) x.write()[i] = std::sin(static_cast<float>(i));
   for (Index step = 0; step < 2; ++step) {
     Tape tape({.seed = 5, .step = step});
     const Var<float> in = tape.input(x);
