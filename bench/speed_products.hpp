@@ -80,8 +80,8 @@ template <class T>
 remat::Tensor<T> random_tensor(remat::Index size) {
   remat::Tensor<T> tensor({size});
   const remat::RandomStream random{7, 0, 0};
-  for (remat::Index i = 0; i < size; ++i)
-    tensor.data()[i] = static_cast<T>(random.uniform(static_cast<std::uint64_t>(i)) - 0.5F);
+  std::uint64_t i = 0;
+  for (T& value : tensor.write()) value = static_cast<T>(random.uniform(i++) - 0.5F);
   return tensor;
 }
 
@@ -103,7 +103,7 @@ std::vector<Product> products_of(const remat::Program& program) {
     const auto run_into = [&product, g = product.shape](auto zero) {
       const remat::Tensor<T> left = detail::random_tensor<T>(g.m * g.k), right = detail::random_tensor<T>(g.k * g.n);
       product.run = [=, times = product.count, c = remat::Tensor<decltype(zero)>({g.m * g.n}, zero)]() mutable {
-        for (int i = 0; i < times; ++i) remat::kernels::gemm(g, left.data(), right.data(), c.data());
+        for (int i = 0; i < times; ++i) remat::kernels::gemm(g, left.data(), right.data(), c.write().data());
       };
     };
     wide ? run_into(remat::Accum<T>{0}) : run_into(T{0});
