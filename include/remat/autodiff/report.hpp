@@ -6,6 +6,7 @@
 #include <ostream>
 #include <remat/autodiff/tape.hpp>
 #include <string>
+#include <string_view>
 #include <unordered_map>
 #include <vector>
 
@@ -89,6 +90,27 @@ inline std::ostream& operator<<(std::ostream& out, const std::vector<SavedResidu
     total += s.bytes;
   }
   return out << saved.size() << " residuals, " << total << " B\n";
+}
+
+/// What a step did and held: ops, flops, bytes, replays by op, and the five largest blocks of the peak.
+inline std::ostream& operator<<(std::ostream& out, const TapeStats& stats) {
+  const auto line = [&out](std::string_view what, const auto& value, std::string_view unit) {
+    out << std::left << std::setw(28) << what << std::right << std::setw(14) << value << ' ' << unit << '\n';
+  };
+  line("ops recorded", stats.ops_recorded, "");
+  line("ops replayed", stats.ops_replayed, "");
+  for (const auto& [op, count] : stats.replayed_by_op) line("  " + op, count, "");
+  line("forward", stats.forward_flops / 1e9, "GFLOP");
+  line("backward, with replays", stats.backward_flops / 1e9, "GFLOP");
+  line("replays", stats.replay_flops / 1e9, "GFLOP");
+  line("held between", stats.saved_bytes, "B");
+  if (stats.offloaded_bytes > 0) line("offloaded", stats.offloaded_bytes, "B");
+  line("peak", stats.peak_bytes, "B");
+  for (std::size_t i = 0; i < std::min<std::size_t>(5, stats.at_peak.size()); ++i) {
+    const LiveBlock& block = stats.at_peak[i];
+    line("  " + std::string(to_string(block.kind)) + ", " + block.op, block.bytes, "B  " + block.layer_path);
+  }
+  return out;
 }
 
 /// The recorded program, one line a slot: name, op, operands, shape, bytes, verdict, region, layer path.
