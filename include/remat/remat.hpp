@@ -17,6 +17,7 @@
 #include <remat/ops/attention.hpp>
 #include <remat/ops/blockwise.hpp>
 #include <remat/ops/cast.hpp>
+#include <remat/ops/clamp.hpp>
 #include <remat/ops/combine_rows.hpp>
 #include <remat/ops/concat.hpp>
 #include <remat/ops/cross_entropy.hpp>
@@ -28,6 +29,7 @@
 #include <remat/ops/load_balancing_loss.hpp>
 #include <remat/ops/matmul.hpp>
 #include <remat/ops/positions.hpp>
+#include <remat/ops/pow.hpp>
 #include <remat/ops/reduce.hpp>
 #include <remat/ops/rms_norm.hpp>
 #include <remat/ops/route.hpp>

@@ -9,6 +9,7 @@
 #include <remat/ops/arithmetic.hpp>
 #include <remat/ops/attention.hpp>
 #include <remat/ops/cast.hpp>
+#include <remat/ops/clamp.hpp>
 #include <remat/ops/combine_rows.hpp>
 #include <remat/ops/concat.hpp>
 #include <remat/ops/cross_entropy.hpp>
@@ -20,6 +21,7 @@
 #include <remat/ops/load_balancing_loss.hpp>
 #include <remat/ops/matmul.hpp>
 #include <remat/ops/positions.hpp>
+#include <remat/ops/pow.hpp>
 #include <remat/ops/reduce.hpp>
 #include <remat/ops/rms_norm.hpp>
 #include <remat/ops/skip_add.hpp>
@@ -116,7 +118,14 @@ TEST(Bfloat16Ops, ElementByElement) {
   expect_like_float(one, [](const auto& in) { return sin(in[0]); });
   expect_like_float(one, [](const auto& in) { return square(in[0]); });
   expect_like_float(one, [](const auto& in) { return gelu(in[0]); });
+  expect_like_float(one, [](const auto& in) { return sigmoid(in[0]); });
+  expect_like_float(one, [](const auto& in) { return softplus(in[0]); });
+  expect_like_float(one, [](const auto& in) { return clamp(in[0], -0.5, 0.75); });
+  expect_like_float(one, [](const auto& in) { return pow(in[0], 3); });
   for (const Shapes& shapes : {two, stretched}) {
+    expect_like_float(shapes, [](const auto& in) { return minimum(in[0], in[1]); });
+    expect_like_float(
+        shapes, [](const auto& in) { return pow(square(in[0]) + 1, in[1]); }, 3);
     expect_like_float(shapes, [](const auto& in) { return in[0] + in[1]; });
     expect_like_float(shapes, [](const auto& in) { return in[0] - in[1]; });
     expect_like_float(shapes, [](const auto& in) { return in[0] * in[1]; });

@@ -6,6 +6,7 @@
 #include <remat/ops/arithmetic.hpp>
 #include <remat/ops/attention.hpp>
 #include <remat/ops/cast.hpp>
+#include <remat/ops/clamp.hpp>
 #include <remat/ops/combine_rows.hpp>
 #include <remat/ops/concat.hpp>
 #include <remat/ops/cross_entropy.hpp>
@@ -17,6 +18,7 @@
 #include <remat/ops/load_balancing_loss.hpp>
 #include <remat/ops/matmul.hpp>
 #include <remat/ops/positions.hpp>
+#include <remat/ops/pow.hpp>
 #include <remat/ops/reduce.hpp>
 #include <remat/ops/rms_norm.hpp>
 #include <remat/ops/route.hpp>
@@ -74,6 +76,12 @@ inline std::vector<OpCase> op_cases() {
       "gelu_tanh", [](const auto& in) { return gelu_tanh(in[0]); }, -4, 4);
   unary(
       "silu", [](const auto& in) { return silu(in[0]); }, -4, 4);
+  unary(
+      "sigmoid", [](const auto& in) { return sigmoid(in[0]); }, -4, 4);
+  unary(
+      "softplus", [](const auto& in) { return softplus(in[0]); }, -4, 4);
+  unary(
+      "clamp", [](const auto& in) { return clamp(in[0], -0.5, 0.75); }, -1.5, 1.5, true);
 
   row({.name = "cast",  // of double it is x itself; bfloat16's are in bfloat16_test.cpp
        .fn =
@@ -101,6 +109,19 @@ inline std::vector<OpCase> op_cases() {
        .fn = [](const auto& in) { return maximum(in[0], in[1]); },
        .inputs = broadcast_inputs,
        .has_kinks = true});
+  row({.name = "minimum",
+       .fn = [](const auto& in) { return minimum(in[0], in[1]); },
+       .inputs = broadcast_inputs,
+       .has_kinks = true});
+  row({.name = "pow",
+       .fn = [](const auto& in) { return pow(in[0], in[1]); },
+       .inputs = broadcast_inputs,
+       .low = 0.5,
+       .high = 2});
+  row({.name = "pow with numbers",
+       .fn =
+           [](const auto& in) { return pow(in[0], 3) * pow(2, in[0]) + pow(in[0], 2) + pow(in[0], 4) + pow(in[0], 0); },
+       .inputs = {on({{}}), on({{33}})}});
   row({.name = "arithmetic with numbers",
        .fn = [](const auto& in) { return maximum(2 / in[0] + 1, in[0] * 3 - 4.5) + (1 - in[0] / 2); },
        .inputs = {on({{}}), on({{33}})},

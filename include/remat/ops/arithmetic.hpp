@@ -1,4 +1,4 @@
-// + - * / and maximum with NumPy broadcasting, and unary minus.
+// + - * /, maximum and minimum with NumPy broadcasting, and unary minus.
 #pragma once
 
 #include <remat/ops/binary.hpp>
@@ -58,6 +58,15 @@ struct Maximum {  // where the operands are equal, each gets half
   }
 };
 
+struct Minimum {
+  static constexpr const char* name = "minimum";
+  static constexpr Reading da_reads{true, true}, db_reads{true, true};
+  static constexpr bool passes_a = false, passes_b = false;
+  static auto value(auto a, auto b) { return a < b || a != a ? a : b; }
+  static auto da(auto dy, auto a, auto b) { return dy * Maximum::share(b, a); }
+  static auto db(auto dy, auto a, auto b) { return dy * Maximum::share(a, b); }
+};
+
 }  // namespace functions
 
 // Each takes two Vars, or a Var and a Parameter, Tensor or number; shapes broadcast as in NumPy. With bfloat16 a number
@@ -83,10 +92,15 @@ template <class A, class B, class T = detail::ElementOf<A, B>>
 Var<T> operator/(const A& a, const B& b) {
   return detail::binary<functions::Divide>(a, b);
 }
-/// The greater of a and b; where they are equal each gets half the gradient.
+/// The greater of a and b, NaN where one of them is; where they are equal each gets half the gradient.
 template <class A, class B, class T = detail::ElementOf<A, B>>
 Var<T> maximum(const A& a, const B& b) {
   return detail::binary<functions::Maximum>(a, b);
+}
+/// The smaller of a and b, NaN where one of them is; where they are equal each gets half the gradient.
+template <class A, class B, class T = detail::ElementOf<A, B>>
+Var<T> minimum(const A& a, const B& b) {
+  return detail::binary<functions::Minimum>(a, b);
 }
 /// -x.
 template <class T>

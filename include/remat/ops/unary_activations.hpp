@@ -1,6 +1,8 @@
 // Activations as ops of their own, of any shape. With dropout behind it, `activation` does both in one pass.
 #pragma once
 
+#include <algorithm>
+#include <cmath>
 #include <remat/kernels/activations.hpp>
 #include <remat/ops/unary.hpp>
 
@@ -19,6 +21,16 @@ struct GeluTanh : Function<Reads::operand>, kernels::GeluTanh {
 };
 struct Silu : Function<Reads::operand>, kernels::Silu {
   static constexpr const char* name = "silu";
+};
+struct Sigmoid : Function<Reads::result> {
+  static constexpr const char* name = "sigmoid";
+  static auto value(auto x) { return 1 / (1 + kernels::fast_exp(-x)); }
+  static auto derivative(auto y) { return y * (1 - y); }
+};
+struct Softplus : Function<Reads::operand> {
+  static constexpr const char* name = "softplus";
+  static auto value(auto x) { return std::max(x, decltype(x)(0)) + std::log1p(kernels::fast_exp(-std::abs(x))); }
+  static auto derivative(auto x) { return Sigmoid::value(x); }
 };
 
 }  // namespace functions
@@ -42,6 +54,16 @@ Var<T> gelu_tanh(const Var<T>& x) {
 template <class T>
 Var<T> silu(const Var<T>& x) {
   return detail::unary<functions::Silu>(x);
+}
+/// 1 / (1 + e^-x), the logistic function.
+template <class T>
+Var<T> sigmoid(const Var<T>& x) {
+  return detail::unary<functions::Sigmoid>(x);
+}
+/// log(1 + e^x), without its overflow.
+template <class T>
+Var<T> softplus(const Var<T>& x) {
+  return detail::unary<functions::Softplus>(x);
 }
 
 }}  // namespace remat
