@@ -78,15 +78,12 @@ TEST(Pool, AFailedAllocationChangesNoCount) {
     const Counted<Account> account(new Account);
     pool().reset_peak();
     const std::size_t live = pool().live_bytes();
-    int calls = 0;
-    pool().set_allocation_hook([&](std::size_t bytes) {
-      if (++calls == fails_at) fail("no memory for ", bytes);
-    });
+    pool().set_limit(live + static_cast<std::size_t>(fails_at - 1) * 128);
     std::vector<Storage> blocks;
-    expect_error({"no memory for 128"}, [&] {
+    expect_error({"128 bytes asked", "the limit is", "set_limit"}, [&] {
       for (int i = 0; i < 3; ++i) blocks.push_back(pool().allocate(100, account));
     });
-    pool().set_allocation_hook({});
+    pool().set_limit();
     const auto held = static_cast<std::size_t>(fails_at - 1) * 128;
     EXPECT_EQ(blocks.size() * 128, held);
     EXPECT_EQ(account->live_bytes, held);

@@ -78,7 +78,7 @@ class Generation : public testing::Test {
 
 TEST_F(Generation, RefusesOptionsBeforeAnyWork) {
   const Ids prompt = {1, 2};
-  pool().set_allocation_hook([](std::size_t) { FAIL() << "work was done"; });
+  pool().set_limit(0);  // no work is done
   expect_error({"gpt: generate", "prompt"}, [&] { gpt_.generate({}, {}); });
   expect_error({"gpt: generate: length", "-1"}, [&] { gpt_.generate(prompt, {.length = -1}); });
   expect_error({"gpt: generate: top_k", "-2"}, [&] { gpt_.generate(prompt, {.top_k = -2}); });
@@ -86,7 +86,7 @@ TEST_F(Generation, RefusesOptionsBeforeAnyWork) {
     expect_error({"gpt: generate: temperature"}, [&] { gpt_.generate(prompt, {.temperature = temperature}); });
   expect_error({"gpt: generate: prompt[1] is 16", "16 tokens"}, [&] { gpt_.generate({1, 16}, {}); });
   expect_error({"gpt: generate: prompt[0] is -1"}, [&] { gpt_.generate({-1, 2}, {}); });
-  pool().set_allocation_hook({});
+  pool().set_limit();
 }
 
 TEST_F(Generation, NamesTheTokenWhoseLogitsAreNan) {

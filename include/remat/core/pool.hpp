@@ -11,7 +11,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
-#include <functional>
 #include <mutex>
 #include <new>
 #include <remat/core/error.hpp>
@@ -141,7 +140,8 @@ class Pool {
     Block* block = nullptr;
     {
       const std::lock_guard lock(mutex_);
-      if (hook_) hook_(bytes);
+      require(bytes <= limit_ && live_bytes_ <= limit_ - bytes, "pool: ", bytes, " bytes asked beside ", live_bytes_,
+              " in use, and the limit is ", limit_, "; raise it with pool().set_limit, or plan for less");
       auto& free = free_[static_cast<std::size_t>(size_class)];
       if (!free.empty()) {
         block = free.back();
@@ -168,10 +168,11 @@ class Pool {
     return charged(new Block, -1, round_up(bytes), account);
   }
 
-  /// Calls `hook(bytes)` before each allocation, which may throw to fail it; an empty hook removes it.
-  void set_allocation_hook(std::function<void(std::size_t)> hook) {
+  /// From now on an allocation that would bring all living blocks over `bytes` is an `Error`, which leaves everything
+  /// as it was; what lies unused for reuse does not count. Without a number there is no limit, as at first.
+  void set_limit(std::size_t bytes = SIZE_MAX) {
     const std::lock_guard lock(mutex_);
-    hook_ = std::move(hook);
+    limit_ = bytes;
   }
 
   std::size_t live_bytes() const { return live_bytes_; }
@@ -254,7 +255,7 @@ class Pool {
   }
 
   std::mutex mutex_;
-  std::function<void(std::size_t)> hook_;
+  std::size_t limit_ = SIZE_MAX;
   std::array<std::vector<Block*>, 8 * 64> free_;
   std::atomic<std::size_t> live_bytes_{0}, peak_bytes_{0}, cached_bytes_{0}, system_allocations_{0};
 };
