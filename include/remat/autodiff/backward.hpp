@@ -36,6 +36,9 @@ class Backward {
     }
     for (Slot& s : p_.slots)
       if (!s.keep) s.value = {};
+    if (p_.computes())
+      for (const auto& entry : p_.parameters)
+        if (entry->is_frozen) entry->drop_grad();  // since this tape first used it
     p_.stats.backward_flops += p_.stats.replay_flops;
   }
 
@@ -95,7 +98,7 @@ class Backward {
       const auto& slots = p_.parameter_slots[&entry];
       for (const SlotId id : {slots.value, slots.cast})
         if (id >= 0) p_.slot(id).value = {};  // or an update would copy it first
-      if (entry.has_grad) when_complete_(entry);
+      if (entry.has_grad && !entry.is_frozen) when_complete_(entry);
     }
   }
 

@@ -54,6 +54,7 @@ struct RecordedProgram {
     std::int32_t parameter = -1;   // index into `parameters`
     SlotId value = -1, cast = -1;  // of the master itself, and of its cast to bfloat16
     std::thread::id user{};        // in whose name this tape uses it
+    bool wants_gradient = false;   // it was not frozen when this tape first used it
   };
   std::unordered_map<const ParameterEntry*, ParameterSlots> parameter_slots;
   std::map<int, std::vector<SlotId>> free_runs;    // evaluate mode uses the slots of an op's results again, by number
@@ -114,6 +115,7 @@ struct RecordedProgram {
     if (slots_of.parameter < 0) {
       entry->uses.begin(parameter_use(), entry->path);
       slots_of.user = std::this_thread::get_id();
+      slots_of.wants_gradient = mode != Mode::evaluate && !entry->is_frozen;
       slots_of.parameter = static_cast<std::int32_t>(parameters.size());
       parameters.push_back(entry);
     }
@@ -122,7 +124,7 @@ struct RecordedProgram {
     if (found < 0) {
       require(!is_cast || (as == DType::bfloat16 && entry->value.dtype == DType::float32), entry->path, ": holds ",
               name_of(entry->value.dtype), ", asked for ", name_of(as));
-      found = add_leaf(is_cast ? cast_of(*entry) : entry->value, mode != Mode::evaluate);
+      found = add_leaf(is_cast ? cast_of(*entry) : entry->value, slots_of.wants_gradient);
       slot(found).parameter = slots_of.parameter;
     }
     return found;

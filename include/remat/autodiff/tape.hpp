@@ -154,7 +154,7 @@ class Tape {
     require(slot.spec.shape.size() == 1, "backward: the loss is a slice; sum it first");
     require(!loss.where().stops_gradient, "backward: the loss is read through stop_gradient");
     require(slot.wants_gradient && !slot.is_leaf(),
-            "backward: the loss depends on no parameter and no input that wants a gradient");
+            "backward: the loss depends on no parameter and no input that wants a gradient", frozen_note());
     program_->rethrow();
     check_names();
     detail::Backward(*program_, loss.where().slot, when_complete).run();
@@ -167,7 +167,8 @@ class Tape {
     require(&input.program() == program_.get(), "grad: the input lies on another tape");
     const Slot& s = program_->slot(input.where().slot);
     require(program_->finished, "grad: call backward first");
-    require(s.is_leaf() && s.wants_gradient, "grad: only inputs made with {.wants_gradient = true} keep a gradient");
+    require(s.is_leaf() && s.wants_gradient,
+            "grad: only inputs made with {.wants_gradient = true} keep a gradient, and parameters that are not frozen");
     require(program_->computes(), "grad: a tape in plan mode has no values to read");
     if (s.parameter >= 0) {
       ParameterEntry& entry = *program_->parameters[static_cast<std::size_t>(s.parameter)];
@@ -260,6 +261,13 @@ class Tape {
   const Program& program() const { return *program_; }
 
  private:
+  /// Why there may be none to differentiate by.
+  std::string frozen_note() const {
+    Index frozen = 0;
+    for (const auto& [entry, slots] : program_->parameter_slots) frozen += slots.wants_gradient ? 0 : 1;
+    if (frozen == 0) return "";
+    return " (" + std::to_string(frozen) + " of the step's parameters are frozen; parameters.unfreeze some)";
+  }
   /// The slots of the Vars in what a region's function gave; an `Error` where one was never set or lies elsewhere.
   template <class Made>
   std::vector<SlotId> returned_by(const Made& made, const char* what) const {

@@ -35,14 +35,17 @@ class AdamW {
   }
 
   /// One step against the gradients times `grad_scale` (see `clip_scale`), which are cleared. Parameters without a
-  /// gradient keep value and state; when none has one it is an `Error`. A step that throws has changed no value.
+  /// gradient, frozen ones among them, keep value and state, to go on from there when they have one again; when none
+  /// has one it is an `Error`. A step that throws has changed no value.
   void step(double learning_rate, double grad_scale = 1) {
     check(learning_rate, grad_scale);
     std::vector<Update> updates;
     for (const auto& entry : parameters_.entries())
       if (entry->has_grad) updates.push_back(prepared(*entry));
-    require(!updates.empty(), "adamw: no parameter has a gradient; call tape.backward(loss) before step",
-            " (in_backward leaves none: it has made its step)");
+    const bool is_frozen = parameters_.count() > 0 && parameters_.trainable_count() == 0;
+    require(!updates.empty(), "adamw: no parameter has a gradient; ",
+            is_frozen ? "all are frozen, parameters.unfreeze those to train"
+                      : "call tape.backward(loss) before step (in_backward leaves none: it has made its step)");
     for (const Update& update : updates) apply(update, learning_rate, grad_scale);
     ++steps_;
   }

@@ -16,9 +16,10 @@ namespace remat { inline namespace REMAT_ABI {
 struct ParameterEntry {
   std::string path;
   AnyTensor value;
-  AnyTensor grad{};       // without storage until a backward or grad() needs it
-  bool has_grad = false;  // false: the gradient is zero, whatever the bytes say
-  bool consumed = false;  // the last gradient has been spent in backward, see GradientHook
+  AnyTensor grad{};        // without storage until a backward or grad() needs it
+  bool has_grad = false;   // false: the gradient is zero, whatever the bytes say
+  bool consumed = false;   // the last gradient has been spent in backward, see GradientHook
+  bool is_frozen = false;  // tapes recorded from now on want no gradient
   Initializer initializer{};
   std::vector<std::string> users{};  // layer paths that asked, in order
   AnyTensor cast{};                  // the value in the type that layers compute in, made when a tape first asks
@@ -43,6 +44,11 @@ struct ParameterEntry {
     return grad;
   }
   void zero_grad() { has_grad = consumed = false; }
+  /// The gradient and its bytes go.
+  void drop_grad() {
+    zero_grad();
+    grad = {};
+  }
   /// The gradient for reading: zeros, and still none, where no backward has added to it yet.
   const AnyTensor& grad_or_zeros() {
     AnyTensor& buffer = grad_buffer();
@@ -83,15 +89,19 @@ class Parameter {
     const auto use = made().used(ParameterUse::train);
     return Tensor<T>(entry_->grad_or_zeros());
   }
-  /// Replaces the gradient, one that was summed over machines perhaps; an `Error` when the shape differs.
+  /// Replaces the gradient, one that was summed over machines perhaps; an `Error` when the shape differs or the
+  /// parameter is frozen.
   void set_grad(const Tensor<T>& grad) const {
     require(grad.shape() == shape(), path(), ": has shape ", shape(), ", was given a gradient of ", grad.shape());
     const auto use = entry_->used(ParameterUse::train);
+    require(!is_frozen(), path(), ": is frozen and was given a gradient; unfreeze it first");
     entry_->grad = grad.copy().any();
     entry_->has_grad = true;
     entry_->consumed = false;
   }
   bool has_grad() const { return made().has_grad; }
+  /// See `ParameterRegistry::freeze`.
+  bool is_frozen() const { return made().is_frozen; }
   void zero_grad() const {
     const auto use = made().used(ParameterUse::train);
     entry_->zero_grad();

@@ -8,6 +8,7 @@
 #include <remat/core/near_misses.hpp>
 #include <remat/core/parallel.hpp>
 #include <remat/params/parameter.hpp>
+#include <remat/params/path_pattern.hpp>
 #include <remat/params/sharing.hpp>
 #include <string>
 #include <string_view>
@@ -53,6 +54,20 @@ class ParameterRegistry {
     for (const auto& [path, entry] : state_->entries) total += entry->value.size();
     return total;
   }
+  /// The same of those that are not frozen.
+  Index trainable_count() const {
+    Index total = 0;
+    for (const auto& entry : entries()) total += entry->is_frozen ? 0 : entry->value.size();
+    return total;
+  }
+  /// Freezes every parameter whose path `pattern` fits: `*` stands for any run of characters, '/' among them, `?` for
+  /// one. Its gradient is dropped, and tapes that first use it from now on make none: no product, no residual for it,
+  /// no update, while gradients flow on through it. A tape that has used it before computes what it recorded and drops
+  /// the gradient at the end. Optimizer state stays for when it is unfrozen. Returns how many fit; an `Error` lists
+  /// near paths when none does.
+  Index freeze(std::string_view pattern) const { return set_frozen(pattern, true, "freeze"); }
+  /// The reverse: tapes that first use them from now on make gradients.
+  Index unfreeze(std::string_view pattern) const { return set_frozen(pattern, false, "unfreeze"); }
   void zero_grad() const {
     state_->uses.check();
     for (const auto& [path, entry] : state_->entries) {
@@ -73,10 +88,27 @@ class ParameterRegistry {
 
  private:
   friend class Scope;
+  std::vector<std::string> paths() const {
+    std::vector<std::string> all;
+    for (const auto& [path, entry] : state_->entries) all.push_back(path);
+    return all;
+  }
   std::string near(const std::string& path) const {
-    std::vector<std::string> paths;
-    for (const auto& [each, entry] : state_->entries) paths.push_back(each);
-    return paths.empty() ? "; none has been made yet" : detail::nearest_names(path, std::move(paths));
+    return state_->entries.empty() ? "; none has been made yet" : detail::nearest_names(path, paths());
+  }
+  Index set_frozen(std::string_view pattern, bool is_frozen, const char* what) const {
+    std::vector<std::shared_ptr<ParameterEntry>> found = entries();
+    std::erase_if(found, [&](const auto& entry) { return !detail::fits(pattern, entry->path); });
+    require(!found.empty(), "parameters: ", what, "(\"", pattern, "\") fits no parameter",
+            detail::nearest_paths(pattern, paths()));
+    std::vector<ParameterUseGuard> uses;  // all that can fail, before the first changes
+    uses.reserve(found.size());
+    for (const auto& entry : found) uses.push_back(entry->used(ParameterUse::write));
+    for (const auto& entry : found) {
+      entry->is_frozen = is_frozen;
+      if (is_frozen) entry->drop_grad();
+    }
+    return static_cast<Index>(found.size());
   }
   struct State {
     std::uint64_t seed = 0;
@@ -232,7 +264,8 @@ class LayerScope : private detail::Construction::Guard, public Scope {
 
 inline Scope ParameterRegistry::operator/(std::string_view name) const { return Scope(state_) / name; }
 
-/// One line a parameter: path, shape, count, number of users; shared ones marked and counted once.
+/// One line a parameter: path, shape, count, number of users; shared and frozen ones marked, shared ones counted once.
+/// Where some are frozen, the count of the others follows the total.
 inline std::ostream& operator<<(std::ostream& out, const ParameterRegistry& parameters) {
   std::size_t width = 9;
   for (const auto& entry : parameters.entries()) width = std::max(width, entry->path.size());
@@ -243,10 +276,13 @@ inline std::ostream& operator<<(std::ostream& out, const ParameterRegistry& para
   line("parameter", "shape", "count", "users");
   for (const auto& entry : parameters.entries()) {
     const bool shared = entry->users.size() > 1;
-    line(entry->path, entry->value.shape.to_string(), entry->value.size(),
-         std::to_string(entry->users.size()) + (shared ? " (shared)" : ""));
+    const char* const mark =
+        shared ? (entry->is_frozen ? " (shared, frozen)" : " (shared)") : (entry->is_frozen ? " (frozen)" : "");
+    line(entry->path, entry->value.shape.to_string(), entry->value.size(), std::to_string(entry->users.size()) + mark);
   }
   line("total", "", parameters.count(), "");
+  if (const Index trainable = parameters.trainable_count(); trainable != parameters.count())
+    line("trainable", "", trainable, "");
   for (const auto& id : parameters.single_user_ids())
     out << "note: shared_weight_id \"" << id << "\" has one user: " << parameters.shared_ids().at(id).front() << '\n';
   return out;

@@ -22,7 +22,8 @@ class PlanCache {
     require(capacity > 0, "plan cache: a capacity of 0 keeps no plan");
   }
   /// The plan for these shapes; `step` runs, in plan mode, only when they are new. What else a step depends on (its
-  /// model, say) is not looked at. The reference is good until `capacity` other lists of shapes have been asked for.
+  /// model, say, and which parameters are frozen) is not looked at. The reference is good until `capacity` other lists
+  /// of shapes have been asked for.
   template <class Step>
   const Plan& operator()(const std::vector<Shape>& shapes, Step&& step) {
     const auto found =
