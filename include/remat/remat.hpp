@@ -43,6 +43,7 @@
 #include <remat/optim/adamw.hpp>
 #include <remat/optim/clip.hpp>
 #include <remat/optim/schedule.hpp>
+#include <remat/params/copy_values.hpp>
 #include <remat/params/registry.hpp>
 #include <remat/plan/plan_cache.hpp>
 #include <remat/policy/parse.hpp>

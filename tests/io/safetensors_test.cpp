@@ -127,7 +127,7 @@ static_assert(!std::is_reference_v<decltype(std::declval<io::SafetensorsFile>().
 TEST_F(Safetensors, AFailedLoadChangesNothing) {
   Model saved(1);
   io::save_safetensors(saved.parameters, path);
-  const auto refuses = [&](std::initializer_list<std::string_view> parts, ParameterRegistry parameters) {
+  const auto refuses = [&](std::initializer_list<std::string_view> parts, ParameterRegistry& parameters) {
     std::vector<std::string> before, after;
     const auto contents = [&] {
       std::vector<std::string> all;

@@ -6,6 +6,7 @@
 #include <core/expect_error.hpp>
 #include <cstring>
 #include <limits>
+#include <memory>
 #include <remat/core/eigen.hpp>
 #include <remat/optim/adamw.hpp>
 #include <remat/optim/clip.hpp>
@@ -259,6 +260,21 @@ TEST(AdamW, RefusesAStepWithoutAnyGradient) {
   EXPECT_EQ(adamw.step_count(), 1);
   EXPECT_THROW(adamw.step(0.1), Error);  // the gradient was cleared
   EXPECT_EQ(adamw.step_count(), 1);
+}
+
+// Protects models that are made in a function and returned: the optimizer trains what the layers read, not a copy.
+TEST(AdamW, FollowsAMovedRegistry) {
+  auto from = std::make_unique<ParameterRegistry>(1);
+  const auto w = (*from / "l").parameter<float>("w", {4}, init::ones());
+  optim::AdamW adamw(*from);
+  optim::GlobalNorm norm(*from);
+  const ParameterRegistry to = std::move(*from);
+  from = nullptr;
+  set_grad(w, 1, 0);
+  EXPECT_GT(norm.value(), 0);
+  adamw.step(0.1);
+  EXPECT_NE(w.value()[0], 1);
+  EXPECT_TRUE(same_bits(to.at<float>("l/w").value(), w.value()));
 }
 
 // Protects users from bad settings.

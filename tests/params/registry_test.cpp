@@ -4,9 +4,12 @@
 #include <cmath>
 #include <core/expect_error.hpp>
 #include <remat/core/eigen.hpp>
+#include <remat/params/copy_values.hpp>
 #include <remat/params/registry.hpp>
 #include <sstream>
 #include <string>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 namespace {
@@ -258,6 +261,86 @@ TEST(Registry, TwoRegistriesAreStrangers) {
   EXPECT_NE(b.value()[0], 0);
   EXPECT_EQ(left.shared_ids().at("s"), (Paths{"a"}));
   EXPECT_EQ(right.shared_ids().at("s"), (Paths{"b"}));
+}
+
+// Protects averages and frozen references: a copy has parameters of its own, whatever becomes of the original.
+TEST(RegistryCopy, IsIndependent) {
+  ParameterRegistry parameters(3);
+  for (const char* name : {"a", "b"}) (parameters / name).shared_as("s").parameter<float>("w", {2, 3}, init::normal(1));
+  const auto own = (parameters / "c").parameter<float>("w", {4}, init::normal(1));
+  (parameters / "d").parameter<double>("w", {2}, init::ones());
+  own.set_grad(Tensor<float>({4}, 2.0F));
+  parameters.freeze("d/*");
+  const ParameterRegistry copy = parameters;
+  EXPECT_EQ(paths(copy), paths(parameters));
+  EXPECT_EQ(copy.shared_ids(), parameters.shared_ids());
+  const auto copied = copy.at<float>("c/w");
+  EXPECT_TRUE(same_bits(copied.value(), own.value()));
+  EXPECT_TRUE(copied.has_grad() && same_bits(copied.grad(), own.grad()));
+  EXPECT_TRUE(copy.at<double>("d/w").is_frozen());
+  EXPECT_EQ(copy.at<float>("shared/s/w").entry()->users, (Paths{"a/w", "b/w"}));
+  EXPECT_FALSE(copy.at<float>("shared/s/w").has_grad());
+
+  const auto before = copied.value().copy();
+  own.set_value(Tensor<float>({4}, 7.0F));
+  parameters.zero_grad();
+  parameters.unfreeze("d/*");
+  (parameters / "e").parameter<float>("w", {1}, init::ones());
+  EXPECT_TRUE(same_bits(copied.value(), before));
+  EXPECT_TRUE(copied.has_grad());
+  EXPECT_TRUE(copy.at<double>("d/w").is_frozen());
+  EXPECT_EQ(copy.entries().size(), 3U);
+  (copy / "f").parameter<float>("w", {1}, init::ones());
+  EXPECT_EQ(parameters.entries().size(), 4U);
+  // In place, as optimizers write.
+  *reinterpret_cast<float*>(copied.entry()->writable()) = 9;
+  EXPECT_EQ(own.value()[0], 7);
+}
+
+// Protects models that are moved with their registry: scopes, handles and the registry still speak of one thing.
+TEST(RegistryCopy, AMovedRegistryKeepsItsScopes) {
+  ParameterRegistry from(3);
+  const Scope scope = from / "a";
+  const auto w = scope.parameter<float>("w", {2}, init::ones());
+  const auto handle = from.handle();
+  const ParameterRegistry to = std::move(from);
+  (void)scope.parameter<float>("b", {2}, init::ones());
+  EXPECT_EQ(paths(to), (Paths{"a/b", "a/w"}));
+  EXPECT_EQ(paths(*handle), paths(to));
+  w.set_value(Tensor<float>({2}, 5.0F));
+  EXPECT_EQ(to.at<float>("a/w").value()[0], 5);
+  expect_error({"parameters", "moved"}, [&] { (void)from.entries(); });  // NOLINT(bugprone-use-after-move)
+}
+
+// Protects layers from a registry that would be swapped beneath them.
+static_assert(!std::is_copy_assignable_v<ParameterRegistry>);
+
+TEST(RegistryCopy, CopyValuesLoadsOneRegistryFromAnother) {
+  const auto build = [](ParameterRegistry& parameters) {
+    (parameters / "a").parameter<float>("w", {2, 3}, init::normal(1));
+    (parameters / "b").parameter<double>("w", {2}, init::normal(1));
+  };
+  ParameterRegistry from(1), to(2);
+  build(from), build(to);
+  const auto w = to.at<float>("a/w");
+  w.set_grad(Tensor<float>({2, 3}, 1.0F));
+  copy_values(from, to);
+  EXPECT_TRUE(same_bits(w.value(), from.at<float>("a/w").value()));
+  EXPECT_TRUE(same_bits(to.at<double>("b/w").value(), from.at<double>("b/w").value()));
+  EXPECT_TRUE(w.has_grad());
+  from.at<float>("a/w").set_value(Tensor<float>({2, 3}, 4.0F));
+  EXPECT_NE(w.value()[0], 4);
+
+  const auto before = w.value().copy();
+  ParameterRegistry more(1), other(1);
+  build(more);
+  (more / "c").parameter<float>("w", {1}, init::ones());
+  expect_error({"copy_values", "c/w", "copied from"}, [&] { copy_values(more, to); });
+  expect_error({"copy_values", "c/w", "copied to"}, [&] { copy_values(to, more); });
+  (other / "a").parameter<float>("w", {2, 3}, init::zeros());
+  (other / "b").parameter<float>("w", {2}, init::zeros());
+  expect_error({"copy_values", "b/w", "float32[2]", "float64[2]"}, [&] { copy_values(other, to); });
+  EXPECT_TRUE(same_bits(w.value(), before));
 }
 
 // Protects a handle in a layer: it keeps its parameter when the registry is gone.

@@ -38,6 +38,7 @@ struct GptConfig {
 };
 
 /// Token and position embeddings, a stack of pre-norm layers, a norm, and a head tied to the token embedding.
+/// A copy is a handle to the same weights: for weights of its own, build it on a registry of its own and `copy_values`.
 template <class T>
 struct Gpt {
   const GptConfig config;  // as built; what still rules is set by set_remat and in the parts

@@ -13,6 +13,7 @@ namespace remat { inline namespace REMAT_ABI { namespace nn {
 
 /// Multi-head attention of a sequence to itself or to a memory (Vaswani et al. 2017), over N query and K key/value
 /// heads.
+/// A copy is a handle to the same weights.
 template <class T>
 struct MultiHeadAttention {
   const AttentionConfig config;  // as built, with what was 0 filled in

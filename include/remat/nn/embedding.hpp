@@ -16,6 +16,7 @@ struct EmbeddingConfig {
 };
 
 /// Looks up rows of `table` [V, D].
+/// A copy is a handle to the same weights.
 template <class T>
 struct Embedding {
   Parameter<Accum<T>> table;

@@ -35,6 +35,7 @@ inline const FeedForwardConfig& checked(const FeedForwardConfig& c, const std::s
 }
 
 /// act(x W1 + b1) W2 + b2, or its gated form.
+/// A copy is a handle to the same weights.
 template <class T>
 struct FeedForward {
   const FeedForwardConfig config;  // as built

@@ -18,6 +18,7 @@ struct LinearConfig {
 };
 
 /// y = x w + b over the last axis: w [D, F] at `w`, b [F] at `b`.
+/// A copy is a handle to the same weights.
 template <class T>
 struct Linear {
   Parameter<Accum<T>> w, b;

@@ -18,6 +18,7 @@ struct LayerNormConfig {
 };
 
 /// Mean 0 and variance 1, then `scale` [D] and `bias` [D] (Ba, Kiros, Hinton 2016).
+/// A copy is a handle to the same weights.
 template <class T>
 struct LayerNorm {
   Parameter<Accum<T>> scale, bias;
@@ -53,6 +54,7 @@ struct RmsNormConfig {
 };
 
 /// Root mean square 1, then `scale` [D] (Zhang and Sennrich 2019).
+/// A copy is a handle to the same weights.
 template <class T>
 struct RmsNorm {
   Parameter<Accum<T>> scale;
@@ -84,6 +86,7 @@ struct RmsNorm {
 enum class NormKind { layer_norm, rms_norm };
 
 /// A norm of either kind.
+/// A copy is a handle to the same weights.
 template <class T>
 struct Norm {
   std::variant<LayerNorm<T>, RmsNorm<T>> layer;

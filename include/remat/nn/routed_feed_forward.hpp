@@ -37,6 +37,7 @@ struct RoutedFeedForwardConfig {
 /// and weighs their results: by its probability for one (Fedus et al. 2021), by shares that sum to 1 for more (Lepikhin
 /// et al. 2021). A token that finds all slots full contributes zero, so that only the skip connection around the layer
 /// carries it on.
+/// A copy is a handle to the same weights.
 template <class T>
 struct RoutedFeedForward {
   const RoutedFeedForwardConfig config;  // as built

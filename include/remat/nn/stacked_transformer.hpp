@@ -20,6 +20,7 @@ struct StackedTransformerConfig {
 /// weight ids are resolved here, when the layers are built, so remat can change neither parameters nor their values. Of
 /// bfloat16, x and with it the result may be of either type: where it is not that of the layers' skip stream, x is cast
 /// before the first layer and the result behind the last.
+/// A copy is a handle to the same weights.
 template <class T>
 struct StackedTransformer {
   std::vector<TransformerLayer<T>> layers;

@@ -74,6 +74,7 @@ inline TransformerLayerConfig completed(TransformerLayerConfig c, const std::str
 /// x + dropout(branch(norm(x))), with norms after them norm(x + dropout(branch(x))). Of bfloat16, x and with it the
 /// result may be of either type; where it is not that of `config.skip_stream`, x is cast when it enters and the result
 /// when it leaves.
+/// A copy is a handle to the same weights.
 template <class T>
 struct TransformerLayer {
   const TransformerLayerConfig config;  // as built, with what was 0 filled in

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <map>
+#include <memory>
 #include <remat/core/parallel.hpp>
 #include <remat/kernels/vector_math.hpp>
 #include <remat/optim/clip.hpp>
@@ -24,7 +25,7 @@ struct AdamWConfig {
 class AdamW {
  public:
   explicit AdamW(const ParameterRegistry& parameters, const AdamWConfig& config = {})
-      : parameters_(parameters), config_(config) {
+      : parameters_(parameters.handle()), config_(config) {
     const auto fraction = [](double beta) { return beta >= 0 && beta < 1; };
     require(fraction(config.beta1), "adamw: beta1 is ", config.beta1, ", must be in [0, 1)");
     require(fraction(config.beta2), "adamw: beta2 is ", config.beta2, ", must be in [0, 1)");
@@ -40,9 +41,9 @@ class AdamW {
   void step(double learning_rate, double grad_scale = 1) {
     check(learning_rate, grad_scale);
     std::vector<Update> updates;
-    for (const auto& entry : parameters_.entries())
+    for (const auto& entry : parameters_->entries())
       if (entry->has_grad) updates.push_back(prepared(*entry));
-    const bool is_frozen = parameters_.count() > 0 && parameters_.trainable_count() == 0;
+    const bool is_frozen = parameters_->count() > 0 && parameters_->trainable_count() == 0;
     require(!updates.empty(), "adamw: no parameter has a gradient; ",
             is_frozen ? "all are frozen, parameters.unfreeze those to train"
                       : "call tape.backward(loss) before step (in_backward leaves none: it has made its step)");
@@ -142,7 +143,7 @@ class AdamW {
     });
   }
 
-  ParameterRegistry parameters_;
+  std::shared_ptr<const ParameterRegistry> parameters_;
   AdamWConfig config_;
   std::map<std::string, State> states_;  // by path: the order of building layers does not matter
   double steps_ = 0;

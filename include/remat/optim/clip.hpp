@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <memory>
 #include <remat/core/parallel.hpp>
 #include <remat/kernels/reduce.hpp>
 #include <remat/params/registry.hpp>
@@ -45,7 +46,7 @@ inline void require_trainable(const ParameterEntry& entry, const char* what) {
 /// cache, instead of in a pass of its own over memory: `tape.backward(loss, norm.in_backward())`.
 class GlobalNorm {
  public:
-  explicit GlobalNorm(const ParameterRegistry& parameters) : parameters_(parameters) {}
+  explicit GlobalNorm(const ParameterRegistry& parameters) : parameters_(parameters.handle()) {}
 
   /// For one backward, the last before `value`; gradients must not be changed between the two.
   GradientHook in_backward() {
@@ -59,7 +60,7 @@ class GlobalNorm {
   /// `Error` names the first parameter, in order of path, whose gradient is not finite.
   double value() const {
     double sum = 0;
-    for (const auto& entry : parameters_.entries()) {
+    for (const auto& entry : parameters_->entries()) {
       require(!entry->consumed, "global_norm: the gradient of ", entry->path,
               " was used up by its update in backward; clip by the global norm with AdamW::step instead of "
               "in_backward");
@@ -75,7 +76,7 @@ class GlobalNorm {
   }
 
  private:
-  ParameterRegistry parameters_;
+  std::shared_ptr<const ParameterRegistry> parameters_;
   std::unordered_map<const ParameterEntry*, double> squares_;
 };
 

@@ -49,6 +49,15 @@ struct ParameterEntry {
     zero_grad();
     grad = {};
   }
+  /// Another parameter at the same path with value and gradient of its own; uses and cast are not copied.
+  ParameterEntry copy() {
+    const auto use = used(ParameterUse::train);  // nobody changes value or gradient meanwhile
+    ParameterEntry to{path, value.copied()};
+    if (has_grad) to.grad = grad.copied();
+    to.has_grad = has_grad, to.consumed = consumed, to.is_frozen = is_frozen;
+    to.initializer = initializer, to.users = users;
+    return to;
+  }
   /// The gradient for reading: zeros, and still none, where no backward has added to it yet.
   const AnyTensor& grad_or_zeros() {
     AnyTensor& buffer = grad_buffer();

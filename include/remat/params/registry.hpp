@@ -7,9 +7,8 @@
 #include <memory>
 #include <remat/core/near_misses.hpp>
 #include <remat/core/parallel.hpp>
-#include <remat/params/parameter.hpp>
 #include <remat/params/path_pattern.hpp>
-#include <remat/params/sharing.hpp>
+#include <remat/params/registry_state.hpp>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -21,37 +20,50 @@ namespace remat { inline namespace REMAT_ABI {
 class Scope;
 
 /// Owns every parameter. A path names one parameter; sharing by id is resolved here, when layers are built. Reading it
-/// is an `Error` while two layers have one shared_weight_id and did not ask for the same parameters.
+/// is an `Error` while two layers have one shared_weight_id and did not ask for the same parameters. A copy has
+/// parameters of its own under the same paths; layers, scopes and optimizers stay with the original, and follow it when
+/// it is moved.
 class ParameterRegistry {
  public:
   /// `seed` decides the initial values, together with each parameter's path.
   explicit ParameterRegistry(std::uint64_t seed = 0) : state_(std::make_shared<State>()) { state_->seed = seed; }
+  /// Values, gradients, what is frozen, users and ids are copied; from then on the two know nothing of each other.
+  ParameterRegistry(const ParameterRegistry& other) : state_(std::make_shared<State>(other.state().copy())) {}
+  ParameterRegistry(ParameterRegistry&&) noexcept = default;
+  /// There is none from a registry that goes on, for layers hold parameters of this one: see `copy_values`.
+  ParameterRegistry& operator=(const ParameterRegistry&) = delete;
+  /// Takes over another's parameters; layers built from this one keep the old ones.
+  ParameterRegistry& operator=(ParameterRegistry&&) noexcept = default;
+
+  /// The same parameters, not a copy: for what names them, as an optimizer does, wherever the registry is moved.
+  std::shared_ptr<const ParameterRegistry> handle() const {
+    return std::shared_ptr<const ParameterRegistry>(new ParameterRegistry(shared_state()));
+  }
 
   /// The scope in which a layer asks for its parameters: `parameters / "decoder"`.
   Scope operator/(std::string_view name) const;
 
   /// Every parameter once, in order of path.
   std::vector<std::shared_ptr<ParameterEntry>> entries() const {
-    state_->uses.check();
+    state().uses.check();
     std::vector<std::shared_ptr<ParameterEntry>> all;
-    for (const auto& [path, entry] : state_->entries) all.push_back(entry);
+    for (const auto& [path, entry] : state().entries) all.push_back(entry);
     return all;
   }
   /// The parameter at `path`; an `Error` when there is none, which lists near paths, or when its type is another.
   template <class T>
   Parameter<T> at(const std::string& path) const {
-    state_->uses.check();
-    const auto found = state_->entries.find(path);
-    require(found != state_->entries.end(), "parameters: no parameter at ", path, near(path));
+    state().uses.check();
+    const auto found = state().entries.find(path);
+    require(found != state().entries.end(), "parameters: no parameter at ", path, near(path));
     require(found->second->value.dtype == dtype_of<T>(), path, ": holds ", name_of(found->second->value.dtype),
             ", asked for ", name_of(dtype_of<T>()));
     return Parameter<T>(found->second);
   }
   /// Number of values, shared ones counted once.
   Index count() const {
-    state_->uses.check();
     Index total = 0;
-    for (const auto& [path, entry] : state_->entries) total += entry->value.size();
+    for (const auto& entry : entries()) total += entry->value.size();
     return total;
   }
   /// The same of those that are not frozen.
@@ -69,32 +81,32 @@ class ParameterRegistry {
   /// The reverse: tapes that first use them from now on make gradients.
   Index unfreeze(std::string_view pattern) const { return set_frozen(pattern, false, "unfreeze"); }
   void zero_grad() const {
-    state_->uses.check();
-    for (const auto& [path, entry] : state_->entries) {
+    for (const auto& entry : entries()) {
       const auto use = entry->used(ParameterUse::train);
       entry->zero_grad();
     }
   }
   /// Shared ids with the layer paths that use each.
-  const std::map<std::string, std::vector<std::string>>& shared_ids() const& { return state_->ids; }
-  std::map<std::string, std::vector<std::string>> shared_ids() && { return state_->ids; }
+  const std::map<std::string, std::vector<std::string>>& shared_ids() const& { return state().ids; }
+  std::map<std::string, std::vector<std::string>> shared_ids() && { return state().ids; }
   /// Ids that only one layer uses: most often a typing mistake.
   std::vector<std::string> single_user_ids() const {
     std::vector<std::string> single;
-    for (const auto& [id, users] : state_->ids)
+    for (const auto& [id, users] : state().ids)
       if (users.size() == 1) single.push_back(id);
     return single;
   }
 
  private:
   friend class Scope;
+  using State = detail::RegistryState;
   std::vector<std::string> paths() const {
     std::vector<std::string> all;
-    for (const auto& [path, entry] : state_->entries) all.push_back(path);
+    for (const auto& [path, entry] : state().entries) all.push_back(path);
     return all;
   }
   std::string near(const std::string& path) const {
-    return state_->entries.empty() ? "; none has been made yet" : detail::nearest_names(path, paths());
+    return state().entries.empty() ? "; none has been made yet" : detail::nearest_names(path, paths());
   }
   Index set_frozen(std::string_view pattern, bool is_frozen, const char* what) const {
     std::vector<std::shared_ptr<ParameterEntry>> found = entries();
@@ -110,18 +122,18 @@ class ParameterRegistry {
     }
     return static_cast<Index>(found.size());
   }
-  struct State {
-    std::uint64_t seed = 0;
-    std::map<std::string, std::shared_ptr<ParameterEntry>> entries;
-    std::map<std::string, std::vector<std::string>> ids;
-    detail::SharedUses uses;
-    detail::Construction construction;
-  };
+  explicit ParameterRegistry(std::shared_ptr<State> state) : state_(std::move(state)) {}
+  const std::shared_ptr<State>& shared_state() const {
+    require(state_ != nullptr, "parameters: used after they were moved to another registry");
+    return state_;
+  }
+  State& state() const { return *shared_state(); }
+
   std::shared_ptr<State> state_;
 };
 
 /// A place in the tree of parameters. `path()` names the parameters made here; `use_path()` names the layer that
-/// uses them, and differs from it inside a shared scope.
+/// uses them, and differs from it inside a shared scope. Copies are places in the same registry.
 class Scope {
  public:
   Scope operator/(std::string_view name) const {
@@ -262,7 +274,7 @@ class LayerScope : private detail::Construction::Guard, public Scope {
   std::string id_;
 };
 
-inline Scope ParameterRegistry::operator/(std::string_view name) const { return Scope(state_) / name; }
+inline Scope ParameterRegistry::operator/(std::string_view name) const { return Scope(shared_state()) / name; }
 
 /// One line a parameter: path, shape, count, number of users; shared and frozen ones marked, shared ones counted once.
 /// Where some are frozen, the count of the others follows the total.

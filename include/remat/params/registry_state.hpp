@@ -1,0 +1,29 @@
+// What a registry and its scopes have in common.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <remat/params/parameter.hpp>
+#include <remat/params/sharing.hpp>
+#include <string>
+#include <vector>
+
+namespace remat { inline namespace REMAT_ABI { namespace detail {
+
+struct RegistryState {
+  std::uint64_t seed = 0;
+  std::map<std::string, std::shared_ptr<ParameterEntry>> entries{};
+  std::map<std::string, std::vector<std::string>> ids{};
+  SharedUses uses{};
+  Construction construction{};
+
+  /// The same with parameters of its own, and no layer under construction.
+  RegistryState copy() const {
+    RegistryState to{seed, {}, ids, uses, {}};
+    for (const auto& [path, entry] : entries) to.entries.emplace(path, std::make_shared<ParameterEntry>(entry->copy()));
+    return to;
+  }
+};
+
+}}}  // namespace remat::detail
