@@ -277,6 +277,66 @@ TEST(AdamW, FollowsAMovedRegistry) {
   EXPECT_TRUE(same_bits(to.at<float>("l/w").value(), w.value()));
 }
 
+// Protects the usual recipes (no decay of norms and embeddings, slower lower layers): a group's parameters have the
+// bits that an optimizer of its settings gives them, the first group that fits counts, and all others have those of no
+// group.
+TEST(AdamWGroups, GiveTheBitsOfAnOptimizerOfTheirSettings) {
+  const auto train = [](const optim::AdamWConfig& config, double rate) {
+    ParameterRegistry parameters(3);
+    std::vector<Parameter<float>> all;
+    for (const char* layer : {"embedding", "norm", "out"})
+      for (const Index rank : {1, 2})
+        all.push_back(
+            (parameters / "gpt" / layer)
+                .parameter<float>(rank == 1 ? "b" : "w", rank == 1 ? Shape{19} : Shape{7, 9}, init::normal(1)));
+    optim::AdamW adamw(parameters, config);
+    for (std::uint32_t step = 0; step < 3; ++step) {
+      for (const auto& p : all) set_grad(p, 1, step);
+      adamw.step(rate);
+    }
+    std::vector<Tensor<float>> values;
+    for (const auto& p : all) values.push_back(p.value());
+    return values;
+  };
+  const auto grouped = train(
+      {.weight_decay = 0.1,
+       .groups =
+           {{.parameters = "*/norm/*", .weight_decay = 0},
+            {.parameters = "gpt/embedding*", .learning_rate_scale = 0.5, .beta1 = 0.5, .beta2 = 0.6, .epsilon = 1e-3},
+            {.parameters = "gpt/*/b", .weight_decay = 0.1},
+            {.parameters = "gpt/norm/b", .learning_rate_scale = 0}}},
+      0.01);
+  const auto without = train({.weight_decay = 0.1}, 0.01), undecayed = train({.weight_decay = 0}, 0.01),
+             slower = train({.beta1 = 0.5, .beta2 = 0.6, .epsilon = 1e-3, .weight_decay = 0.1}, 0.005);
+  for (const std::size_t i : {0U, 1U}) EXPECT_TRUE(same_bits(grouped[i], slower[i])) << i;
+  for (const std::size_t i : {2U, 3U}) EXPECT_TRUE(same_bits(grouped[i], undecayed[i])) << i;
+  EXPECT_FALSE(same_bits(grouped[3], without[3]));
+  EXPECT_FALSE(same_bits(grouped[4], without[4])) << "a group's decay is of biases too";
+  EXPECT_TRUE(same_bits(grouped[5], without[5]));
+}
+
+// Protects from a slip in a pattern or a setting, which would train on without effect.
+TEST(AdamWGroups, RefuseWhatHasNoEffectOrNoMeaning) {
+  ParameterRegistry parameters;
+  const auto w = (parameters / "gpt" / "norm").parameter<float>("w", {4}, init::ones());
+  using Config = optim::AdamWConfig;
+  set_grad(w, 1, 0);
+  optim::AdamW adamw(parameters, {.groups = {{.parameters = "gpt/nrom*", .weight_decay = 0}}});
+  for (int again = 0; again < 2; ++again)
+    expect_error({"adamw: group \"gpt/nrom*\" fits no parameter; the nearest paths are \"gpt/norm/w\""},
+                 [&] { adamw.step(0.1); });
+  expect_error({"group \"gpt/nrom*\""}, [&] { (void)adamw.in_backward(0.1); });
+  EXPECT_EQ(w.value()[0], 1);
+  const auto refuses = [&](const optim::AdamWGroup& group, const char* name) {
+    expect_error({"adamw: group \"*/norm*\": ", name}, [&] { optim::AdamW(parameters, Config{.groups = {group}}); });
+  };
+  refuses({.parameters = "*/norm*", .learning_rate_scale = -1}, "learning_rate_scale is -1");
+  refuses({.parameters = "*/norm*", .beta1 = 1}, "beta1 is 1, must be in [0, 1)");
+  refuses({.parameters = "*/norm*", .beta2 = -0.5}, "beta2 is -0.5");
+  refuses({.parameters = "*/norm*", .epsilon = -1}, "epsilon is -1");
+  refuses({.parameters = "*/norm*", .weight_decay = std::numeric_limits<double>::infinity()}, "weight_decay is inf");
+}
+
 // Protects users from bad settings.
 TEST(AdamW, RefusesBadSettings) {
   ParameterRegistry parameters;

@@ -1,24 +1,38 @@
 // AdamW: Adam with decoupled weight decay (Loshchilov and Hutter 2019), in one pass over memory.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <map>
 #include <memory>
+#include <optional>
 #include <remat/core/parallel.hpp>
 #include <remat/kernels/vector_math.hpp>
 #include <remat/optim/clip.hpp>
+#include <remat/params/path_pattern.hpp>
 #include <remat/params/registry.hpp>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace remat { inline namespace REMAT_ABI { namespace optim {
+
+/// Settings of the parameters whose path a pattern fits, `*` any run of characters and `?` one, as in
+/// `ParameterRegistry::freeze`. What is unset is the config's own.
+struct AdamWGroup {
+  std::string parameters{};
+  std::optional<double> learning_rate_scale{};  // a factor of the step's learning rate; unset: 1
+  std::optional<double> beta1{}, beta2{}, epsilon{};
+  std::optional<double> weight_decay{};  // of all of them, however many axes they have
+};
 
 struct AdamWConfig {
   double beta1 = 0.9;
   double beta2 = 0.999;   // small GPTs learn better with 0.99
   double epsilon = 1e-8;  // where it is 0, an element whose gradients were all 0 becomes NaN (0 / 0), as in PyTorch
-  double weight_decay = 0.01;  // of parameters with two axes or more; biases and norms never decay
+  double weight_decay = 0.01;  // of parameters with two axes or more; biases and norms decay only where a group says so
+  std::vector<AdamWGroup> groups{};  // the first that fits a parameter's path counts for it
 };
 
 /// Updates every parameter of a registry, each once however many layers share it. Computes what PyTorch's AdamW does.
@@ -26,13 +40,27 @@ class AdamW {
  public:
   explicit AdamW(const ParameterRegistry& parameters, const AdamWConfig& config = {})
       : parameters_(parameters.handle()), config_(config) {
-    const auto fraction = [](double beta) { return beta >= 0 && beta < 1; };
-    require(fraction(config.beta1), "adamw: beta1 is ", config.beta1, ", must be in [0, 1)");
-    require(fraction(config.beta2), "adamw: beta2 is ", config.beta2, ", must be in [0, 1)");
-    require(config.epsilon >= 0 && std::isfinite(config.epsilon), "adamw: epsilon is ", config.epsilon,
-            ", must be finite and at least 0");
-    require(config.weight_decay >= 0 && std::isfinite(config.weight_decay), "adamw: weight_decay is ",
-            config.weight_decay, ", must be finite and at least 0");
+    const auto check = [](const std::string& of, const char* name, double value, bool is_good, const char* rule) {
+      require(is_good, "adamw: ", of, name, " is ", value, ", must be ", rule);
+    };
+    const auto check_fraction = [&](const std::string& of, const char* name, double value) {
+      check(of, name, value, value >= 0 && value < 1, "in [0, 1)");
+    };
+    const auto check_size = [&](const std::string& of, const char* name, double value) {
+      check(of, name, value, value >= 0 && std::isfinite(value), "finite and at least 0");
+    };
+    check_fraction("", "beta1", config.beta1);
+    check_fraction("", "beta2", config.beta2);
+    check_size("", "epsilon", config.epsilon);
+    check_size("", "weight_decay", config.weight_decay);
+    for (const AdamWGroup& group : config.groups) {
+      const std::string of = "group \"" + group.parameters + "\": ";
+      check_size(of, "learning_rate_scale", group.learning_rate_scale.value_or(1));
+      check_fraction(of, "beta1", group.beta1.value_or(0));
+      check_fraction(of, "beta2", group.beta2.value_or(0));
+      check_size(of, "epsilon", group.epsilon.value_or(0));
+      check_size(of, "weight_decay", group.weight_decay.value_or(0));
+    }
   }
 
   /// One step against the gradients times `grad_scale` (see `clip_scale`), which are cleared. Parameters without a
@@ -40,6 +68,7 @@ class AdamW {
   /// has one it is an `Error`. A step that throws has changed no value.
   void step(double learning_rate, double grad_scale = 1) {
     check(learning_rate, grad_scale);
+    check_groups();
     std::vector<Update> updates;
     for (const auto& entry : parameters_->entries())
       if (entry->has_grad) updates.push_back(prepared(*entry));
@@ -57,6 +86,7 @@ class AdamW {
   /// the parameters whose gradients were complete by then, and no others.
   GradientHook in_backward(double learning_rate, double grad_scale = 1) {
     check(learning_rate, grad_scale);
+    check_groups();
     return [this, learning_rate, grad_scale, is_counted = false](ParameterEntry& entry) mutable {
       apply(prepared(entry), learning_rate, grad_scale);
       steps_ += is_counted ? 0 : 1;
@@ -78,9 +108,13 @@ class AdamW {
   const AdamWConfig& config() const { return config_; }
 
  private:
+  struct Rule {  // of one parameter
+    double rate_scale, beta1, beta2, epsilon, weight_decay;
+  };
   struct State {
     AnyTensor mean, square;  // running means of the gradient and of its square
-    double steps = 0;        // of this parameter, which may have missed some
+    Rule rule;
+    double steps = 0;  // of this parameter, which may have missed some
   };
   struct Update {
     ParameterEntry* entry;
@@ -94,16 +128,41 @@ class AdamW {
     detail::require_trainable(entry, "adamw");
     ParameterUseGuard use = entry.used(ParameterUse::write);
     const auto found = states_.find(entry.path);
-    State& state = found != states_.end() ? found->second : states_.emplace(entry.path, zeros(entry)).first->second;
+    State& state = found != states_.end() ? found->second : states_.emplace(entry.path, begun(entry)).first->second;
     return {&entry, &state, entry.writable(), state.mean.mutable_data(), state.square.mutable_data(), std::move(use)};
   }
-  static State zeros(const ParameterEntry& entry) {
-    State state{{entry.value.dtype, entry.value.shape, {}, 0}, {entry.value.dtype, entry.value.shape, {}, 0}};
+  State begun(const ParameterEntry& entry) const {
+    const AnyTensor empty{entry.value.dtype, entry.value.shape, {}, 0};
+    State state{empty, empty, rule_of(entry)};
     for (AnyTensor* tensor : {&state.mean, &state.square}) {
       tensor->storage = pool().allocate(tensor->bytes());
       std::memset(tensor->mutable_data(), 0, tensor->bytes());
     }
     return state;
+  }
+
+  Rule rule_of(const ParameterEntry& entry) const {
+    const double decay = entry.value.shape.rank() >= 2 ? config_.weight_decay : 0;
+    for (const AdamWGroup& group : config_.groups)
+      if (remat::detail::fits(group.parameters, entry.path))
+        return {group.learning_rate_scale.value_or(1), group.beta1.value_or(config_.beta1),
+                group.beta2.value_or(config_.beta2), group.epsilon.value_or(config_.epsilon),
+                group.weight_decay.value_or(decay)};
+    return {1, config_.beta1, config_.beta2, config_.epsilon, decay};
+  }
+  /// Once, at the first step: a slip in a pattern would leave its group without effect.
+  void check_groups() {
+    if (std::exchange(groups_are_checked_, true) || config_.groups.empty()) return;
+    std::vector<std::string> paths;
+    for (const auto& entry : parameters_->entries()) paths.push_back(entry->path);
+    for (const AdamWGroup& group : config_.groups) {
+      const bool is_used = std::any_of(paths.begin(), paths.end(), [&](const std::string& path) {
+        return remat::detail::fits(group.parameters, path);
+      });
+      groups_are_checked_ = is_used;
+      require(is_used, "adamw: group \"", group.parameters, "\" fits no parameter",
+              remat::detail::nearest_paths(group.parameters, paths));
+    }
   }
 
   static void check(double learning_rate, double grad_scale) {
@@ -118,13 +177,14 @@ class AdamW {
   }
   template <class T>
   void apply_to(const Update& update, double learning_rate, double grad_scale) const {
+    const Rule& rule = update.state->rule;
     const double steps = ++update.state->steps;
-    const bool decays = update.entry->value.shape.rank() >= 2;
-    const T keep = static_cast<T>(decays ? 1 - learning_rate * config_.weight_decay : 1);
-    const T rate = static_cast<T>(learning_rate / (1 - std::pow(config_.beta1, steps)));
-    const T unbias = static_cast<T>(1 / std::sqrt(1 - std::pow(config_.beta2, steps)));
-    const T beta2 = static_cast<T>(config_.beta2), epsilon = static_cast<T>(config_.epsilon);
-    const T fresh1 = static_cast<T>(1 - config_.beta1), fresh2 = static_cast<T>(1 - config_.beta2);
+    learning_rate *= rule.rate_scale;
+    const T keep = static_cast<T>(1 - learning_rate * rule.weight_decay);
+    const T rate = static_cast<T>(learning_rate / (1 - std::pow(rule.beta1, steps)));
+    const T unbias = static_cast<T>(1 / std::sqrt(1 - std::pow(rule.beta2, steps)));
+    const T beta2 = static_cast<T>(rule.beta2), epsilon = static_cast<T>(rule.epsilon);
+    const T fresh1 = static_cast<T>(1 - rule.beta1), fresh2 = static_cast<T>(1 - rule.beta2);
     const T scale = static_cast<T>(grad_scale);
     const T* const grads = reinterpret_cast<const T*>(update.entry->grad.data());
     T* const p = reinterpret_cast<T*>(update.value);
@@ -147,6 +207,7 @@ class AdamW {
   AdamWConfig config_;
   std::map<std::string, State> states_;  // by path: the order of building layers does not matter
   double steps_ = 0;
+  bool groups_are_checked_ = false;
 };
 
 }}}  // namespace remat::optim
