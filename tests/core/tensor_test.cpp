@@ -72,6 +72,25 @@ TEST(Shape, ErrorTexts) {
             "tensor: holds float32, asked for float64");
 }
 
+// Protects from reading beside the axes: shape[-1], as in Python, was what lies before them in memory.
+TEST(Shape, AxesCountFromTheEndAndOthersAreRefused) {
+  Shape shape{2, 3, 4};
+  EXPECT_EQ(shape[-1], 4);
+  EXPECT_EQ(shape[-3], 2);
+  shape[-2] = 7;
+  EXPECT_EQ(shape, (Shape{2, 7, 4}));
+  const Shape scalar;
+  for (const int axis : {3, -4, 8, 1 << 30, -(1 << 30)}) {
+    expect_error({"shape: axis " + std::to_string(axis), "[2, 7, 4]", "3 axes"},
+                 [&] { (void)std::as_const(shape)[axis]; });
+    expect_error({"shape: axis " + std::to_string(axis), "[2, 7, 4]"}, [&] { shape[axis] = 1; });
+  }
+  expect_error({"axis 0", "[]", "a scalar has none"}, [&] { (void)scalar.front(); });
+  expect_error({"axis -1", "[]", "a scalar has none"}, [&] { (void)scalar[-1]; });
+  EXPECT_EQ(scalar.back(), 1);
+  EXPECT_EQ(scalar.rows(), 1);
+}
+
 // Protects recorded values: a copy shares bytes until one side writes, and then only that side changes.
 TEST(Tensor, CopiesOnWrite) {
   Tensor<float> a({2, 2}, {1, 2, 3, 4});

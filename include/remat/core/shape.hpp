@@ -39,11 +39,13 @@ class Shape {
   }
 
   int rank() const { return rank_; }
-  Index operator[](int axis) const { return axes_[static_cast<std::size_t>(axis)]; }
-  Index& operator[](int axis) { return axes_[static_cast<std::size_t>(axis)]; }
+  /// The length of an axis, counted from the end when negative: -1 is the last. An `Error` when there is no such axis.
+  Index operator[](int axis) const { return axes_[place(axis)]; }
+  Index& operator[](int axis) { return axes_[place(axis)]; }
   const Index* begin() const { return axes_.data(); }
   const Index* end() const { return axes_.data() + rank_; }
-  Index front() const { return axes_[0]; }
+  /// The first axis; an `Error` for a scalar.
+  Index front() const { return (*this)[0]; }
   /// The last axis; 1 for a scalar.
   Index back() const { return rank_ == 0 ? 1 : axes_[static_cast<std::size_t>(rank_ - 1)]; }
 
@@ -84,6 +86,17 @@ class Shape {
   friend std::ostream& operator<<(std::ostream& out, const Shape& shape) { return out << shape.to_string(); }
 
  private:
+  std::size_t place(int axis) const {
+    const int from_front = axis < 0 ? axis + rank_ : axis;
+    if (from_front < 0 || from_front >= rank_) [[unlikely]]
+      fail_axis(axis);
+    return static_cast<std::size_t>(from_front);
+  }
+  [[noreturn, gnu::cold, gnu::noinline]] void fail_axis(int axis) const {
+    fail("shape: axis ", axis, " of shape ", to_string(), " with ", rank_, " axes; ",
+         rank_ == 0 ? "a scalar has none" : "axes count from 0, or from -1 at the end backwards");
+  }
+
   std::array<Index, max_rank> axes_{};
   int rank_ = 0;
 };
