@@ -19,6 +19,7 @@
 #include <remat/ops/cast.hpp>
 #include <remat/ops/clamp.hpp>
 #include <remat/ops/combine_rows.hpp>
+#include <remat/ops/compare.hpp>
 #include <remat/ops/concat.hpp>
 #include <remat/ops/cross_entropy.hpp>
 #include <remat/ops/dropout.hpp>
@@ -28,6 +29,7 @@
 #include <remat/ops/linear_cross_entropy.hpp>
 #include <remat/ops/load_balancing_loss.hpp>
 #include <remat/ops/matmul.hpp>
+#include <remat/ops/one_hot.hpp>
 #include <remat/ops/positions.hpp>
 #include <remat/ops/pow.hpp>
 #include <remat/ops/reduce.hpp>
@@ -40,6 +42,7 @@
 #include <remat/ops/transpose.hpp>
 #include <remat/ops/unary.hpp>
 #include <remat/ops/unary_activations.hpp>
+#include <remat/ops/where.hpp>
 #include <remat/optim/adamw.hpp>
 #include <remat/optim/clip.hpp>
 #include <remat/optim/schedule.hpp>

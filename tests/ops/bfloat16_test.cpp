@@ -11,6 +11,7 @@
 #include <remat/ops/cast.hpp>
 #include <remat/ops/clamp.hpp>
 #include <remat/ops/combine_rows.hpp>
+#include <remat/ops/compare.hpp>
 #include <remat/ops/concat.hpp>
 #include <remat/ops/cross_entropy.hpp>
 #include <remat/ops/dropout.hpp>
@@ -31,6 +32,7 @@
 #include <remat/ops/transpose.hpp>
 #include <remat/ops/unary.hpp>
 #include <remat/ops/unary_activations.hpp>
+#include <remat/ops/where.hpp>
 #include <remat/params/registry.hpp>
 #include <string>
 #include <vector>
@@ -124,6 +126,7 @@ TEST(Bfloat16Ops, ElementByElement) {
   expect_like_float(one, [](const auto& in) { return pow(in[0], 3); });
   for (const Shapes& shapes : {two, stretched}) {
     expect_like_float(shapes, [](const auto& in) { return minimum(in[0], in[1]); });
+    expect_like_float(shapes, [](const auto& in) { return where(less(in[0], in[1]), in[0], in[1]); });
     expect_like_float(
         shapes, [](const auto& in) { return pow(square(in[0]) + 1, in[1]); }, 3);
     expect_like_float(shapes, [](const auto& in) { return in[0] + in[1]; });

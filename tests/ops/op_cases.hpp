@@ -8,6 +8,7 @@
 #include <remat/ops/cast.hpp>
 #include <remat/ops/clamp.hpp>
 #include <remat/ops/combine_rows.hpp>
+#include <remat/ops/compare.hpp>
 #include <remat/ops/concat.hpp>
 #include <remat/ops/cross_entropy.hpp>
 #include <remat/ops/dropout.hpp>
@@ -17,6 +18,7 @@
 #include <remat/ops/linear_cross_entropy.hpp>
 #include <remat/ops/load_balancing_loss.hpp>
 #include <remat/ops/matmul.hpp>
+#include <remat/ops/one_hot.hpp>
 #include <remat/ops/positions.hpp>
 #include <remat/ops/pow.hpp>
 #include <remat/ops/reduce.hpp>
@@ -29,6 +31,7 @@
 #include <remat/ops/transpose.hpp>
 #include <remat/ops/unary.hpp>
 #include <remat/ops/unary_activations.hpp>
+#include <remat/ops/where.hpp>
 
 namespace remat_test {
 
@@ -122,6 +125,36 @@ inline std::vector<OpCase> op_cases() {
        .fn =
            [](const auto& in) { return pow(in[0], 3) * pow(2, in[0]) + pow(in[0], 2) + pow(in[0], 4) + pow(in[0], 0); },
        .inputs = {on({{}}), on({{33}})}});
+  row({.name = "where of comparisons",
+       .fn =
+           [](const auto& in) {
+             const auto odd = where(less(in[0], in[1]), square(in[0]), in[1]);
+             const auto even = where(greater_equal(in[0], 0) * less_equal(0, in[1]), 3, in[0]);
+             return odd * even + where(greater(in[1], in[0]), in[0], 0.5);
+           },
+       .inputs = broadcast_inputs,
+       .has_kinks = true});
+  row({.name = "where of a condition that is stretched",
+       .fn = [](const auto& in) { return where(in.integers[0], in[0], in[1]); },
+       .inputs = {on({{3, 1}, {4}}, {{.shape = {2, 1, 1}, .limit = 2}}), on({{}, {}}, {{.shape = {5, 33}, .limit = 2}}),
+                  on({{5, 33}, {33}}, {{.shape = {5, 1}, .limit = 2}}),
+                  on({{33}, {5, 33}}, {{.shape = {33}, .limit = 2}}),
+                  on({{0, 3}, {3}}, {{.shape = {1}, .limit = 2}})}});
+  row({.name = "masked_fill",
+       .fn =
+           [](const auto& in) {
+             return masked_fill(in[0], equal(in[0], in[0] * 1), 2) +
+                    masked_fill(in[0], not_equal(in.integers[0], 0), 0.25);
+           },
+       .inputs = {on({{2, 3, 33}}, {{.shape = {3, 1}, .limit = 2}}), on({{}}, {{.shape = {}, .limit = 2}})}});
+  row({.name = "one_hot",
+       .fn =
+           [](const auto& in) {
+             using T = typename std::decay_t<decltype(in)>::type;
+             return in[0] * remat::one_hot<T>(in.integers[0], 5);
+           },
+       .inputs = {on({{3, 4, 5}}, {{.shape = {3, 4}, .limit = 5}}), on({{5}}, {{.shape = {}, .limit = 5}}),
+                  on({{0, 5}}, {{.shape = {0}, .limit = 5}})}});
   row({.name = "arithmetic with numbers",
        .fn = [](const auto& in) { return maximum(2 / in[0] + 1, in[0] * 3 - 4.5) + (1 - in[0] / 2); },
        .inputs = {on({{}}), on({{33}})},

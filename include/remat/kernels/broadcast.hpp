@@ -29,8 +29,9 @@ class Broadcast {
   }
 
   /// Calls `f(i, ia, ib)` for each element i of the full shape and the elements of the operands that belong to it, in
-  /// parallel and in vectors: `f` may write what belongs to i alone.
-  template <class F>
+  /// parallel and in vectors: `f` may write what belongs to i alone. `along_a_third`: the full shape is that of yet
+  /// another operand, so that both may be stretched along one axis.
+  template <bool along_a_third = false, class F>
   void for_each(F&& f) const {
     const Axis inner = axes_[0];
     parallel_for(size_, 16384, [&](Index begin, Index end) {
@@ -41,7 +42,10 @@ class Broadcast {
           ia += outer % axes_[axis].length * axes_[axis].a;
           ib += outer % axes_[axis].length * axes_[axis].b;
         }
-        if (inner.b == 0) {
+        if (along_a_third && inner.a == 0 && inner.b == 0) {
+#pragma omp simd
+          for (Index j = 0; j < n; ++j) f(i + j, ia, ib);
+        } else if (inner.b == 0) {
 #pragma omp simd
           for (Index j = 0; j < n; ++j) f(i + j, ia + j, ib);
         } else if (inner.a == 0) {
