@@ -1,8 +1,11 @@
 // The progress of a training loop.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <chrono>
 #include <remat/io/progress.hpp>
 #include <string>
+#include <thread>
 
 namespace {
 
@@ -26,6 +29,39 @@ TEST(StepTimes, AdviseOnceWhenStepsVary) {
   EXPECT_EQ(given, 1);
   for (const char* part : {"10.5 to 155.0 ms", "OMP_WAIT_POLICY=passive", "fewer threads"})
     EXPECT_NE(advice.find(part), std::string::npos) << advice;
+}
+
+// Protects the first minutes of a user: of steps that are slow, or far slower than one thought, fewer are taken, and a
+// single one that was held up does not decide it.
+TEST(StepsWithin, FollowTheTimeOfAStep) {
+  using remat::io::steps_within;
+  EXPECT_EQ(steps_within(90, 0.03, 16, 1200), 1200);
+  EXPECT_EQ(steps_within(90, 0.45, 16, 1200), 200);
+  EXPECT_EQ(steps_within(90, 60, 16, 1200), 16);
+  EXPECT_EQ(steps_within(90, 0, 16, 1200), 1200);
+  const auto sleep = [](int ms) { std::this_thread::sleep_for(std::chrono::milliseconds(ms)); };
+  int calls = 0;
+  EXPECT_LT(remat::io::median_seconds([&] { sleep(calls++ < 4 ? 100 : 0); }), 0.09);  // two to warm up, two of five
+  EXPECT_EQ(calls, 7);
+  calls = 0;
+  EXPECT_GE(remat::io::median_seconds([&] { ++calls, sleep(5); }, 5, 2, 0.001), 0.005);
+  EXPECT_EQ(calls, 1);  // patience is over
+}
+
+// Protects logs: where the output is no terminal, fast steps print the first line and the last, not hundreds.
+TEST(ProgressLine, PrintsByTimeWithoutATerminal) {
+  const auto lines = [](auto... how) {
+    testing::internal::CaptureStdout();
+    {
+      remat::io::ProgressLine progress(100, how...);
+      for (int step = 0; step < 100; ++step) progress.show(step, "step");
+    }
+    const std::string text = testing::internal::GetCapturedStdout();
+    return std::count(text.begin(), text.end(), '\n');
+  };
+  EXPECT_EQ(lines(std::chrono::hours(1)), 2);
+  EXPECT_EQ(lines(std::chrono::milliseconds(0)), 100);
+  EXPECT_EQ(lines(remat::Index{50}), 3);
 }
 
 }  // namespace

@@ -10,6 +10,7 @@
 #include <cstdio>
 #include <remat/core/shape.hpp>
 #include <string>
+#include <vector>
 
 namespace remat { inline namespace REMAT_ABI { namespace io {
 
@@ -34,6 +35,32 @@ inline std::string readable_seconds(double seconds) {
   else
     std::snprintf(text, sizeof text, "%ldh%02ldm", whole / 3600, whole / 60 % 60);
   return text;
+}
+
+/// The median time of `count` calls of `step()` after `warm_up` others: one that was held up does not decide. Where
+/// they take more than `patience` seconds together, it is that of the calls so far, of one at least.
+template <class Step>
+double median_seconds(Step&& step, int count = 5, int warm_up = 2, double patience = 10) {
+  using Clock = std::chrono::steady_clock;
+  const auto since = [](Clock::time_point then) { return std::chrono::duration<double>(Clock::now() - then).count(); };
+  const Clock::time_point start = Clock::now();
+  std::vector<double> seconds;
+  for (int i = -warm_up; i < count; ++i) {
+    const Clock::time_point before = Clock::now();
+    step();
+    const bool is_late = since(start) > patience;
+    if (i >= 0 || is_late) seconds.push_back(since(before));
+    if (is_late) break;
+  }
+  const auto middle = seconds.begin() + static_cast<std::ptrdiff_t>(seconds.size() / 2);
+  std::nth_element(seconds.begin(), middle, seconds.end());
+  return *middle;
+}
+
+/// How many steps of `seconds_each` take `seconds`: from `least` to `most`.
+inline Index steps_within(double seconds, double seconds_each, Index least, Index most) {
+  if (!(seconds_each * static_cast<double>(most) > seconds)) return most;
+  return std::clamp(static_cast<Index>(seconds / seconds_each), least, most);
 }
 
 /// Watches the time of steps that do equal work, and says once that they are slowed down from outside.
@@ -65,13 +92,16 @@ class StepTimes {
 };
 
 /// One line on standard output that is rewritten at most ten times a second; where the output is no terminal, a plain
-/// line every `plain_every` steps.
+/// line every few seconds, or every few steps.
 class ProgressLine {
  public:
   using Clock = std::chrono::steady_clock;
 
-  ProgressLine(Index steps, Index plain_every)
-      : steps_(steps), plain_every_(plain_every), is_terminal_(isatty(STDOUT_FILENO) == 1) {}
+  /// Without a terminal a line for the first step, the last, and others `plain_every` apart.
+  explicit ProgressLine(Index steps, std::chrono::milliseconds plain_every = std::chrono::seconds(5))
+      : steps_(steps), between_(is_terminal_ ? std::chrono::milliseconds(100) : plain_every) {}
+  /// Without a terminal a line every `plain_every` steps.
+  ProgressLine(Index steps, Index plain_every) : ProgressLine(steps) { plain_steps_ = plain_every; }
   ProgressLine(const ProgressLine&) = delete;
   ProgressLine& operator=(const ProgressLine&) = delete;
   ~ProgressLine() { finish(); }  // an error's text begins on a line of its own
@@ -82,13 +112,11 @@ class ProgressLine {
     const double elapsed = std::chrono::duration<double>(now - start_).count();
     const double left = elapsed / static_cast<double>(step + 1) * static_cast<double>(steps_ - step - 1);
     const std::string line = text + "  ETA " + readable_seconds(left);
-    if (!is_terminal_) {
-      if (step % plain_every_ == 0 || step + 1 == steps_) print(line + "\n");
-    } else if (now - shown_ >= std::chrono::milliseconds(100) || step + 1 == steps_) {
-      shown_ = now;
-      print("\r\033[K" + line);
-      is_open_ = true;
-    }
+    const bool is_due = plain_steps_ > 0 && !is_terminal_ ? step % plain_steps_ == 0 : now - shown_ >= between_;
+    if (!is_due && step + 1 != steps_) return;
+    shown_ = now;
+    print(is_terminal_ ? "\r\033[K" + line : line + "\n");
+    is_open_ = is_terminal_;
   }
   /// A line that stays; the progress line goes on below it.
   void note(const std::string& text) {
@@ -107,8 +135,9 @@ class ProgressLine {
     std::fflush(stdout);
   }
 
-  Index steps_, plain_every_;
-  bool is_terminal_;
+  Index steps_, plain_steps_ = 0;
+  bool is_terminal_ = isatty(STDOUT_FILENO) == 1;
+  std::chrono::milliseconds between_;
   bool is_open_ = false;
   Clock::time_point start_ = Clock::now(), shown_{};
 };

@@ -1,0 +1,41 @@
+// What one sees before the first step.
+#pragma once
+
+#include <iomanip>
+#include <iostream>
+#include <remat/data.hpp>
+#include <remat/remat.hpp>
+#include <string>
+
+#include "text_of.hpp"
+#include "train_gpt/settings.hpp"
+
+namespace train_gpt {
+
+/// All settings, the size of the model and of the text, and what the machine can do.
+inline void print_start(const Settings& s, const CLI::App& app, const remat::ParameterRegistry& parameters,
+                        const remat::data::TextCorpus& corpus, double peak_gflops) {
+  const auto row = [](const std::string& name, const auto& value) {
+    std::cout << "  " << std::left << std::setw(18) << name << value << '\n' << std::right;
+  };
+  std::cout << "remat " << remat::version() << '\n';
+  for (const CLI::Option* option : app.get_options()) {
+    const std::string name = option->get_single_name();
+    if (name == "help" || name == "prompt" || name == "bias" || name == "plan") continue;
+    row(name, option->count() > 0 ? option->as<std::string>() : option->get_default_str());
+  }
+  row("parameters", programs::text_of("%lld in %zu tensors", static_cast<long long>(parameters.count()),
+                                      parameters.entries().size()));
+  row("tokens", programs::text_of("%zu to train on, %zu to validate, vocabulary %lld", corpus.train_tokens().size(),
+                                  corpus.validation_tokens().size(), static_cast<long long>(corpus.vocabulary_size())));
+  row("threads", programs::text_of("%d of ", remat::machine::threads()) + remat::machine::affinity() +
+                     ", OMP_WAIT_POLICY " + remat::machine::wait_policy());
+  row("instructions", remat::machine::isa() + ", compiled for " + remat::machine::compiled_isa());
+  row("FMA peak", programs::text_of("%.0f GFLOP/s float32", peak_gflops));
+  row("GEMM", remat::kernels::gemm_backend());
+  row("policy", s.memory > 0 ? "planned, at most " + std::to_string(s.memory) + " MiB of activations"
+                             : remat::policy::to_string(remat::policy::parse(s.remat)));
+  std::cout << std::endl;
+}
+
+}  // namespace train_gpt
