@@ -45,16 +45,16 @@ struct Where : Op {
     });
   }
   void backward(Frame& f) const override {
-    if (f.wants(b)) gradient(f, b, [](C chosen) { return chosen == 0; });
+    if (f.wants(b)) write_gradient(f, b, [](C chosen) { return chosen == 0; });
     // Last, because it may overwrite dy.
-    if (f.wants(a)) gradient(f, a, [](C chosen) { return chosen != 0; });
+    if (f.wants(a)) write_gradient(f, a, [](C chosen) { return chosen != 0; });
   }
-  bool in_place_gradient(int input) const override { return input == a.index; }
+  GradientRule gradient(int input) const override { return {.in_place = input == a.index}; }
 
  private:
   /// Chosen, never multiplied: 0 times the gradient of what was not chosen would be NaN where that is.
   template <class IsChosen>
-  static void gradient(Frame& f, In<T> x, IsChosen is_chosen) {
+  static void write_gradient(Frame& f, In<T> x, IsChosen is_chosen) {
     const Shape& full = f.grad(y).shape();
     const bool is_stretched = f[x].size() != full.size();
     const T* const dy = f.grad(y).data();
