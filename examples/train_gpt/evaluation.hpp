@@ -8,7 +8,7 @@
 
 namespace train_gpt {
 
-//// Mean loss over the first `most` batches, each weighted by its number of predicted tokens.
+/// Mean loss over the first `most` batches, each weighted by its number of predicted tokens.
 inline double validation_loss(const Model& gpt, const remat::data::SequentialBatches& batches, remat::Index most) {
   double total = 0, tokens = 0;
   for (remat::Index i = 0; i < std::min(most, batches.size()); ++i) {
