@@ -27,6 +27,8 @@
 #include <remat/ops/skip_add.hpp>
 #include <remat/ops/slice.hpp>
 #include <remat/ops/softmax.hpp>
+#include <remat/ops/squeeze.hpp>
+#include <remat/ops/stack.hpp>
 #include <remat/ops/take_rows.hpp>
 #include <remat/ops/transpose.hpp>
 #include <remat/ops/unary.hpp>
@@ -228,6 +230,21 @@ inline std::vector<OpCase> op_cases() {
            },
        .inputs = {on({{2}, {5}}), on({{2, 3}, {0, 3}})}});
 
+  for (const int axis : {0, 1, -1})
+    row({.name = "stack on axis " + std::to_string(axis),
+         .fn = [axis](const auto& in) { return stack(in.x, axis); },
+         .inputs = {on({{3}, {3}}), on({{2}}), on({{2, 3}, {2, 3}, {2, 3}}), on({{0, 2}, {0, 2}})}});
+  row({.name = "split",
+       .fn =
+           [](const auto& in) {
+             const auto parts = split(in[0], {1, 4, 2}, -1);
+             const auto rows = split(in[0], 3);
+             return sum(sin(parts[1]) * parts[0]) + sum(parts[2]) * sum(rows[1] * rows[2]);
+           },
+       .inputs = {on({{3, 7}}), on({{6, 2, 7}})}});
+  row({.name = "squeeze and unsqueeze",
+       .fn = [](const auto& in) { return squeeze(sin(unsqueeze(in[0], 1)) * unsqueeze(in[0], -1), -1); },
+       .inputs = {on({{1}}), on({{7}}), on({{0}})}});
   row({.name = "slice",
        .fn = [](const auto& in) { return slice(in[0], 1, 2, 5); },
        .inputs = {on({{3, 7}}), on({{2, 5, 3}}), on({{0, 5}}), on({{70, 5, 100}})}});
