@@ -38,6 +38,7 @@
 #include <remat/ops/skip_add.hpp>
 #include <remat/ops/slice.hpp>
 #include <remat/ops/softmax.hpp>
+#include <remat/ops/softmax_over.hpp>
 #include <remat/ops/squeeze.hpp>
 #include <remat/ops/stack.hpp>
 #include <remat/ops/take_rows.hpp>

@@ -28,6 +28,7 @@
 #include <remat/ops/skip_add.hpp>
 #include <remat/ops/slice.hpp>
 #include <remat/ops/softmax.hpp>
+#include <remat/ops/softmax_over.hpp>
 #include <remat/ops/take_rows.hpp>
 #include <remat/ops/transpose.hpp>
 #include <remat/ops/unary.hpp>
@@ -174,6 +175,9 @@ TEST(Bfloat16Ops, Norms) {
   expect_like_float({.x = {{33, 70}}}, [](const auto& in) { return softmax(in[0]); });
   expect_like_float(
       {.x = {{33, 70}}}, [](const auto& in) { return log_softmax(in[0]); }, 2);
+  expect_like_float({.x = {{3, 33, 70}}}, [](const auto& in) { return softmax(in[0], 1); });
+  expect_like_float(
+      {.x = {{3, 33, 70}}}, [](const auto& in) { return log_softmax(in[0], 1); }, 2);
 }
 
 // A float skip connection beside bfloat16 branches. Their gradients are rounded once, that of the skip connection

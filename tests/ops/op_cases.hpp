@@ -27,6 +27,7 @@
 #include <remat/ops/skip_add.hpp>
 #include <remat/ops/slice.hpp>
 #include <remat/ops/softmax.hpp>
+#include <remat/ops/softmax_over.hpp>
 #include <remat/ops/squeeze.hpp>
 #include <remat/ops/stack.hpp>
 #include <remat/ops/take_rows.hpp>
@@ -276,6 +277,22 @@ inline std::vector<OpCase> op_cases() {
        .inputs = softmax_inputs,
        .low = -4,
        .high = 4});
+
+  const std::vector<OpInputs> softmax_over_inputs = {on({{2, 3, 100}}), on({{3, 7, 2}}),    on({{0, 5, 2}}),
+                                                     on({{5, 0, 2}}),   on({{4, 1, 3}}),    on({{5, 2, 0}}),
+                                                     on({{1, 150, 1}}), on({{6, 300, 130}})};
+  for (const int axis : {0, -2, 2}) {
+    row({.name = "softmax over axis " + std::to_string(axis),
+         .fn = [axis](const auto& in) { return softmax(in[0], axis); },
+         .inputs = softmax_over_inputs,
+         .low = -4,
+         .high = 4});
+    row({.name = "log_softmax over axis " + std::to_string(axis),
+         .fn = [axis](const auto& in) { return log_softmax(in[0], axis); },
+         .inputs = softmax_over_inputs,
+         .low = -4,
+         .high = 4});
+  }
 
   // fused
   using remat::Activation;

@@ -2,7 +2,9 @@
 
 #include <cmath>
 #include <ops/try_op.hpp>
-#include <remat/ops/softmax.hpp>
+#include <remat/ops/arithmetic.hpp>
+#include <remat/ops/softmax_over.hpp>
+#include <remat/ops/transpose.hpp>
 #include <vector>
 
 namespace {
@@ -46,6 +48,35 @@ TEST(Softmax, IsExactHoweverLargeItsOperandsAre) {
       }
     }
   }
+}
+
+// Other axes than the last give what the last one gives of the transposed tensor, long sums and large operands too.
+TEST(Softmax, IsTheSameOverEveryAxis) {
+  for (const double shift : {0.0, 1e4, -1e9})
+    for (const Shape& shape : {Shape{3, 5, 70}, Shape{2, 5000, 3}, Shape{1, 2, 1}}) {
+      Tape tape;
+      const auto x = tape.input(near(shift, shape), {.wants_gradient = true});
+      const auto twin = tape.input(x.value().copy(), {.wants_gradient = true});
+      const auto swapped = transpose(twin);
+      const auto y = softmax(x, 1), expected = transpose(softmax(swapped, -1));
+      const auto log_y = log_softmax(x, -2), log_expected = transpose(log_softmax(swapped));
+      const Tensor<float> values = y.value(), right = expected.value();
+      const Tensor<float> logs = log_y.value(), right_logs = log_expected.value();
+      for (Index i = 0; i < values.size(); ++i) {
+        ASSERT_NEAR(values[i], right[i], 1e-6);
+        ASSERT_NEAR(logs[i], right_logs[i], 2e-6);
+      }
+      tape.backward(weigh(y) + weigh(log_y) + weigh(expected) + weigh(log_expected));
+      const Tensor<float> gradient = tape.grad(x), right_gradient = tape.grad(twin);
+      for (Index i = 0; i < gradient.size(); ++i) ASSERT_NEAR(gradient[i], right_gradient[i], 1e-5);
+    }
+}
+
+TEST(Softmax, AlongAnAxisThatIsNotThereIsAnError) {
+  Tape tape;
+  const auto x = tape.input(Tensor<float>({2, 3}, 1.0F));
+  remat_test::expect_error({"softmax", "axis 2", "2 axes"}, [&] { softmax(x, 2); });
+  remat_test::expect_error({"log_softmax", "axis -3"}, [&] { log_softmax(x, -3); });
 }
 
 TEST(Softmax, EqualLogitsShareAlikeHoweverLow) {
