@@ -135,7 +135,7 @@ inline std::vector<OpCase> op_cases() {
              const auto even = where(greater_equal(in[0], 0) * less_equal(0, in[1]), 3, in[0]);
              return odd * even + where(greater(in[1], in[0]), in[0], 0.5);
            },
-       .inputs = broadcast_inputs,
+       .inputs = {on({{}, {}}), on({{33}, {5, 33}}), on({{7, 1}, {5}}), on({{0, 3}, {3}}), on({{130, 300}, {300}})},
        .has_kinks = true});
   row({.name = "where of a condition that is stretched",
        .fn = [](const auto& in) { return where(in.integers[0], in[0], in[1]); },
