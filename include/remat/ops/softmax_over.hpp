@@ -32,7 +32,7 @@ struct SoftmaxOver : Op {
       backward_strip(s, out, dy, dx);
     });
   }
-  bool in_place_gradient(int) const override { return true; }
+  GradientRule gradient(int) const override { return {.in_place = true}; }
 
  private:
   using A = Accum<T>;
