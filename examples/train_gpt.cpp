@@ -23,7 +23,7 @@ namespace {
 using train_gpt::Settings;
 using train_gpt::Stepper;
 
-remat::models::GptConfig config_of(const Settings& s, int vocabulary, const remat::Policy& policy) {
+remat::models::GptConfig config_of(const Settings& s, remat::Index vocabulary, const remat::Policy& policy) {
   return {.vocabulary = vocabulary,
           .context = s.context,
           .num_layers = s.layers,
@@ -51,7 +51,7 @@ int train(const Settings& given, const CLI::App& app) {
                  s.batch);
 
   remat::ParameterRegistry parameters(s.seed);
-  const auto config = config_of(s, static_cast<int>(corpus.vocabulary_size()), policy);
+  const auto config = config_of(s, corpus.vocabulary_size(), policy);
   const std::unique_ptr<train_gpt::Model> gpt =
       s.dtype == "bf16" ? train_gpt::bfloat16_model(parameters / "gpt", config)
                         : std::make_unique<train_gpt::ModelOf<float>>(parameters / "gpt", config);

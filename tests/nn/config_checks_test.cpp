@@ -45,6 +45,46 @@ void expect_refused(const Config& base, const std::vector<Refused<Config>>& tabl
   }
 }
 
+// Protects sizes that come from shapes, which are of Index: no cast and no narrowing when a config is written of them.
+TEST(ConfigChecks, SizesAreOfIndex) {
+  const Index dims = 8, heads = 2, far = Index{1} << 40;
+  const int layers = 1;
+  ParameterRegistry parameters;
+  const nn::TransformerLayerConfig layer{.model_dims = dims,
+                                         .hidden_dims = dims,
+                                         .num_heads = heads,
+                                         .attention = {.num_kv_heads = heads, .rotary_dims = 0, .key_chunk = far},
+                                         .blockwise = {.query_chunk = far, .key_chunk = far, .ffn_chunk = far}};
+  const nn::TransformerLayer<float> built(parameters / "layer", layer);
+  EXPECT_EQ(built.config.ffn.blockwise.ffn_chunk, far);
+  const nn::StackedTransformerConfig stack{.layers = {layer}, .remat_every = dims};
+  const nn::EmbeddingConfig embedding{.vocabulary = dims, .model_dims = dims};
+  const nn::LinearConfig linear{.input_dims = dims, .output_dims = dims};
+  const nn::LayerNormConfig layer_norm{.model_dims = dims};
+  const nn::RmsNormConfig rms_norm{.model_dims = dims};
+  const nn::FeedForwardConfig ffn{.model_dims = dims, .hidden_dims = dims};
+  const nn::RoutedFeedForwardConfig routed{
+      .model_dims = dims, .hidden_dims = dims, .num_experts = heads, .top_k = Index{1}};
+  const models::GptConfig gpt{.vocabulary = dims,
+                              .context = dims,
+                              .num_layers = layers,
+                              .model_dims = dims,
+                              .num_heads = heads,
+                              .head_chunk = far,
+                              .remat_every = heads};
+  EXPECT_EQ(stack.remat_every + embedding.vocabulary + linear.input_dims + layer_norm.model_dims + rms_norm.model_dims +
+                ffn.hidden_dims + routed.num_experts + gpt.context,
+            7 * dims + heads);
+  for (const Index size : {far, std::numeric_limits<Index>::max()}) {
+    ParameterRegistry none;
+    EXPECT_NE(error_of([&] {
+                nn::MultiHeadAttention<float>(none / "net", {.model_dims = size, .num_heads = size});
+              }).find("is above"),
+              std::string::npos);
+    EXPECT_TRUE(none.entries().empty());
+  }
+}
+
 TEST(ConfigChecks, Attention) {
   using C = nn::AttentionConfig;
   const C base{.model_dims = 8, .num_heads = 2};

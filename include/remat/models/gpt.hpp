@@ -14,22 +14,22 @@
 namespace remat { inline namespace REMAT_ABI { namespace models {
 
 struct GptConfig {
-  int vocabulary = 0;
-  int context = 0;  // the longest sequence
-  int num_layers = 0;
-  int model_dims = 0;
-  int num_heads = 0;
-  int num_kv_heads = 0;  // 0: num_heads
-  int hidden_dims = 0;   // 0: 4 model_dims
-  double dropout = 0;    // on embeddings, attention probabilities and both branches
-  bool bias = true;      // of linear layers and norms
+  Index vocabulary = 0;
+  Index context = 0;  // the longest sequence
+  Index num_layers = 0;
+  Index model_dims = 0;
+  Index num_heads = 0;
+  Index num_kv_heads = 0;  // 0: num_heads
+  Index hidden_dims = 0;   // 0: 4 model_dims
+  double dropout = 0;      // on embeddings, attention probabilities and both branches
+  bool bias = true;        // of linear layers and norms
   Activation activation = Activation::gelu;
   bool tied_head = true;             // the head is the transposed embedding
-  int head_chunk = 0;                // tokens whose logits exist at one time in a loss; 0: chosen by size
+  Index head_chunk = 0;              // tokens whose logits exist at one time in a loss; 0: chosen by size
   bool keep_head_gradients = false;  // no product of the head twice, for memory of the size of its weights
   double init_deviation = 0.02;
   Policy remat = policy::everything;
-  int remat_every = 1;
+  Index remat_every = 1;
   std::vector<std::string> attention_shared_ids{};     // a shared_weight_id for each layer, or empty
   bool combined_qkv = true;                            // one projection for query, key and value
   bool fused_attention = true;                         // false: scores exist whole, to compare with; without dropout
@@ -74,7 +74,7 @@ struct Gpt {
   struct Generation {
     Index length = 500;
     double temperature = 0.8;  // 0: the likeliest token
-    int top_k = 0;             // 0: all tokens
+    Index top_k = 0;           // 0: all tokens
     std::uint64_t seed = 1;
   };
   /// `prompt` (not empty) followed by `length` sampled tokens; the last `context` tokens are looked at. An `Error` for
@@ -83,7 +83,7 @@ struct Gpt {
     require(!prompt.empty(), path, ": generate needs a prompt of at least one token");
     nn::detail::check_not_negative(path, "generate: length", options.length);
     nn::detail::check_not_negative(path, "generate: temperature", options.temperature);
-    nn::detail::check_not_negative(path, "generate: top_k", Index{options.top_k});
+    nn::detail::check_not_negative(path, "generate: top_k", options.top_k);
     for (std::size_t i = 0; i < prompt.size(); ++i)
       require(prompt[i] >= 0 && prompt[i] < config.vocabulary, path, ": generate: prompt[", i, "] is ", prompt[i],
               ", but the vocabulary has ", config.vocabulary, " tokens");
@@ -141,11 +141,11 @@ struct Gpt {
     require(c.vocabulary > 0 && c.context > 0 && c.model_dims > 0 && c.num_layers >= 0, path, ": vocabulary ",
             c.vocabulary, ", context ", c.context, " and model_dims ", c.model_dims, " must be > 0, num_layers ",
             c.num_layers, " >= 0");
-    require(c.attention_shared_ids.empty() || static_cast<int>(c.attention_shared_ids.size()) == c.num_layers, path,
+    require(c.attention_shared_ids.empty() || static_cast<Index>(c.attention_shared_ids.size()) == c.num_layers, path,
             ": ", c.attention_shared_ids.size(), " attention_shared_ids for ", c.num_layers, " layers");
     nn::detail::check_rate(path, "dropout", c.dropout);
     nn::detail::check_not_negative(path, "init_deviation", c.init_deviation);
-    nn::detail::check_not_negative(path, "head_chunk", Index{c.head_chunk});
+    nn::detail::check_not_negative(path, "head_chunk", c.head_chunk);
     nn::detail::check(path, c.blockwise);
     require(c.remat_every > 0, path, ": remat_every must be > 0, got ", c.remat_every);
     require(c.blockwise.query_chunk == 0 || !c.combined_qkv, path, ": blockwise.query_chunk ", c.blockwise.query_chunk,
@@ -156,7 +156,8 @@ struct Gpt {
   static nn::StackedTransformerConfig stack(const GptConfig& c) {
     const Initializer init = init::normal(c.init_deviation);
     // Each layer adds two branches to the stream: scaled so that its variance does not grow with depth.
-    const Initializer out = init::normal(c.init_deviation / std::sqrt(2.0 * std::max(1, c.num_layers)));
+    const Initializer out =
+        init::normal(c.init_deviation / std::sqrt(2.0 * static_cast<double>(std::max<Index>(1, c.num_layers))));
     nn::TransformerLayerConfig layer{.model_dims = c.model_dims,
                                      .hidden_dims = c.hidden_dims,
                                      .num_heads = c.num_heads,

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <numeric>
 #include <remat/core/error.hpp>
+#include <remat/core/shape.hpp>
 #include <span>
 #include <string>
 #include <vector>
@@ -16,7 +17,7 @@ namespace remat { inline namespace REMAT_ABI { namespace models {
 /// the greatest, of equal ones the first. `uniform` in [0, 1) decides. -infinity is never drawn; an `Error` that begins
 /// with `where` for NaN, for +infinity, and when nothing is left.
 template <class T>
-std::int32_t sample_token(std::span<const T> logits, double temperature, int top_k, double uniform,
+std::int32_t sample_token(std::span<const T> logits, double temperature, Index top_k, double uniform,
                           const std::string& where) {
   const auto value = [&](std::int32_t id) { return static_cast<double>(logits[static_cast<std::size_t>(id)]); };
   std::vector<std::int32_t> order(logits.size());

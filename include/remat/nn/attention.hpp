@@ -26,7 +26,7 @@ struct MultiHeadAttention {
       : config(completed(given, where.use_path())), path(where.use_path()) {
     const AttentionConfig& c = config;
     const LayerScope scope(where, c.shared_weight_id);
-    const auto projection = [&](int dims, int heads) {
+    const auto projection = [&](Index dims, Index heads) {
       return LinearConfig{.input_dims = dims, .output_dims = heads * c.head_dims, .bias = c.bias, .init = c.init};
     };
     if (c.combined_qkv) {
@@ -90,7 +90,7 @@ struct MultiHeadAttention {
  private:
   // Queries [B, T, N H] at keys and values [B, S, K H] -> [B, T, D].
   Var<T> look(const Var<T>& queries, const Var<T>& keys, const Var<T>& values, const AttentionOptions& how) const {
-    const auto heads = [&](const Var<T>& y, int count) {
+    const auto heads = [&](const Var<T>& y, Index count) {
       return y.reshape({y.shape()[0], y.shape()[1], count, config.head_dims});
     };
     const Var<T> q = heads(queries, config.num_heads), k = heads(keys, config.num_kv_heads),

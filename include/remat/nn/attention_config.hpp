@@ -9,21 +9,21 @@
 namespace remat { inline namespace REMAT_ABI { namespace nn {
 
 struct AttentionConfig {
-  int model_dims = 0;
-  int num_heads = 0;
-  int num_kv_heads = 0;  // 0: one for each query head; 1: multi-query (Shazeer 2019); between: grouped (Ainslie 2023)
-  int head_dims = 0;     // 0: model_dims / num_heads
-  int memory_dims = 0;   // of what cross attention looks at, projected apart from queries; 0: model_dims
-  bool causal = true;    // of self attention; cross attention sees the whole memory
+  Index model_dims = 0;
+  Index num_heads = 0;
+  Index num_kv_heads = 0;  // 0: one for each query head; 1: multi-query (Shazeer 2019); between: grouped (Ainslie 2023)
+  Index head_dims = 0;     // 0: model_dims / num_heads
+  Index memory_dims = 0;   // of what cross attention looks at, projected apart from queries; 0: model_dims
+  bool causal = true;      // of self attention; cross attention sees the whole memory
   bool combined_qkv = false;  // one projection for query, key and value: one GEMM instead of three
   bool bias = true;
   double dropout = 0;      // on attention probabilities
   Index window = 0;        // of self attention: keys are seen at distances below it; 0: at any
   double soft_cap = 0;     // of scores, as in Gemma 2; 0: none
   double rotary_base = 0;  // of self attention: turns queries and keys by position (Su et al. 2021); 0: not
-  int rotary_dims = 0;     // of each head, even, with rotary_base only; 0: all
+  Index rotary_dims = 0;   // of each head, even, with rotary_base only; 0: all
   bool alibi = false;      // of self attention: linear biases (Press et al. 2022)
-  int key_chunk = 0;       // keys to a block; 0: a cache tile
+  Index key_chunk = 0;     // keys to a block; 0: a cache tile
   bool fused = true;       // false: scores [B, N, T, S] exist whole, to compare with. Then there are none of dropout,
                            // window, soft_cap, rotary, alibi, key_chunk and fewer key/value heads
   std::optional<Initializer> init{}, out_init{};  // of the projections; Xavier uniform when empty
@@ -47,12 +47,12 @@ inline bool depends_on_positions(const AttentionConfig& c) { return c.window != 
 inline AttentionConfig completed(AttentionConfig c, const std::string& path) {
   require(c.model_dims > 0 && c.num_heads > 0, path, ": attention needs model_dims and num_heads > 0, got ",
           c.model_dims, " and ", c.num_heads);
-  for (const auto& [name, value] : {std::pair{"num_kv_heads", Index{c.num_kv_heads}},
-                                    {"head_dims", Index{c.head_dims}},
-                                    {"memory_dims", Index{c.memory_dims}},
+  for (const auto& [name, value] : {std::pair{"num_kv_heads", c.num_kv_heads},
+                                    {"head_dims", c.head_dims},
+                                    {"memory_dims", c.memory_dims},
                                     {"window", c.window},
-                                    {"rotary_dims", Index{c.rotary_dims}},
-                                    {"key_chunk", Index{c.key_chunk}}})
+                                    {"rotary_dims", c.rotary_dims},
+                                    {"key_chunk", c.key_chunk}})
     detail::check_not_negative(path, name, value);
   detail::check_rate(path, "dropout", c.dropout);
   detail::check_not_negative(path, "soft_cap", c.soft_cap);
@@ -66,15 +66,15 @@ inline AttentionConfig completed(AttentionConfig c, const std::string& path) {
   if (c.head_dims == 0) c.head_dims = c.model_dims / c.num_heads;
   require(c.num_heads % c.num_kv_heads == 0, path, ": num_kv_heads ", c.num_kv_heads, " does not divide num_heads ",
           c.num_heads);
-  detail::width(path, "num_heads + 2 num_kv_heads times head_dims,", Index{c.num_heads} + 2 * Index{c.num_kv_heads},
-                c.head_dims);
+  detail::width(path, "num_heads", c.num_heads, 1);
+  detail::width(path, "num_heads + 2 num_kv_heads times head_dims,", c.num_heads + 2 * c.num_kv_heads, c.head_dims);
   if (c.memory_dims == 0) c.memory_dims = c.model_dims;
   require(!c.combined_qkv || c.memory_dims == c.model_dims, path, ": memory_dims ", c.memory_dims,
           " is of cross attention, which projects queries and memory apart; set combined_qkv = false");
 
   require(c.rotary_dims == 0 || c.rotary_base > 0, path, ": rotary_dims ", c.rotary_dims,
           " turns nothing without rotary_base; set it, 10000 is usual");
-  const int turned = c.rotary_dims == 0 ? c.head_dims : c.rotary_dims;
+  const Index turned = c.rotary_dims == 0 ? c.head_dims : c.rotary_dims;
   require(c.rotary_base == 0 || (turned <= c.head_dims && turned % 2 == 0), path, ": rotary_base turns pairs, but ",
           turned, " of head_dims ", c.head_dims, " is no even part; set rotary_dims");
   for (const auto& [name, is_set] : {std::pair{"dropout", c.dropout != 0},

@@ -28,15 +28,15 @@ inline void check_init(const std::string& path, const char* name, const std::opt
           "; a deviation or a half width must be >= 0 and finite, a constant a number");
 }
 inline void check(const std::string& path, const BlockwiseConfig& c) {
-  check_not_negative(path, "blockwise.query_chunk", Index{c.query_chunk});
-  check_not_negative(path, "blockwise.key_chunk", Index{c.key_chunk});
-  check_not_negative(path, "blockwise.ffn_chunk", Index{c.ffn_chunk});
+  check_not_negative(path, "blockwise.query_chunk", c.query_chunk);
+  check_not_negative(path, "blockwise.key_chunk", c.key_chunk);
+  check_not_negative(path, "blockwise.ffn_chunk", c.ffn_chunk);
 }
 /// a * b as the width of a projection, or an `Error`.
-inline int width(const std::string& path, const char* what, Index a, Index b) {
+inline Index width(const std::string& path, const char* what, Index a, Index b) {
   const Index product = checked_mul(a, b, path.c_str());
   require(product <= INT_MAX, path, ": ", what, " ", a, " * ", b, " is above ", INT_MAX);
-  return static_cast<int>(product);
+  return product;
 }
 
 }}}  // namespace remat::nn::detail

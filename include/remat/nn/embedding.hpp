@@ -9,8 +9,8 @@
 namespace remat { inline namespace REMAT_ABI { namespace nn {
 
 struct EmbeddingConfig {
-  int vocabulary = 0;
-  int model_dims = 0;
+  Index vocabulary = 0;
+  Index model_dims = 0;
   Initializer init = init::normal(0.02);
   std::string shared_weight_id{};
 };

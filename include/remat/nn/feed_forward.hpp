@@ -11,8 +11,8 @@
 namespace remat { inline namespace REMAT_ABI { namespace nn {
 
 struct FeedForwardConfig {
-  int model_dims = 0;
-  int hidden_dims = 0;
+  Index model_dims = 0;
+  Index hidden_dims = 0;
   Activation activation = Activation::gelu;
   bool gated = false;  // act(x Wg) * (x W1) (Shazeer 2020); with silu it is SwiGLU
   bool bias = true;
@@ -60,7 +60,7 @@ struct FeedForward {
   /// x [..., D] -> [..., D]
   Var<T> operator()(const Var<T>& x) const {
     const auto here = x.tape().layer(path);
-    const int chunk = config.blockwise.ffn_chunk;
+    const Index chunk = config.blockwise.ffn_chunk;
     if (chunk == 0 || x.shape().rank() < 2 || x.shape()[x.shape().rank() - 2] <= chunk) return feed(x);
     return blockwise(x, -2, chunk, config.blockwise.policy, [this](const Var<T>& part, Index) { return feed(part); });
   }

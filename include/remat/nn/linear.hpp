@@ -10,8 +10,8 @@
 namespace remat { inline namespace REMAT_ABI { namespace nn {
 
 struct LinearConfig {
-  int input_dims = 0;
-  int output_dims = 0;
+  Index input_dims = 0;
+  Index output_dims = 0;
   bool bias = true;
   std::optional<Initializer> init{};  // of w; Xavier uniform when empty. b starts at 0
   std::string shared_weight_id{};     // layers with one id share w; each keeps its own bias

@@ -11,7 +11,7 @@
 namespace remat { inline namespace REMAT_ABI { namespace nn {
 
 struct LayerNormConfig {
-  int model_dims = 0;
+  Index model_dims = 0;
   bool bias = true;
   double epsilon = 1e-5;
   std::string shared_weight_id{};
@@ -48,7 +48,7 @@ struct LayerNorm {
 };
 
 struct RmsNormConfig {
-  int model_dims = 0;
+  Index model_dims = 0;
   double epsilon = 1e-6;
   std::string shared_weight_id{};
 };
@@ -91,7 +91,7 @@ template <class T>
 struct Norm {
   std::variant<LayerNorm<T>, RmsNorm<T>> layer;
 
-  Norm(const Scope& scope, NormKind kind, int model_dims, bool bias = true)
+  Norm(const Scope& scope, NormKind kind, Index model_dims, bool bias = true)
       : layer(
             kind == NormKind::layer_norm
                 ? std::variant<LayerNorm<T>, RmsNorm<T>>(LayerNorm<T>(scope, {.model_dims = model_dims, .bias = bias}))

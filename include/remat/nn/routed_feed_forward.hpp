@@ -20,10 +20,10 @@
 namespace remat { inline namespace REMAT_ABI { namespace nn {
 
 struct RoutedFeedForwardConfig {
-  int model_dims = 0;
-  int hidden_dims = 0;  // of each expert
-  int num_experts = 0;
-  int top_k = 1;                  // experts a token goes to
+  Index model_dims = 0;
+  Index hidden_dims = 0;  // of each expert
+  Index num_experts = 0;
+  Index top_k = 1;                // experts a token goes to
   double capacity_factor = 1.25;  // of an expert, relative to an even share; num_experts / top_k drops no token
   Activation activation = Activation::gelu;
   bool gated = false;  // act(x Wg) * (x W1), as in Mixtral
@@ -58,7 +58,7 @@ struct RoutedFeedForward {
     const LayerScope scope(where, c.shared_weight_id);
     router.emplace(scope / "router",
                    LinearConfig{.input_dims = c.model_dims, .output_dims = c.num_experts, .bias = false});
-    const auto experts = [&](const char* name, int from, int to, const std::optional<Initializer>& init) {
+    const auto experts = [&](const char* name, Index from, Index to, const std::optional<Initializer>& init) {
       return (scope / name)
           .template parameter<Accum<T>>("w", {c.num_experts, from, to}, init.value_or(init::xavier_uniform(from, to)));
     };
@@ -87,7 +87,8 @@ struct RoutedFeedForward {
 
   /// Of each expert, for so many tokens.
   Index capacity(Index tokens) const {
-    const double share = static_cast<double>(tokens) * config.top_k / config.num_experts;
+    const double share =
+        static_cast<double>(tokens) * static_cast<double>(config.top_k) / static_cast<double>(config.num_experts);
     // An expert is asked at most once by each token.
     return static_cast<Index>(std::min(std::ceil(share * config.capacity_factor), static_cast<double>(tokens)));
   }

@@ -11,7 +11,7 @@ namespace remat { inline namespace REMAT_ABI { namespace nn {
 struct StackedTransformerConfig {
   std::vector<TransformerLayerConfig> layers{};
   Policy remat = policy::everything;  // what survives until backward in each region; everything: no regions
-  int remat_every = 1;                // layers to a region
+  Index remat_every = 1;              // layers to a region
   std::string shared_weight_id{};
   std::optional<SkipStream> skip_stream{};  // of every layer; empty: what the layers say, and all say the same
 };
@@ -25,7 +25,7 @@ template <class T>
 struct StackedTransformer {
   std::vector<TransformerLayer<T>> layers;
   Policy remat;
-  int remat_every;
+  Index remat_every;
   std::string path;
 
   StackedTransformer(const Scope& where, const StackedTransformerConfig& config)

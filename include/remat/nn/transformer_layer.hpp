@@ -13,9 +13,9 @@
 namespace remat { inline namespace REMAT_ABI { namespace nn {
 
 struct TransformerLayerConfig {
-  int model_dims = 0;
-  int hidden_dims = 0;  // 0: 4 model_dims
-  int num_heads = 0;
+  Index model_dims = 0;
+  Index hidden_dims = 0;  // 0: 4 model_dims
+  Index num_heads = 0;
   NormKind norm = NormKind::layer_norm;
   NormPlacement norm_placement = NormPlacement::pre;
   bool norm_bias = true;                             // of layer norms; RMS norms have none
@@ -31,9 +31,9 @@ struct TransformerLayerConfig {
 /// `c` with what follows from the others where it is 0. An `Error` names the first setting that is out of its range or
 /// cannot be honoured beside another, of the parts too.
 inline TransformerLayerConfig completed(TransformerLayerConfig c, const std::string& path) {
-  const auto fill = [](int& part, int whole) { part = part == 0 ? whole : part; };
+  const auto fill = [](Index& part, Index whole) { part = part == 0 ? whole : part; };
   require(c.model_dims > 0, path, ": a transformer layer needs model_dims > 0, got ", c.model_dims);
-  detail::check_not_negative(path, "hidden_dims", Index{c.hidden_dims});
+  detail::check_not_negative(path, "hidden_dims", c.hidden_dims);
   detail::check_rate(path, "dropout", c.dropout);
   detail::check(path, c.blockwise);
   if (c.hidden_dims == 0) c.hidden_dims = detail::width(path, "hidden_dims", 4, c.model_dims);
@@ -46,7 +46,7 @@ inline TransformerLayerConfig completed(TransformerLayerConfig c, const std::str
     c.ffn.blockwise.ffn_chunk = c.blockwise.ffn_chunk;
     if (c.ffn.blockwise.policy == policy::nothing) c.ffn.blockwise.policy = c.blockwise.policy;
   }
-  const auto same = [&](const char* part, int dims) {
+  const auto same = [&](const char* part, Index dims) {
     require(dims == c.model_dims, path, ": ", part, " ", dims, " is not the layer's model_dims ", c.model_dims);
   };
   same("attention.model_dims", c.attention.model_dims);

@@ -9,7 +9,7 @@
 namespace remat { inline namespace REMAT_ABI {
 
 struct RouteOptions {
-  int top_k = 1;       // experts a token goes to
+  Index top_k = 1;     // experts a token goes to
   Index capacity = 0;  // slots of each expert; a token that comes too late gets none
 };
 
