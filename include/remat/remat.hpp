@@ -13,6 +13,7 @@
 #include <remat/nn/routed_feed_forward.hpp>
 #include <remat/nn/stacked_transformer.hpp>
 #include <remat/ops/activation.hpp>
+#include <remat/ops/argmax.hpp>
 #include <remat/ops/arithmetic.hpp>
 #include <remat/ops/attention.hpp>
 #include <remat/ops/blockwise.hpp>
@@ -24,10 +25,12 @@
 #include <remat/ops/cross_entropy.hpp>
 #include <remat/ops/dropout.hpp>
 #include <remat/ops/embedding.hpp>
+#include <remat/ops/extremum.hpp>
 #include <remat/ops/layer_norm.hpp>
 #include <remat/ops/linear.hpp>
 #include <remat/ops/linear_cross_entropy.hpp>
 #include <remat/ops/load_balancing_loss.hpp>
+#include <remat/ops/logsumexp.hpp>
 #include <remat/ops/matmul.hpp>
 #include <remat/ops/one_hot.hpp>
 #include <remat/ops/positions.hpp>
@@ -42,9 +45,11 @@
 #include <remat/ops/squeeze.hpp>
 #include <remat/ops/stack.hpp>
 #include <remat/ops/take_rows.hpp>
+#include <remat/ops/top_k.hpp>
 #include <remat/ops/transpose.hpp>
 #include <remat/ops/unary.hpp>
 #include <remat/ops/unary_activations.hpp>
+#include <remat/ops/variance.hpp>
 #include <remat/ops/where.hpp>
 #include <remat/optim/adamw.hpp>
 #include <remat/optim/clip.hpp>

@@ -3,6 +3,7 @@
 
 #include <ops/op_case.hpp>
 #include <remat/ops/activation.hpp>
+#include <remat/ops/argmax.hpp>
 #include <remat/ops/arithmetic.hpp>
 #include <remat/ops/attention.hpp>
 #include <remat/ops/cast.hpp>
@@ -13,10 +14,12 @@
 #include <remat/ops/cross_entropy.hpp>
 #include <remat/ops/dropout.hpp>
 #include <remat/ops/embedding.hpp>
+#include <remat/ops/extremum.hpp>
 #include <remat/ops/layer_norm.hpp>
 #include <remat/ops/linear.hpp>
 #include <remat/ops/linear_cross_entropy.hpp>
 #include <remat/ops/load_balancing_loss.hpp>
+#include <remat/ops/logsumexp.hpp>
 #include <remat/ops/matmul.hpp>
 #include <remat/ops/one_hot.hpp>
 #include <remat/ops/positions.hpp>
@@ -31,9 +34,11 @@
 #include <remat/ops/squeeze.hpp>
 #include <remat/ops/stack.hpp>
 #include <remat/ops/take_rows.hpp>
+#include <remat/ops/top_k.hpp>
 #include <remat/ops/transpose.hpp>
 #include <remat/ops/unary.hpp>
 #include <remat/ops/unary_activations.hpp>
+#include <remat/ops/variance.hpp>
 #include <remat/ops/where.hpp>
 
 namespace remat_test {
@@ -51,6 +56,14 @@ Var<T> apart(const Var<T>& scores) {
   for (Index i = 0; i < offsets.size(); ++i)
     offsets.write()[i] = static_cast<T>(4 * ((3 * (i % experts) + i / experts) % experts));
   return scores + offsets;
+}
+
+/// Elements moved so far apart that small steps change no order among them.
+template <class T>
+Var<T> all_apart(const Var<T>& x) {
+  std::vector<T> offsets(static_cast<std::size_t>(x.shape().size()));
+  for (std::size_t i = 0; i < offsets.size(); ++i) offsets[i] = static_cast<T>(4 * (7919 * i % offsets.size()));
+  return x + Tensor<T>(x.shape(), std::span<const T>(offsets));
 }
 
 inline std::vector<OpCase> op_cases() {
@@ -190,6 +203,49 @@ inline std::vector<OpCase> op_cases() {
              return sum(in[0], {1, 3});
            },
        .inputs = {on({{2, 0, 3, 4}}), on({{2, 3, 4, 0}}), on({{0, 3, 2, 5}})}});
+
+  for (const std::vector<int>& axes : std::vector<std::vector<int>>{{0}, {1}, {-1}, {0, 2}, {2, 0, 1}}) {
+    std::string text;
+    for (const int axis : axes) text += " " + std::to_string(axis);
+    const std::vector<OpInputs> inputs = {on({{2, 3, 5}}), on({{7, 1, 33}}), on({{1, 1, 1}}), on({{3, 70, 65}})};
+    row({.name = "max over" + text,
+         .fn = [axes](const auto& in) { return max(all_apart(in[0]), axes); },
+         .inputs = inputs});
+    row({.name = "min over" + text + " keepdims",
+         .fn = [axes](const auto& in) { return min(all_apart(in[0]), axes, true); },
+         .inputs = inputs});
+    row({.name = "logsumexp over" + text,
+         .fn = [axes](const auto& in) { return logsumexp(in[0], axes); },
+         .inputs = inputs});
+    row({.name = "variance over" + text + " keepdims",
+         .fn = [axes](const auto& in) { return variance(in[0], axes, true); },
+         .inputs = inputs});
+  }
+  row({.name = "max and min of all",
+       .fn = [](const auto& in) { return max(all_apart(in[0])) * min(all_apart(in[0])); },
+       .inputs = {on({{}}), on({{33}}), on({{2, 3, 4}}), on({{2100}})}});
+  row({.name = "logsumexp and variance of all",
+       .fn = [](const auto& in) { return logsumexp(in[0]) + variance(in[0]); },
+       .inputs = {on({{}}), on({{33}}), on({{2, 3, 4}}), on({{2100}})}});
+  row({.name = "max, min, logsumexp and variance of no rows",
+       .fn =
+           [](const auto& in) {
+             return max(in[0], {1}) + min(in[0], {1}) + logsumexp(in[0], {1}) + variance(in[0], {1});
+           },
+       .inputs = {on({{0, 3}}), on({{0, 0}})}});
+  row({.name = "top_k",
+       .fn = [](const auto& in) { return top_k(all_apart(in[0]), 3).values; },
+       .inputs = {on({{3}}), on({{5, 7}}), on({{2, 3, 33}}), on({{0, 5}}), on({{300, 130}})}});
+  row({.name = "top_k of none",
+       .fn = [](const auto& in) { return top_k(in[0], 0).values; },
+       .inputs = {on({{5, 7}}), on({{2, 0}})}});
+  row({.name = "argmax and argmin",  // both places move no gradient
+       .fn =
+           [](const auto& in) {
+             const auto x = all_apart(in[0]);
+             return take_rows(in[0], argmax(x, 0)) * take_rows(in[0], argmin(x, 1, true).reshape({-1}));
+           },
+       .inputs = {on({{5, 5}}), on({{1, 1}}), on({{70, 70}})}});
 
   row({.name = "matmul",
        .fn = [](const auto& in) { return matmul(in[0], in[1]); },

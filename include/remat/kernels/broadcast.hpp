@@ -99,31 +99,45 @@ class Broadcast {
   Index size_;
 };
 
-/// y = scale * the sum of x over the axes along which `target`, the shape of y, is stretched to `full`, that of x. The
-/// order of each sum is fixed by the shapes.
-template <class X, class Y>
-void sum_to(const Shape& full, const X* x, const Shape& target, Y* result, Accum<Y> scale = 1) {
-  using T = Accum<Y>;
-  const auto y = numbers(result);
+namespace detail {
+
+/// The terms of one row of a sum by columns, as an array.
+template <class Term>
+struct TermRow {
+  Term term;
+  Index i, k;
+  auto operator[](Index j) const { return term(i + j, k + j); }
+  TermRow operator+(Index j) const { return {term, i + j, k + j}; }
+};
+
+}  // namespace detail
+
+/// Calls `write(k, sum)` for each element k of `target`: the sum of `term(i, k)` over the elements i of `full` that
+/// belong to it, along whose axes `target` is stretched. The order of each sum is fixed by the shapes.
+template <class T, class Term, class Write>
+void sums_to(const Shape& full, const Shape& target, Term term, Write write) {
   if (target.size() == 0) return;
   const Broadcast walk(full, full, target);
   const auto inner = walk.inner();
-  if (inner.b == 0 && walk.rank() == 1) {  // all of x
-    y[0] = scale *
-           parallel_sum<T>(inner.length, 16384, [&](Index begin, Index end) { return sum(x + begin, end - begin); });
+  const auto sum_of_run = [=](Index begin, Index length, Index k) {
+    return sum_of<T>(length, [=](Index j) { return term(begin + j, k); });
+  };
+  if (inner.b == 0 && walk.rank() == 1) {  // all of it
+    write(Index{0}, parallel_sum<T>(inner.length, 16384,
+                                    [&](Index begin, Index end) { return sum_of_run(begin, end - begin, 0); }));
     return;
   }
   const Index rows = walk.count(true), kept = walk.count(false);
   if (inner.b == 0) {  // sums of runs
     parallel_for(kept, row_grain(checked_mul(rows, inner.length)), [&](Index begin, Index end) {
       for (Index k = begin; k < end; ++k) {
-        const X* from = x + walk.offset(false, k);
+        const Index from = walk.offset(false, k);
         CascadeSum<T> total;
         for (Index r = 0; r < rows; ++r) {
-          const T part = sum(from + walk.offset(true, r), inner.length);
+          const T part = sum_of_run(from + walk.offset(true, r), inner.length, k);
           total.add(&part);
         }
-        y[k] = scale * *total.total();
+        write(k, *total.total());
       }
     });
     return;
@@ -134,14 +148,21 @@ void sum_to(const Shape& full, const X* x, const Shape& target, Y* result, Accum
   parallel_for(kept * strips, row_grain(rows * width), [&](Index begin, Index end) {
     for (Index item = begin; item < end; ++item) {
       const Index column = item % strips * width, n = std::min(width, inner.length - column);
-      const X* from = x + walk.offset(false, item / strips) + column;
+      const Index from = walk.offset(false, item / strips) + column, to = item / strips * inner.length + column;
       T total[width];
-      const auto row = [&](Index r) { return numbers(from + walk.offset(true, r)); };
+      const auto row = [&](Index r) { return detail::TermRow<Term>{term, from + walk.offset(true, r), to}; };
       sum_rows<width>(rows, CascadeSum<T>::step, n, row, false, total);
-      const auto to = y + (item / strips * inner.length + column);
-      for (Index j = 0; j < n; ++j) to[j] = scale * total[j];
+      for (Index j = 0; j < n; ++j) write(to + j, total[j]);
     }
   });
+}
+
+/// y = scale * the sum of x over the axes along which `target`, the shape of y, is stretched to `full`, that of x.
+template <class X, class Y>
+void sum_to(const Shape& full, const X* x, const Shape& target, Y* y, Accum<Y> scale = 1) {
+  sums_to<Accum<Y>>(
+      full, target, [from = numbers(x)](Index i, Index) { return from[i]; },
+      [to = numbers(y), scale](Index k, Accum<Y> sum) { to[k] = scale * sum; });
 }
 
 }}}  // namespace remat::kernels
