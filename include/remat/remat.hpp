@@ -23,6 +23,7 @@
 #include <remat/ops/compare.hpp>
 #include <remat/ops/concat.hpp>
 #include <remat/ops/cross_entropy.hpp>
+#include <remat/ops/cumulative_sum.hpp>
 #include <remat/ops/dropout.hpp>
 #include <remat/ops/embedding.hpp>
 #include <remat/ops/extremum.hpp>

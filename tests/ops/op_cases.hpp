@@ -12,6 +12,7 @@
 #include <remat/ops/compare.hpp>
 #include <remat/ops/concat.hpp>
 #include <remat/ops/cross_entropy.hpp>
+#include <remat/ops/cumulative_sum.hpp>
 #include <remat/ops/dropout.hpp>
 #include <remat/ops/embedding.hpp>
 #include <remat/ops/extremum.hpp>
@@ -246,6 +247,11 @@ inline std::vector<OpCase> op_cases() {
              return take_rows(in[0], argmax(x, 0)) * take_rows(in[0], argmin(x, 1, true).reshape({-1}));
            },
        .inputs = {on({{5, 5}}), on({{1, 1}}), on({{70, 70}})}});
+
+  for (const int axis : {0, 1, -1})
+    row({.name = "cumulative_sum on axis " + std::to_string(axis),
+         .fn = [axis](const auto& in) { return cumulative_sum(in[0], axis); },
+         .inputs = {on({{2, 3}}), on({{3, 4, 5}}), on({{2, 70, 3}}), on({{0, 3}}), on({{3, 0}}), on({{130, 130}})}});
 
   row({.name = "matmul",
        .fn = [](const auto& in) { return matmul(in[0], in[1]); },
