@@ -27,6 +27,7 @@
 #include <remat/ops/dropout.hpp>
 #include <remat/ops/embedding.hpp>
 #include <remat/ops/extremum.hpp>
+#include <remat/ops/gather.hpp>
 #include <remat/ops/layer_norm.hpp>
 #include <remat/ops/linear.hpp>
 #include <remat/ops/linear_cross_entropy.hpp>
@@ -39,6 +40,7 @@
 #include <remat/ops/reduce.hpp>
 #include <remat/ops/rms_norm.hpp>
 #include <remat/ops/route.hpp>
+#include <remat/ops/scatter_add.hpp>
 #include <remat/ops/skip_add.hpp>
 #include <remat/ops/slice.hpp>
 #include <remat/ops/softmax.hpp>

@@ -16,6 +16,7 @@
 #include <remat/ops/dropout.hpp>
 #include <remat/ops/embedding.hpp>
 #include <remat/ops/extremum.hpp>
+#include <remat/ops/gather.hpp>
 #include <remat/ops/layer_norm.hpp>
 #include <remat/ops/linear.hpp>
 #include <remat/ops/linear_cross_entropy.hpp>
@@ -28,6 +29,7 @@
 #include <remat/ops/reduce.hpp>
 #include <remat/ops/rms_norm.hpp>
 #include <remat/ops/route.hpp>
+#include <remat/ops/scatter_add.hpp>
 #include <remat/ops/skip_add.hpp>
 #include <remat/ops/slice.hpp>
 #include <remat/ops/softmax.hpp>
@@ -252,6 +254,31 @@ inline std::vector<OpCase> op_cases() {
     row({.name = "cumulative_sum on axis " + std::to_string(axis),
          .fn = [axis](const auto& in) { return cumulative_sum(in[0], axis); },
          .inputs = {on({{2, 3}}), on({{3, 4, 5}}), on({{2, 70, 3}}), on({{0, 3}}), on({{3, 0}}), on({{130, 130}})}});
+
+  const auto gather_inputs = [](bool has_values) {
+    const auto one = [=](const Shape& x, const Integers& at) {
+      return has_values ? on({x, at.shape}, {at}) : on({x}, {at});
+    };
+    return std::vector<OpInputs>{one({5, 3}, {.shape = {5, 7}, .limit = 3}),
+                                 one({2, 3, 4}, {.shape = {2, 6, 4}, .limit = 3}),
+                                 one({2, 9, 70}, {.shape = {2, 4, 70}, .limit = 9}),
+                                 one({0, 3}, {.shape = {0, 2}, .limit = 3}),
+                                 one({3, 0}, {.shape = {3, 0}}),
+                                 one({2, 3}, {.shape = {2, 0}, .limit = 3})};
+  };
+  row({.name = "gather",
+       .fn = [](const auto& in) { return gather(in[0], in.integers[0], 1); },
+       .inputs = gather_inputs(false)});
+  row({.name = "gather on axis 0",
+       .fn = [](const auto& in) { return gather(in[0], in.integers[0], -in[0].shape().rank()); },
+       .inputs = {on({{5}}, {{.shape = {9}, .limit = 5}}), on({{5, 70}}, {{.shape = {3, 70}, .limit = 5}})}});
+  row({.name = "scatter_add",
+       .fn =
+           [](const auto& in) {
+             using T = typename std::decay_t<decltype(in)>::type;
+             return scatter_add<T>(in[0], in.integers[0], in[1], 1);
+           },
+       .inputs = gather_inputs(true)});
 
   row({.name = "matmul",
        .fn = [](const auto& in) { return matmul(in[0], in[1]); },
