@@ -23,7 +23,7 @@ struct CumulativeSum : Op {
   Residuals residuals(const Wanted&) const override { return {}; }
   void forward(Frame& f) const override { run(f[x].shape(), false, f[x].data(), f[y].data()); }
   void backward(Frame& f) const override { run(f[x].shape(), true, f.grad(y).data(), f.grad(x).data()); }
-  bool in_place_gradient(int) const override { return true; }
+  GradientRule gradient(int) const override { return {.in_place = true}; }
 
  private:
   /// Running sums of `from`, from the last element on if `reversed`; `to` may be `from`.

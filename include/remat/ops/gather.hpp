@@ -46,7 +46,7 @@ struct Gather : Op {
     const kernels::SumsAlong<T> sums{{f[x].shape(), along}, f.template scratch<Accum<T>>()};
     sums.add(f.accumulate(x) ? dx : nullptr, f[indices].shape()[along], f[indices].data(), f.grad(y).data(), dx);
   }
-  bool accumulates(int input) const override { return input == x.index; }
+  GradientRule gradient(int input) const override { return {.adds = input == x.index}; }
 };
 
 }  // namespace ops

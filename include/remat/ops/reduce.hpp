@@ -16,10 +16,9 @@ struct Reduce : Op {
   static constexpr In<T> x{0};
   static constexpr Out<T> y{0};
 
-  Reduce(bool is_mean, ops::ReducedAxes axes)
-      : Op(is_mean ? "mean" : "sum"), is_mean_(is_mean), axes_(std::move(axes)) {}
+  Reduce(bool is_mean, ReducedAxes axes) : Op(is_mean ? "mean" : "sum"), is_mean_(is_mean), axes_(std::move(axes)) {}
   Reduce(bool is_mean, std::vector<int> axes, bool keepdims)
-      : Reduce(is_mean, ops::ReducedAxes(std::move(axes), keepdims)) {}
+      : Reduce(is_mean, ReducedAxes(std::move(axes), keepdims)) {}
 
   Specs infer(const Operands& in) const override { return {y(axes_.result(in[x].shape))}; }
   Residuals residuals(const Wanted&) const override { return {}; }
@@ -43,7 +42,7 @@ struct Reduce : Op {
   }
 
   bool is_mean_;
-  ops::ReducedAxes axes_;
+  ReducedAxes axes_;
 };
 
 }  // namespace ops
@@ -57,7 +56,7 @@ Var<T> sum(const Var<T>& x, const std::vector<int>& axes, bool keepdims = false)
 /// The sum of all elements, of shape [].
 template <class T>
 Var<T> sum(const Var<T>& x) {
-  return record(Reduce<T>(false, ops::ReducedAxes(x.shape())), x)[Reduce<T>::y];
+  return record(ops::Reduce<T>(false, ops::ReducedAxes(x.shape())), x)[ops::Reduce<T>::y];
 }
 /// The mean of x over `axes`, as `sum`; NaN where there is nothing to average.
 template <class T>
@@ -67,7 +66,7 @@ Var<T> mean(const Var<T>& x, const std::vector<int>& axes, bool keepdims = false
 /// The mean of all elements, of shape [].
 template <class T>
 Var<T> mean(const Var<T>& x) {
-  return record(Reduce<T>(true, ops::ReducedAxes(x.shape())), x)[Reduce<T>::y];
+  return record(ops::Reduce<T>(true, ops::ReducedAxes(x.shape())), x)[ops::Reduce<T>::y];
 }
 
 }}  // namespace remat

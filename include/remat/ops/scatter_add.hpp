@@ -40,7 +40,7 @@ struct ScatterAdd : Op {
                           f.grad(values).data());
     if (f.wants(x)) std::copy_n(dy, f[x].size(), f.grad(x).data());
   }
-  bool passes_gradient(int input) const override { return input == x.index; }
+  GradientRule gradient(int input) const override { return {.passes = input == x.index}; }
 };
 
 }  // namespace ops
