@@ -29,16 +29,16 @@ struct CumulativeSum : Op {
   /// Running sums of `from`, from the last element on if `reversed`; `to` may be `from`.
   void run(const Shape& shape, bool reversed, const T* from, T* to) const {
     const kernels::AxisRuns runs(shape, shape.axis(axis, "axis"));
-    const auto x = numbers(from);
-    const auto y = numbers(to);
+    const auto terms = numbers(from);
+    const auto totals = numbers(to);
     runs.for_each_strip(runs.length, [=](Index outer, Index column, Index n) {
       double sums[kernels::AxisRuns::width] = {};
       for (Index step = 0; step < runs.length; ++step) {
         const Index i = reversed ? runs.length - 1 - step : step;
         const Index at = (outer * runs.length + i) * runs.inner + column;
         for (Index j = 0; j < n; ++j) {
-          sums[j] += static_cast<double>(x[at + j]);
-          y[at + j] = static_cast<Accum<T>>(sums[j]);
+          sums[j] += static_cast<double>(terms[at + j]);
+          totals[at + j] = static_cast<Accum<T>>(sums[j]);
         }
       }
     });
