@@ -1,7 +1,7 @@
 // Frozen parameters: leaves that want no gradient, so that nothing is computed, kept or updated for one.
 #include <gtest/gtest.h>
 
-#include <remat/autodiff/plan.hpp>
+#include <remat/plan/plan.hpp>
 #include <remat/ops/arithmetic.hpp>
 #include <remat/ops/embedding.hpp>
 #include <remat/ops/linear.hpp>
