@@ -1,13 +1,13 @@
 // Frozen parameters: leaves that want no gradient, so that nothing is computed, kept or updated for one.
 #include <gtest/gtest.h>
 
-#include <remat/plan/plan.hpp>
 #include <remat/ops/arithmetic.hpp>
 #include <remat/ops/embedding.hpp>
 #include <remat/ops/linear.hpp>
 #include <remat/ops/reduce.hpp>
 #include <remat/ops/unary.hpp>
 #include <remat/optim/adamw.hpp>
+#include <remat/plan/plan.hpp>
 #include <remat/policy/phrase_book.hpp>
 #include <set>
 #include <sstream>

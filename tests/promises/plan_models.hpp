@@ -74,7 +74,7 @@ remat::Tensor<T> normal_numbers(const remat::Shape& shape) {
   remat::Tensor<T> made(shape);
   for (remat::Index i = 0; i < made.size(); ++i)
     made.write()[i] = static_cast<T>(remat::RandomStream{3, 0, 0}.normal(static_cast<std::uint64_t>(i)));
-  return made;
+  return made.copy();  // tapes share what nobody writes to
 }
 
 /// `layers` transformer layers, the mean square as loss. `around(tape, x, layers, policy)` says where regions are.

@@ -23,7 +23,7 @@ inline Tokens tokens(remat::Index batch, remat::Index length, int vocabulary, st
     made.inputs.write()[i] = static_cast<std::int32_t>(random.word(at) % static_cast<unsigned>(vocabulary));
     made.targets.write()[i] = static_cast<std::int32_t>(random.word(at + 1) % static_cast<unsigned>(vocabulary));
   }
-  return made;
+  return {made.inputs.copy(), made.targets.copy()};  // tapes share what nobody writes to
 }
 
 /// Sets the number of OpenMP threads for its lifetime.
