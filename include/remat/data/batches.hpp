@@ -55,14 +55,14 @@ class RandomBatches {
   Batch at(Index step) const {
     require(step >= 0 && step <= std::numeric_limits<std::uint32_t>::max(), "batches: step ", step,
             " is not in [0, 2^32)");
-    Batch batch{Tensor<std::int32_t>({batch_, length_}), Tensor<std::int32_t>({batch_, length_})};
-    std::int32_t *inputs = batch.inputs.write().data(), *targets = batch.targets.write().data();
-    for (Index row = 0; row < batch_; ++row, inputs += length_, targets += length_) {
-      const Index start = beginning(checked_mul(step, batch_, "batches") + row);
-      std::copy_n(tokens_.data() + start, length_, inputs);
-      std::copy_n(tokens_.data() + start + 1, length_, targets);
+    std::vector<std::int32_t> inputs, targets;
+    for (Index row = 0; row < batch_; ++row) {
+      const std::int32_t* const window = tokens_.data() + beginning(checked_mul(step, batch_, "batches") + row);
+      inputs.insert(inputs.end(), window, window + length_);
+      targets.insert(targets.end(), window + 1, window + 1 + length_);
     }
-    return batch;
+    const Shape shape{batch_, length_};
+    return {Tensor<std::int32_t>(shape, inputs), Tensor<std::int32_t>(shape, targets)};
   }
 
  private:
