@@ -73,4 +73,13 @@ namespace remat { inline namespace REMAT_ABI {
 /// The version of the headers, "major.minor.patch".
 constexpr const char* version() { return REMAT_VERSION; }
 
+/// Bytes of one vector register of the instruction set that is compiled for.
+#if defined(__AVX512F__)
+inline constexpr int vector_bytes = 64;
+#elif defined(__AVX__)
+inline constexpr int vector_bytes = 32;
+#else
+inline constexpr int vector_bytes = 16;
+#endif
+
 }}  // namespace remat

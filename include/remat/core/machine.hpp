@@ -107,13 +107,6 @@ inline std::size_t resident_bytes() {
 
 namespace detail {
 
-#if defined(__AVX512F__)
-inline constexpr int vector_bytes = 64;
-#elif defined(__AVX__)
-inline constexpr int vector_bytes = 32;
-#else
-inline constexpr int vector_bytes = 16;
-#endif
 using FloatVector = float __attribute__((vector_size(vector_bytes)));
 
 /// `rounds` multiply-adds on each of as many registers as there are indices; returns the flops done. Two units of

@@ -5,14 +5,6 @@
 
 namespace remat { inline namespace REMAT_ABI { namespace kernels {
 
-#if defined(__AVX512F__)
-inline constexpr int vector_bytes = 64;
-#elif defined(__AVX__)
-inline constexpr int vector_bytes = 32;
-#else
-inline constexpr int vector_bytes = 16;
-#endif
-
 /// One register of T. Only ever a local variable: passing one by value would make the ABI depend on the target.
 template <class T>
 struct Vector {
