@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <cstring>
 #include <remat/core/random.hpp>
+#include <remat/core/shape.hpp>
 #include <remat/kernels/vector.hpp>
 #include <utility>
 
