@@ -24,6 +24,7 @@
 #include <remat/ops/concat.hpp>
 #include <remat/ops/cross_entropy.hpp>
 #include <remat/ops/cumulative_sum.hpp>
+#include <remat/ops/custom_gradient.hpp>
 #include <remat/ops/dropout.hpp>
 #include <remat/ops/embedding.hpp>
 #include <remat/ops/extremum.hpp>

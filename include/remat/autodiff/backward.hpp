@@ -169,8 +169,7 @@ class Backward {
       spare_.push_back(std::exchange(s.value, p_.allocate(s.spec.bytes(), {MemoryUse::replayed, n.first_output + k})));
     }
     set_values(p_, frame_, p_.operands_of(n), n.first_output, n.output_count, nullptr);
-    run_op(p_, *n.op, p_.slot(n.first_output).node, n.path, "replay", frame_, n.cost.forward_scratch,
-           [&] { n.op->forward(frame_); });
+    run_op(p_, *n.op, n.cost, p_.slot(n.first_output).node, n.path, "replay", frame_, [&] { n.op->forward(frame_); });
     diagnose_forward(p_, *n.op, n.path, n.first_output, n.output_count, true);
     check_watched(p_, *n.op, n.path, n.first_output, n.output_count);
     for (int k = 0; k < n.output_count; ++k) {
@@ -193,7 +192,7 @@ class Backward {
     if (has_gradient) {
       set_values(p_, frame_, p_.operands_of(n), n.first_output, n.output_count, &n.residuals);
       if (gradients_.begin(n, frame_))
-        run_op(p_, *n.op, p_.slot(n.first_output).node, n.path, "backward", frame_, n.cost.backward_scratch,
+        run_op(p_, *n.op, n.cost, p_.slot(n.first_output).node, n.path, "backward", frame_,
                [&] { n.op->backward(frame_); });
       p_.stats.backward_flops += n.cost.backward_flops;
       if (n.cost.batched) p_.stats.batched_flops += n.cost.backward_flops;

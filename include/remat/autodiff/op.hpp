@@ -15,6 +15,7 @@ struct Cost {
   bool dot = false;      // a contraction, for policies
   bool batched = false;  // with batch dimensions
   bool coupled = false;  // its results are kept together or not at all
+  bool nested = false;   // its scratch is what tapes of its own take: counted, but not given
 };
 
 /// How the gradient of one operand may be made more cheaply than by writing it whole to a buffer of its own.

@@ -88,10 +88,10 @@ struct RecordedProgram {
 
   double seconds() const { return std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count(); }
   bool computes() const { return mode != Mode::plan; }
-  /// Uninitialized bytes charged to this tape; in plan mode they are only charged.
-  Storage allocate(std::size_t bytes, const MemoryTag& tag) {
+  /// Uninitialized bytes charged to this tape; in plan mode, and where they are to be `virtually` there, only charged.
+  Storage allocate(std::size_t bytes, const MemoryTag& tag, bool virtually = false) {
     account->tag = tag;
-    return computes() ? pool().allocate(bytes, account) : pool().allocate_virtual(bytes, account);
+    return computes() && !virtually ? pool().allocate(bytes, account) : pool().allocate_virtual(bytes, account);
   }
   /// The bytes of a slot from element `offset` on; null in plan mode or when the value is not at hand.
   std::byte* data(SlotId id, Index offset) {

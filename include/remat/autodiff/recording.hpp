@@ -38,13 +38,15 @@ inline void set_values(Program& program, Frame& frame, std::span<const Operand> 
   fail(op.name(), ": ", error.what(), where.empty() ? "" : " (in ", where, where.empty() ? "" : ")");
 }
 
-/// Runs `forward` or `backward` of what is, or will be, `node`, called `phase` in traces, with the scratch it asked
-/// for; errors gain the op's name and layer path.
+/// Runs `forward` or `backward` of what is, or will be, `node`, called `phase` in traces, with the scratch that `cost`
+/// asked for; errors gain the op's name and layer path.
 template <class Run>
-void run_op(Program& program, const Op& op, std::int32_t node, std::int32_t path, const char* phase, Frame& frame,
-            std::size_t scratch_bytes, Run&& run) {
+void run_op(Program& program, const Op& op, const Cost& cost, std::int32_t node, std::int32_t path, const char* phase,
+            Frame& frame, Run&& run) {
+  const bool is_backward = phase == std::string_view("backward");
+  const std::size_t scratch_bytes = is_backward ? cost.backward_scratch : cost.forward_scratch;
   Storage scratch;
-  if (scratch_bytes > 0) scratch = program.allocate(scratch_bytes, {MemoryUse::scratch, node});
+  if (scratch_bytes > 0) scratch = program.allocate(scratch_bytes, {MemoryUse::scratch, node}, cost.nested);
   if (!program.computes()) return;
   frame.scratch_memory = scratch ? scratch->data() : nullptr;
   const double start = program.tracing ? program.seconds() : 0;
@@ -143,7 +145,7 @@ inline SlotId run_and_write(Program& program, const Checked& checked, std::span<
     set_values(program, frame, operands, first, count, nullptr);
     // Verifying runs every op twice, as a replay would.
     for (int run = 0; run <= (program.verify && op.replayable() ? 1 : 0); ++run) {
-      run_op(program, op, program.node_count(), program.path, "forward", frame, checked.cost.forward_scratch,
+      run_op(program, op, checked.cost, program.node_count(), program.path, "forward", frame,
              [&] { op.forward(frame); });
       diagnose_forward(program, op, program.path, first, count, run == 1);
     }

@@ -117,13 +117,14 @@ inline void destroy(Account* account) { delete account; }
 /// One block of the pool: this header, then the bytes at the next multiple of 64.
 struct alignas(alignment) Block {
   std::atomic<int> references{0};
-  int size_class = -1;       // -1: counts bytes but has none (plan mode)
-  std::size_t bytes = 0;     // as charged: rounded up to 64
-  std::uint32_t number = 0;  // among the blocks of its account
-  bool is_written = false;   // a user has a span to write to it, see Tensor::write
+  int size_class = -1;            // -1: counts bytes but has none of its own (plan mode)
+  std::size_t bytes = 0;          // as charged: rounded up to 64
+  std::uint32_t number = 0;       // among the blocks of its account
+  bool is_written = false;        // a user has a span to write to it, see Tensor::write
+  std::byte* borrowed = nullptr;  // of another owner, see Pool::borrow
   Counted<Account> account;
 
-  std::byte* data() { return size_class < 0 ? nullptr : reinterpret_cast<std::byte*>(this + 1); }
+  std::byte* data() { return size_class < 0 ? borrowed : reinterpret_cast<std::byte*>(this + 1); }
 };
 
 /// Shared ownership of one block.
@@ -166,6 +167,13 @@ class Pool {
   /// A block without bytes that is charged all the same: what plan mode computes with.
   Storage allocate_virtual(std::size_t bytes, const Counted<Account>& account) {
     return charged(new Block, -1, round_up(bytes), account);
+  }
+
+  /// A block over bytes of another owner, who keeps them until the last tensor over them is gone; never written to.
+  Storage borrow(const std::byte* bytes) {
+    Storage block = charged(new Block, -1, 0, {});
+    block->borrowed = const_cast<std::byte*>(bytes);
+    return block;
   }
 
   /// From now on an allocation that would bring all living blocks over `bytes` is an `Error`, which leaves everything
