@@ -4,6 +4,7 @@
 foreach(kind IN ITEMS compiled compiled_native)
   if(NOT TARGET remat_${kind})
     add_library(remat_${kind} STATIC EXCLUDE_FROM_ALL
+      "${CMAKE_CURRENT_LIST_DIR}/compiled/engine.cpp"
       "${CMAKE_CURRENT_LIST_DIR}/compiled/float.cpp"
       "${CMAKE_CURRENT_LIST_DIR}/compiled/double.cpp"
       "${CMAKE_CURRENT_LIST_DIR}/compiled/bfloat16.cpp")

@@ -1,4 +1,4 @@
-// The ops, layers and models that most programs use, of float, double and bfloat16, as declarations. A program that
+// The engine, and the ops, layers and models that most programs use, of float, double and bfloat16, as declarations. A program that
 // includes this header and links remat::compiled takes them from there and compiles none itself.
 #pragma once
 
@@ -79,6 +79,23 @@
   HOW template struct remat::ops::Norm<T, remat::ops::RmsNormRow, true, X>;      \
   HOW template struct remat::ops::Norm<T, remat::ops::RmsNormRow, true, X, X>;
 
+// Of the engine, what programs call.
+#define REMAT_ENGINE(HOW)                                                                                            \
+  HOW template remat::detail::Recorded remat::detail::record<>(remat::Program&, std::shared_ptr<const remat::Op>,    \
+                                                               std::span<const remat::Operand>);                     \
+  HOW template void remat::detail::run_backward<>(remat::Program&, remat::SlotId, const remat::GradientHook&);       \
+  HOW template std::int32_t remat::detail::open_region<>(remat::Program&, const remat::Policy&);                     \
+  HOW template void remat::detail::close_region<>(remat::Program&, std::span<const remat::SlotId>);                  \
+  HOW template void remat::detail::refuse_kept<>(remat::Program&, std::span<const remat::SlotId>);                   \
+  HOW template void remat::detail::check_names<>(const remat::Program&);                                             \
+  HOW template void remat::detail::delete_program<>(remat::Program*);                                                \
+  HOW template void remat::Program::label_late<>(remat::SlotId);                                                     \
+  HOW template void remat::Program::nothing_follows<>(remat::SlotId);                                                \
+  HOW template remat::SlotId remat::RecordedProgram::parameter_slot<>(const std::shared_ptr<remat::ParameterEntry>&, \
+                                                                      remat::DType);                                 \
+  HOW template void remat::optim::AdamW::update_all<>(double, double);
+
+REMAT_ENGINE(extern)
 REMAT_EACH_OP(extern, float)
 REMAT_EACH_OP(extern, double)
 REMAT_EACH_OP(extern, remat::bfloat16)

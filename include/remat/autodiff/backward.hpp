@@ -12,7 +12,7 @@ namespace remat { inline namespace REMAT_ABI { namespace detail {
 /// One backward over one program. No recursion over nodes, so depth costs no stack.
 class Backward {
  public:
-  Backward(Program& program, SlotId loss, const GradientHook& when_complete = {})
+  Backward(Program& program, SlotId loss, const GradientHook& when_complete)
       : p_(program), loss_(loss), when_complete_(when_complete) {}
 
   void run() {
@@ -210,5 +210,10 @@ class Backward {
   OperandGradients gradients_{p_};
   std::vector<Storage> spare_;
 };
+
+template <class = void>
+void run_backward(Program& program, SlotId loss, const GradientHook& when_complete = {}) {
+  Backward(program, loss, when_complete).run();
+}
 
 }}}  // namespace remat::detail

@@ -36,6 +36,12 @@ class Program : public RecordedProgram {
     Slot& s = slot(id);
     if (where.stops_gradient) --s.constants;
     if (--s.vars > s.constants || (s.vars > 0 && where.stops_gradient)) return;
+    nothing_follows(id);
+  }
+  /// The slot has no Var any more but those through which no gradient flows.
+  template <class = void>
+  void nothing_follows(SlotId id) {
+    const Slot& s = slot(id);
     note(s.vars == 0 ? Event::Kind::drop : Event::Kind::only_constants, id);
     try {
       if (s.vars == 0) release(id);
@@ -93,6 +99,7 @@ class Program : public RecordedProgram {
   void keep_replay_inputs(std::int32_t id);
 
   /// A label that is given when the region of a returned value has closed: policies that name labels are asked again.
+  template <class = void>
   void label_late(SlotId id) {
     const std::int32_t outermost = mode == Mode::evaluate ? -1 : outermost_region(id);
     if (outermost < 0 || is_open(outermost) || region(outermost).keeps_everything) return;
@@ -273,6 +280,12 @@ class Program : public RecordedProgram {
   }
 };
 
-inline void destroy(Program* program) { delete program; }
+namespace detail {
+template <class = void>
+void delete_program(Program* program) {
+  delete program;
+}
+}  // namespace detail
+inline void destroy(Program* program) { detail::delete_program(program); }
 
 }}  // namespace remat

@@ -110,6 +110,7 @@ struct RecordedProgram {
     return id;
   }
   /// The one slot of a parameter, whatever region asks first; in bfloat16, where its master is float32, that of a cast.
+  template <class = void>
   SlotId parameter_slot(const std::shared_ptr<ParameterEntry>& entry, DType as) {
     ParameterSlots& slots_of = parameter_slots[entry.get()];
     if (slots_of.parameter < 0) {

@@ -202,8 +202,10 @@ struct Recorded {
   int count = 0;
 };
 
-/// Checks, runs and writes down an op. In evaluate mode the constants among its operands go with it.
-inline Recorded record(Program& program, std::shared_ptr<const Op> op, std::span<const Operand> operands) {
+/// Checks, runs and writes down an op. In evaluate mode the constants among its operands go with it. A template, like
+/// the engine's other entrances, so that remat::compiled can hold it.
+template <class = void>
+Recorded record(Program& program, std::shared_ptr<const Op> op, std::span<const Operand> operands) {
   const auto release_constants = [&] {
     if (program.mode != Mode::evaluate) return;
     for (const Operand& operand : operands)

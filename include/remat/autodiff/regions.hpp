@@ -3,14 +3,17 @@
 
 #include <algorithm>
 #include <remat/autodiff/recording.hpp>
+#include <remat/policy/name_check.hpp>
 #include <remat/policy/planned.hpp>
 #include <span>
+#include <string>
 #include <utility>
 #include <vector>
 
 namespace remat { inline namespace REMAT_ABI { namespace detail {
 
-inline std::int32_t open_region(Program& program, const Policy& policy) {
+template <class = void>
+std::int32_t open_region(Program& program, const Policy& policy) {
   require(!program.finished, "checkpoint: backward has ended the recording of this tape; make a new tape");
   const auto id = static_cast<std::int32_t>(program.regions.size());
   Region region;
@@ -46,7 +49,8 @@ inline void refuse_unreplayable(Program& program, std::int32_t id) {
 }
 
 /// A value that tape.keep is to keep and that the innermost region does not return could never be read.
-inline void refuse_kept(Program& program, std::span<const SlotId> returned) {
+template <class = void>
+void refuse_kept(Program& program, std::span<const SlotId> returned) {
   const Region& r = program.region(program.open_regions.back());
   for (const SlotId slot : program.kept) {
     if (!program.slot(slot).keep || slot < r.slot_begin || program.slot(slot).sealed) continue;
@@ -60,7 +64,8 @@ inline void refuse_kept(Program& program, std::span<const SlotId> returned) {
 
 /// Ends the innermost region. Of its values only those in `returned` may be used from now on; when it was the
 /// outermost, what no backward or replay of it would read is dropped.
-inline void close_region(Program& program, std::span<const SlotId> returned) {
+template <class = void>
+void close_region(Program& program, std::span<const SlotId> returned) {
   const std::int32_t id = program.open_regions.back();
   program.open_regions.pop_back();
   program.note(Event::Kind::close, id);
@@ -99,6 +104,25 @@ inline void close_region(Program& program, std::span<const SlotId> returned) {
     Slot& s = program.slot(slot);
     if (!s.is_leaf() && s.pending_reads == 0 && !s.keep && (s.vars == 0 || s.sealed)) s.value = {};
     program.evict(slot);
+  }
+}
+
+/// A name that the user wrote and nothing carries is a mistake that would otherwise stay silent.
+template <class = void>
+void check_names(const Program& program) {
+  std::vector<std::string> existing, ops;
+  for (const auto& labels : program.labels) existing.insert(existing.end(), labels.begin(), labels.end());
+  for (const Region& region : program.regions) {
+    for (const std::string& name : policy::written_names(region.policy))
+      if (std::find(existing.begin(), existing.end(), name) == existing.end())
+        fail(policy::unmatched_name_message(name, existing));
+    for (const std::string& op : policy::written_ops(region.policy)) {
+      if (ops.empty())
+        for (const Node& node : program.nodes) ops.emplace_back(node.op->name());
+      // A policy may name ops that only other models have, dropout say, but not one that is nearly one of this step.
+      if (std::find(ops.begin(), ops.end(), op) == ops.end() && !policy::near_misses(op, ops).empty())
+        fail(policy::unmatched_op_message(op, ops));
+    }
   }
 }
 

@@ -6,7 +6,6 @@
 #include <remat/autodiff/region_results.hpp>
 #include <remat/autodiff/regions.hpp>
 #include <remat/autodiff/var.hpp>
-#include <remat/policy/name_check.hpp>
 #include <string_view>
 #include <tuple>
 #include <utility>
@@ -156,8 +155,8 @@ class Tape {
     require(slot.wants_gradient && !slot.is_leaf(),
             "backward: the loss depends on no parameter and no input that wants a gradient", frozen_note());
     program_->rethrow();
-    check_names();
-    detail::Backward(*program_, loss.where().slot, when_complete).run();
+    detail::check_names(*program_);
+    detail::run_backward(*program_, loss.where().slot, when_complete);
     program_->release_parameters();
   }
 
@@ -278,23 +277,6 @@ class Tape {
       slots.push_back(var.where().slot);
     });
     return slots;
-  }
-  /// A name that the user wrote and nothing carries is a mistake that would otherwise stay silent.
-  void check_names() const {
-    std::vector<std::string> existing, ops;
-    for (const auto& labels : program_->labels) existing.insert(existing.end(), labels.begin(), labels.end());
-    for (const Region& region : program_->regions) {
-      for (const std::string& name : policy::written_names(region.policy))
-        if (std::find(existing.begin(), existing.end(), name) == existing.end())
-          fail(policy::unmatched_name_message(name, existing));
-      for (const std::string& op : policy::written_ops(region.policy)) {
-        if (ops.empty())
-          for (const Node& node : program_->nodes) ops.emplace_back(node.op->name());
-        // A policy may name ops that only other models have, dropout say, but not one that is nearly one of this step.
-        if (std::find(ops.begin(), ops.end(), op) == ops.end() && !policy::near_misses(op, ops).empty())
-          fail(policy::unmatched_op_message(op, ops));
-      }
-    }
   }
 
   Counted<Program> program_;

@@ -66,19 +66,7 @@ class AdamW {
   /// One step against the gradients times `grad_scale` (see `clip_scale`), which are cleared. Parameters without a
   /// gradient, frozen ones among them, keep value and state, to go on from there when they have one again; when none
   /// has one it is an `Error`. A step that throws has changed no value.
-  void step(double learning_rate, double grad_scale = 1) {
-    check(learning_rate, grad_scale);
-    check_groups();
-    std::vector<Update> updates;
-    for (const auto& entry : parameters_->entries())
-      if (entry->has_grad) updates.push_back(prepared(*entry));
-    const bool is_frozen = parameters_->count() > 0 && parameters_->trainable_count() == 0;
-    require(!updates.empty(), "adamw: no parameter has a gradient; ",
-            is_frozen ? "all are frozen, parameters.unfreeze those to train"
-                      : "call tape.backward(loss) before step (in_backward leaves none: it has made its step)");
-    for (const Update& update : updates) apply(update, learning_rate, grad_scale);
-    ++steps_;
-  }
+  void step(double learning_rate, double grad_scale = 1) { update_all(learning_rate, grad_scale); }
 
   /// For `tape.backward(loss, adamw.in_backward(rate))`: one step, each parameter as soon as its gradient is complete,
   /// which is then freed, so that gradients never exist all at once. Gives the bits that `step(rate, grad_scale)`
@@ -122,6 +110,21 @@ class AdamW {
     std::byte *value, *mean, *square;
     ParameterUseGuard use;
   };
+
+  template <class = void>
+  void update_all(double learning_rate, double grad_scale) {
+    check(learning_rate, grad_scale);
+    check_groups();
+    std::vector<Update> updates;
+    for (const auto& entry : parameters_->entries())
+      if (entry->has_grad) updates.push_back(prepared(*entry));
+    const bool is_frozen = parameters_->count() > 0 && parameters_->trainable_count() == 0;
+    require(!updates.empty(), "adamw: no parameter has a gradient; ",
+            is_frozen ? "all are frozen, parameters.unfreeze those to train"
+                      : "call tape.backward(loss) before step (in_backward leaves none: it has made its step)");
+    for (const Update& update : updates) apply(update, learning_rate, grad_scale);
+    ++steps_;
+  }
 
   // All that can fail, before the first value changes. The value is unshared here: a tape may still read the old one.
   Update prepared(ParameterEntry& entry) {

@@ -101,7 +101,7 @@ inline TapeStats simulate(const Program& recorded, SlotId loss, const std::optio
   Tape tape({.mode = Mode::plan});
   tape.program().account->with_log([](MemoryLog& log) { log.keep_nothing(); });  // only the sum is asked for
   record_again(recorded, policy, tape);
-  Backward(tape.program(), loss).run();
+  run_backward(tape.program(), loss);
   TapeStats stats = tape.program().stats;
   stats.peak_bytes = tape.program().account->peak_bytes;
   return stats;

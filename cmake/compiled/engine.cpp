@@ -1,0 +1,3 @@
+#include <remat/compiled.hpp>
+
+REMAT_ENGINE()
