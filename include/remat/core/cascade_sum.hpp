@@ -12,7 +12,7 @@ namespace remat { inline namespace REMAT_ABI {
 template <class T, Index width = 1>
 class CascadeSum {
  public:
-  static constexpr Index step = 64;
+  static constexpr Index step = 64;  // terms to a sum, and such sums to the next
 
   /// Adds a term of n <= width numbers, the same n each time.
   [[gnu::noinline]] void add(const T* term, Index n = width) {

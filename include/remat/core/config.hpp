@@ -1,9 +1,13 @@
 // Version, and the inline namespace that keeps translation units with different settings apart.
 #pragma once
 
+/// The version is major.minor.patch; another major, or before 1.0 another minor, may ask for changes of programs.
 #define REMAT_VERSION_MAJOR 0
+/// See `REMAT_VERSION_MAJOR`.
 #define REMAT_VERSION_MINOR 1
+/// See `REMAT_VERSION_MAJOR`.
 #define REMAT_VERSION_PATCH 0
+/// The three as text.
 #define REMAT_VERSION "0.1.0"
 
 // Exponentials are made of roundings and checks of infinities and NaN, which these flags take away. What clang says
@@ -16,7 +20,7 @@
 #error "remat: -ffinite-math-only takes away its checks of infinities and NaN; compile without"
 #endif
 
-// The GEMM backend is chosen by CMake (REMAT_GEMM); without CMake it is Eigen.
+/// The GEMM backend is chosen by CMake (REMAT_GEMM); without CMake it is Eigen.
 #if !defined(REMAT_GEMM_ONEDNN) && !defined(REMAT_GEMM_BLAS) && !defined(REMAT_GEMM_EIGEN)
 #define REMAT_GEMM_EIGEN 1
 #endif

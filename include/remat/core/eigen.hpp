@@ -36,6 +36,8 @@ void as_eigen(const Tensor<T>&&) = delete;  // it would point into what is gone:
 template <class Source>
 requires std::is_base_of_v<Eigen::DenseBase<Source>, Source>
 struct TensorFrom<Source> {
+  ///@{
+  /// As `TensorSource` asks.
   static constexpr bool is_vector = Source::ColsAtCompileTime == 1;
   static Shape shape(const Source& source) {
     return is_vector ? Shape{source.rows()} : Shape{source.rows(), source.cols()};
@@ -44,6 +46,7 @@ struct TensorFrom<Source> {
   static void copy(const Source& source, T* destination) {
     Eigen::Map<RowMatrix<T>>(destination, source.rows(), source.cols()) = source.template cast<T>();
   }
+  ///@}
 };
 
 }}  // namespace remat

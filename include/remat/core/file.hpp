@@ -19,6 +19,7 @@ namespace remat { inline namespace REMAT_ABI { namespace io {
 /// An open file descriptor. Every failure is an `Error` that names the file and the system's reason.
 class File {
  public:
+  /// Opens `path` as open(2) does with these flags; a file that this makes has the permissions 0666 less the umask.
   File(const std::string& path, int flags) : File(path, Opened{open_again(path.c_str(), flags, 0666)}) {}
   /// A new file of the permissions `mode`, less the umask, for writing: `begin` and the first number that is free.
   static File with_new_name(const std::string& begin, mode_t mode) {
@@ -32,6 +33,7 @@ class File {
   File& operator=(const File&) = delete;
   ~File() { ::close(descriptor_); }
 
+  /// The path it was opened by.
   const std::string& path() const { return path_; }
 
   /// Length in bytes; an `Error` for anything but a regular file.
@@ -60,6 +62,8 @@ class File {
       to += got, offset += static_cast<std::size_t>(got), count -= static_cast<std::size_t>(got);
     }
   }
+  ///@{
+  /// Writes all the bytes where the last write ended.
   void write(const void* source, std::size_t count) const {
     for (auto* from = static_cast<const std::byte*>(source); count > 0;) {
       const ssize_t put = ::write(descriptor_, from, count);
@@ -69,6 +73,7 @@ class File {
     }
   }
   void write(std::string_view text) const { write(text.data(), text.size()); }
+  ///@}
   /// Waits until the bytes are on the disk.
   void sync() const {
     // EINVAL, ENOTSUP: a pipe or a device has none.
@@ -101,6 +106,7 @@ class File {
 /// bytes.
 class ReplacedFile {
  public:
+  /// Makes the new file; an `Error` when its folder permits none.
   explicit ReplacedFile(const std::string& path) : place_(place_of(path)), file_(opened(place_)) {
     if (place_.is_replaced && place_.exists) file_.take_rights(place_.old);
   }
@@ -110,7 +116,10 @@ class ReplacedFile {
     if (place_.is_replaced && !committed_) ::unlink(file_.path().c_str());
   }
 
+  /// What takes the new bytes.
   const File& file() const { return file_; }
+  /// Flushes the new bytes to the disk, then puts the file in the place of the old one. An `Error` when it cannot be
+  /// renamed.
   void commit() {
     file_.sync();
     if (!place_.is_replaced) return;

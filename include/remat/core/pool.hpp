@@ -33,6 +33,7 @@ namespace remat { inline namespace REMAT_ABI {
 
 /// Alignment of every tensor, in bytes; byte counts are rounded up to it.
 inline constexpr std::size_t alignment = 64;
+/// @cond inside
 constexpr std::size_t round_up(std::size_t bytes) { return (bytes + alignment - 1) / alignment * alignment; }
 
 /// A number of bytes that one thread may read while another changes it.
@@ -127,6 +128,8 @@ struct alignas(alignment) Block {
   std::byte* data() { return size_class < 0 ? borrowed : reinterpret_cast<std::byte*>(this + 1); }
 };
 
+/// @endcond
+
 /// Shared ownership of one block.
 using Storage = Counted<Block>;
 
@@ -183,11 +186,15 @@ class Pool {
     limit_ = bytes;
   }
 
+  /// Bytes of the blocks that are in use, each rounded up to 64.
   std::size_t live_bytes() const { return live_bytes_; }
+  /// The most there were since `reset_peak`.
   std::size_t peak_bytes() const { return peak_bytes_; }
+  /// Bytes of freed blocks that wait to be used again.
   std::size_t cached_bytes() const { return cached_bytes_; }
   /// How many blocks were taken from the system so far; constant once a training step repeats.
   std::size_t system_allocations() const { return system_allocations_; }
+  /// From now on the peak is what is in use now, and what comes.
   void reset_peak() { peak_bytes_ = live_bytes_.load(); }
 
   /// Gives all unused blocks back to the system.
@@ -274,6 +281,8 @@ inline Pool& pool() {
   return *instance;
 }
 
+/// @cond inside
 inline void destroy(Block* block) { pool().release(block); }
+/// @endcond
 
 }}  // namespace remat

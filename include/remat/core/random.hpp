@@ -24,15 +24,16 @@ inline std::array<std::uint32_t, 4> philox4x32(std::array<std::uint32_t, 4> coun
 
 /// One stream of random words, named by (seed, step, site); word i of it depends on nothing else.
 struct RandomStream {
-  std::uint64_t seed = 0;
-  std::uint32_t step = 0;
-  std::uint32_t site = 0;
+  std::uint64_t seed = 0;  // of the run
+  std::uint32_t step = 0;  // of training
+  std::uint32_t site = 0;  // which random op of the step
 
   /// Words 4*block .. 4*block+3.
   std::array<std::uint32_t, 4> block(std::uint64_t block) const {
     return philox4x32({static_cast<std::uint32_t>(block), static_cast<std::uint32_t>(block >> 32), site, step},
                       {static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32)});
   }
+  /// Word i: 32 random bits.
   std::uint32_t word(std::uint64_t i) const { return block(i / 4)[i % 4]; }
   /// Uniform in [0, 1) with 24 random bits.
   float uniform(std::uint64_t i) const { return static_cast<float>(word(i) >> 8) * 0x1p-24F; }
@@ -48,15 +49,19 @@ struct RandomStream {
 
 /// Dropout as an integer test: an element stays when its random word is >= `threshold`; kept ones are scaled.
 struct DropoutMask {
-  RandomStream stream;
-  double rate = 0;  // probability of dropping, 0 <= rate < 1
+  RandomStream stream;  // whose words decide
+  double rate = 0;      // probability of dropping, 0 <= rate < 1
   /// Of a slice: its runs of `run` elements lie `whole` apart in the tensor it was cut from, the first at `first`, and
   /// have the coordinates they have there. Run 0: all elements lie together.
   std::uint64_t run = 0, whole = 0, first = 0;
 
+  /// May it drop anything?
   bool active() const { return rate > 0; }
+  /// The least word that keeps its element: 2^32 times the rate.
   std::uint32_t threshold() const { return static_cast<std::uint32_t>(rate * 4294967296.0); }
+  /// What kept elements are multiplied by: 1 / (1 - rate).
   double scale() const { return 1 / (1 - rate); }
+  /// Which word decides for element i.
   std::uint64_t coordinate(std::uint64_t i) const { return first + (run == 0 ? i : i / run * whole + i % run); }
   /// 0 or 1/(1-rate) for element i.
   template <class T>

@@ -12,6 +12,7 @@
 
 namespace remat { inline namespace REMAT_ABI {
 
+/// Axis lengths, counts and positions: signed, so that differences are too.
 using Index = std::int64_t;
 
 /// a * b, or an `Error` that names `what` when the product does not fit. All sizes go through here.
@@ -28,27 +29,37 @@ inline std::size_t checked_bytes(Index elements, std::size_t each, const char* w
 /// The axis lengths of a tensor, outermost first; at most 8 axes, each >= 0. Rank 0 is a scalar of one element.
 class Shape {
  public:
-  static constexpr int max_rank = 8;
+  static constexpr int max_rank = 8;  // the most axes that a shape has
 
   Shape() = default;
+  ///@{
+  /// Axis lengths, outermost first, from any range (an xtensor shape, a vector). An `Error` for a ninth axis or a
+  /// negative length.
   Shape(std::initializer_list<Index> axes) : Shape(axes.begin(), axes.end()) {}
-  /// Any range of axis lengths (an xtensor shape, a vector).
   template <class Iterator>
   Shape(Iterator first, Iterator last) {
     for (; first != last; ++first) push_back(static_cast<Index>(*first));
   }
+  ///@}
 
+  /// The number of axes.
   int rank() const { return rank_; }
+  ///@{
   /// The length of an axis, counted from the end when negative: -1 is the last. An `Error` when there is no such axis.
   Index operator[](int axis) const { return axes_[place(axis)]; }
   Index& operator[](int axis) { return axes_[place(axis)]; }
+  ///@}
+  ///@{
+  /// The axis lengths, outermost first.
   const Index* begin() const { return axes_.data(); }
   const Index* end() const { return axes_.data() + rank_; }
+  ///@}
   /// The first axis; an `Error` for a scalar.
   Index front() const { return (*this)[0]; }
   /// The last axis; 1 for a scalar.
   Index back() const { return rank_ == 0 ? 1 : axes_[static_cast<std::size_t>(rank_ - 1)]; }
 
+  /// One more axis at the end; an `Error` when it is a ninth or its length negative.
   void push_back(Index length) {
     require(rank_ < max_rank, "shape: more than ", max_rank, " axes");
     require(length >= 0, "shape: axis ", rank_, " has negative length ", length);
@@ -62,6 +73,7 @@ class Shape {
   }
   /// Product of all axes but the last: the number of rows. 1 for a scalar.
   Index rows() const { return drop_last().size(); }
+  /// All axes but the last; a scalar stays one.
   Shape drop_last() const {
     Shape shape = *this;
     if (shape.rank_ > 0) shape.axes_[static_cast<std::size_t>(--shape.rank_)] = 0;
@@ -78,11 +90,14 @@ class Shape {
     require(axis >= -rank_ && axis < rank_, what, ": axis ", axis, " of a tensor with ", rank_, " axes");
     return axis < 0 ? axis + rank_ : axis;
   }
+  /// As text: "[2, 3]".
   std::string to_string() const;
 
+  /// Equal in every axis.
   friend bool operator==(const Shape& a, const Shape& b) {
     return a.rank_ == b.rank_ && std::equal(a.begin(), a.end(), b.begin());
   }
+  /// Prints `to_string()`.
   friend std::ostream& operator<<(std::ostream& out, const Shape& shape) { return out << shape.to_string(); }
 
  private:
@@ -112,6 +127,8 @@ inline std::string Shape::to_string() const {
 class Axes {
  public:
   Axes() = default;
+  ///@{
+  /// Lengths, outermost first. An `Error` for a second -1, and as of `Shape`.
   Axes(std::initializer_list<Index> lengths) : Axes(lengths.begin(), lengths.end()) {}
   Axes(const Shape& shape) : shape_(shape) {}
   template <class Iterator>
@@ -124,6 +141,7 @@ class Axes {
       shape_.push_back(length == -1 ? 1 : length);
     }
   }
+  ///@}
   /// The shape of `whole`'s elements; an `Error` when their number differs, or leaves no length or several for the -1.
   Shape of(const Shape& whole) const {
     const Index size = whole.size(), known = shape_.size();
@@ -138,6 +156,7 @@ class Axes {
     shape[open_] = size / known;
     return shape;
   }
+  /// As it was written: "[2, -1]".
   friend std::ostream& operator<<(std::ostream& out, const Axes& axes) {
     out << '[';
     for (int i = 0; i < axes.shape_.rank(); ++i) out << (i > 0 ? ", " : "") << (i == axes.open_ ? -1 : axes.shape_[i]);

@@ -15,13 +15,16 @@ namespace remat { inline namespace REMAT_ABI {
 
 /// A tensor whose element type is a value: what the engine, the registry and files handle.
 struct AnyTensor {
-  DType dtype = DType::float32;
-  Shape shape{};
-  Storage storage{};
-  Index offset = 0;  // elements from the start of the storage
+  DType dtype = DType::float32;  // of the elements
+  Shape shape{};                 // axis lengths, row-major
+  Storage storage{};             // shared with other tensors
+  Index offset = 0;              // elements from the start of the storage
 
+  /// The number of elements.
   Index size() const { return shape.size(); }
+  /// What the elements take in memory, less than `storage` holds where they are a part of it.
   std::size_t bytes() const { return checked_bytes(size(), size_of(dtype)); }
+  /// The first element, for reading; null where there are no bytes, as in plan mode.
   const std::byte* data() const {
     std::byte* const begin = storage ? storage->data() : nullptr;
     return begin ? begin + static_cast<std::size_t>(offset) * size_of(dtype) : nullptr;
@@ -45,6 +48,7 @@ struct AnyTensor {
 /// core/eigen.hpp.
 template <class Source>
 struct TensorFrom;
+/// What a `Tensor<T>` can be made from.
 template <class Source, class T>
 concept TensorSource = requires(const Source& source, T* destination) {
   { TensorFrom<Source>::shape(source) } -> std::convertible_to<Shape>;
@@ -57,13 +61,15 @@ concept TensorSource = requires(const Source& source, T* destination) {
 template <class T>
 class Tensor {
  public:
-  using value_type = T;
+  using value_type = T;  // the element type
 
   /// No elements: shape [0], until a tensor is assigned.
   Tensor() : any_{dtype_of<T>(), Shape{0}, {}, 0} {}
   /// Uninitialized elements.
   explicit Tensor(const Shape& shape) : any_{dtype_of<T>(), shape, storage_for(shape), 0} {}
+  /// Every element is `value`.
   Tensor(const Shape& shape, T value) : Tensor(shape) { std::fill_n(own(), size(), value); }
+  ///@{
   /// Row-major `values`; their number must be the shape's size.
   Tensor(const Shape& shape, std::span<const T> values) : Tensor(shape) {
     require(static_cast<Index>(values.size()) == size(), "tensor: ", values.size(), " values for shape ", shape);
@@ -71,6 +77,7 @@ class Tensor {
   }
   Tensor(const Shape& shape, std::initializer_list<T> values)
       : Tensor(shape, std::span<const T>(values.begin(), values.size())) {}
+  ///@}
   /// From an xtensor expression or an Eigen matrix, copied.
   template <class Source>
   requires TensorSource<Source, T> Tensor(const Source& source) : Tensor(TensorFrom<Source>::shape(source)) {
@@ -80,24 +87,30 @@ class Tensor {
   explicit Tensor(AnyTensor any) : any_(std::move(any)) {
     require(any_.dtype == dtype_of<T>(), "tensor: holds ", name_of(any_.dtype), ", asked for ", name_of(dtype_of<T>()));
   }
+  ///@{
+  /// A copy shares the bytes, unless a span of `write` may change them.
   Tensor(const Tensor& other) : any_(other.any_.shared()) {}
   Tensor(Tensor&&) noexcept = default;
   Tensor& operator=(Tensor other) noexcept {
     any_ = std::move(other.any_);
     return *this;
   }
+  ///@}
 
+  /// The axis lengths; [0] until a tensor is assigned.
   const Shape& shape() const& { return any_.shape; }
   Shape shape() && { return any_.shape; }
+  /// The number of elements.
   Index size() const { return any_.size(); }
 
-  // Reading. What is read of a temporary must be used before it goes.
-
+  ///@{
+  /// All elements in row-major order, for reading. What is read of a temporary must be used before it goes.
   const T* data() const { return reinterpret_cast<const T*>(any_.data()); }
   std::span<const T> span() const& { return {data(), static_cast<std::size_t>(size())}; }
   void span() const&& = delete;  // `for (float v : x.value().span())` would read what is gone: name the tensor first
   const T* begin() const { return data(); }
   const T* end() const { return data() + size(); }
+  ///@}
   /// Element i in row-major order; i is not checked, but that there are elements is.
   const T& operator[](Index i) const& { return require_made(), data()[i]; }
   T operator[](Index i) && { return require_made(), data()[i]; }
@@ -140,6 +153,7 @@ class Tensor {
   /// Bytes of its own.
   Tensor copy() const { return Tensor(any_.copied()); }
 
+  /// The same tensor without its type.
   const AnyTensor& any() const& { return any_; }
   AnyTensor any() && { return std::move(any_); }
 

@@ -29,6 +29,8 @@ void as_xtensor(const Tensor<T>&&) = delete;  // it would point into what is gon
 /// Any xtensor expression becomes a tensor of its shape.
 template <class Source>
 requires xt::is_xexpression<Source>::value struct TensorFrom<Source> {
+  ///@{
+  /// As `TensorSource` asks.
   static Shape shape(const Source& source) { return Shape(source.shape().begin(), source.shape().end()); }
   template <class T>
   static void copy(const Source& source, T* destination) {
@@ -36,6 +38,7 @@ requires xt::is_xexpression<Source>::value struct TensorFrom<Source> {
                    source.template end<xt::layout_type::row_major>(), destination,
                    [](const auto& value) { return static_cast<T>(value); });
   }
+  ///@}
 };
 
 /// Prints as xtensor does: nested braces, long axes shortened.

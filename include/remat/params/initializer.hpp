@@ -11,10 +11,12 @@ namespace remat { inline namespace REMAT_ABI {
 
 /// How a parameter starts. Two initializers are equal when kind and amount are.
 struct Initializer {
+  /// Always `amount`; normal of mean 0; or uniform around 0.
   enum class Kind { constant, normal, uniform };
-  Kind kind = Kind::constant;
-  double amount = 0;  // the value, the standard deviation, or the half width
+  Kind kind = Kind::constant;  // how elements are drawn
+  double amount = 0;           // the value, the standard deviation, or the half width
 
+  /// Element i of a parameter that draws from `stream`.
   double operator()(const RandomStream& stream, Index i) const {
     const auto index = static_cast<std::uint64_t>(i);
     if (kind == Kind::normal) return amount * stream.normal(index);
@@ -23,6 +25,7 @@ struct Initializer {
   }
   /// A constant may be any number, a deviation or a half width none below 0.
   bool is_valid() const { return kind == Kind::constant ? !std::isnan(amount) : amount >= 0 && std::isfinite(amount); }
+  /// As reports print it: "normal(0.02)".
   std::string to_string() const {
     static constexpr const char* names[] = {"constant(", "normal(", "uniform("};
     std::ostringstream text;
@@ -34,8 +37,11 @@ struct Initializer {
 };
 
 namespace init {
+/// Every element is `value`.
 inline Initializer constant(double value) { return {Initializer::Kind::constant, value}; }
+/// Every element is 0, as of biases.
 inline Initializer zeros() { return constant(0); }
+/// Every element is 1, as of the scales of norms.
 inline Initializer ones() { return constant(1); }
 /// Mean 0, the given standard deviation.
 inline Initializer normal(double deviation) { return {Initializer::Kind::normal, deviation}; }

@@ -14,13 +14,13 @@ namespace remat { inline namespace REMAT_ABI {
 
 /// What the registry keeps for one path.
 struct ParameterEntry {
-  std::string path;
-  AnyTensor value;
-  AnyTensor grad{};        // without storage until a backward or grad() needs it
-  bool has_grad = false;   // false: the gradient is zero, whatever the bytes say
-  bool consumed = false;   // the last gradient has been spent in backward, see GradientHook
-  bool is_frozen = false;  // tapes recorded from now on want no gradient
-  Initializer initializer{};
+  std::string path;                  // its name in the registry
+  AnyTensor value;                   // the master, in the type of the parameter
+  AnyTensor grad{};                  // without storage until a backward or grad() needs it
+  bool has_grad = false;             // false: the gradient is zero, whatever the bytes say
+  bool consumed = false;             // the last gradient has been spent in backward, see GradientHook
+  bool is_frozen = false;            // tapes recorded from now on want no gradient
+  Initializer initializer{};         // what `value` began as
   std::vector<std::string> users{};  // layer paths that asked, in order
   AnyTensor cast{};                  // the value in the type that layers compute in, made when a tape first asks
   Storage cast_from{};               // of which value
@@ -43,6 +43,7 @@ struct ParameterEntry {
     }
     return grad;
   }
+  /// The gradient is zero from now on; its bytes stay for the next.
   void zero_grad() { has_grad = consumed = false; }
   /// The gradient and its bytes go.
   void drop_grad() {
@@ -76,13 +77,19 @@ template <class T>
 class Parameter {
  public:
   Parameter() = default;
+  /// A handle to what a registry keeps.
   explicit Parameter(std::shared_ptr<ParameterEntry> entry) : entry_(std::move(entry)) {}
 
+  /// Its name in the registry: "gpt/embedding/table".
   const std::string& path() const { return made().path; }
+  /// The axis lengths.
   const Shape& shape() const { return made().value.shape; }
+  /// The number of elements.
   Index size() const { return made().value.size(); }
+  /// Has a scope made it?
   explicit operator bool() const { return entry_ != nullptr; }
 
+  /// The value, which shares bytes until one of the two changes. An `Error` while another thread changes it.
   Tensor<T> value() const {
     const auto use = made().used(ParameterUse::read);
     return Tensor<T>(entry_->value);
@@ -108,14 +115,17 @@ class Parameter {
     entry_->has_grad = true;
     entry_->consumed = false;
   }
+  /// Has something been added to the gradient since the last `zero_grad`?
   bool has_grad() const { return made().has_grad; }
   /// See `ParameterRegistry::freeze`.
   bool is_frozen() const { return made().is_frozen; }
+  /// The gradient is zero from now on; an `Error` while another thread trains it.
   void zero_grad() const {
     const auto use = made().used(ParameterUse::train);
     entry_->zero_grad();
   }
 
+  /// What the registry keeps; null where no scope has made it.
   const std::shared_ptr<ParameterEntry>& entry() const { return entry_; }
 
  private:

@@ -80,6 +80,7 @@ class ParameterRegistry {
   Index freeze(std::string_view pattern) const { return set_frozen(pattern, true, "freeze"); }
   /// The reverse: tapes that first use them from now on make gradients.
   Index unfreeze(std::string_view pattern) const { return set_frozen(pattern, false, "unfreeze"); }
+  /// Every gradient is zero from now on.
   void zero_grad() const {
     for (const auto& entry : entries()) {
       const auto use = entry->used(ParameterUse::train);
@@ -136,6 +137,7 @@ class ParameterRegistry {
 /// uses them, and differs from it inside a shared scope. Copies are places in the same registry.
 class Scope {
  public:
+  /// The scope `name` inside this one; an `Error` unless it is one word without '/'.
   Scope operator/(std::string_view name) const {
     require(!name.empty() && name.find('/') == std::string_view::npos, use_path_.empty() ? "parameters" : use_path_,
             ": a scope's name must be one word, got \"", name, "\"; write scope / \"a\" / \"b\" for two");
@@ -173,8 +175,10 @@ class Scope {
     return Parameter<T>(entry(std::string(name), dtype_of<T>(), shape, initializer, &fill<T>));
   }
 
+  /// Where the parameters made here lie; inside a shared scope "shared/" and its id.
   const std::string& path() const& { return path_; }
   std::string path() && { return std::move(path_); }
+  /// The place of the layer that uses them: what errors, reports and policies call it.
   const std::string& use_path() const& { return use_path_; }
   std::string use_path() && { return std::move(use_path_); }
 
@@ -258,6 +262,7 @@ class Scope {
 /// constructor, the registry forgets what the layer made and asked for.
 class LayerScope : private detail::Construction::Guard, public Scope {
  public:
+  /// Of a layer that is built in `where`, with the `shared_weight_id` of its config, see `Scope::shared_as`.
   explicit LayerScope(const Scope& where, const std::string& shared_weight_id = {})
       : Guard(where.state_->construction), Scope(where.shared_as(shared_weight_id)), id_(shared_weight_id) {}
 
