@@ -106,10 +106,10 @@ inline constinit const Policy save_transformer_layer_output{detail::phrase("save
 
 /// A row of the phrase book. `policy` is the constant (it prints as `name`), `expression` what it stands for.
 struct Phrase {
-  std::string_view name;
-  Policy policy;
-  Policy expression;
-  std::string_view meaning;
+  std::string_view name;     // of the constant
+  Policy policy;             // the constant itself
+  Policy expression;         // what it stands for
+  std::string_view meaning;  // in words
 };
 
 /// Every named constant, JAX's first.
@@ -123,24 +123,30 @@ inline const std::vector<Phrase>& phrase_book() {
   return book;
 }
 
+///@{
 /// Values with one of these labels; `names(...)` by its JAX name.
 inline Policy save_only_these_names(std::vector<std::string> labels) { return names(std::move(labels)); }
 template <class... Labels>
 requires detail::Texts<Labels...> Policy save_only_these_names(const Labels&... labels) { return names(labels...); }
+///@}
 
+///@{
 /// Values with a label, but none of these; values without a label are recomputed.
 inline Policy save_any_names_but_these(std::vector<std::string> labels) { return any_name & !names(std::move(labels)); }
 template <class... Labels>
 requires detail::Texts<Labels...> Policy save_any_names_but_these(const Labels&... labels) {
   return any_name & !names(labels...);
 }
+///@}
 
+///@{
 /// Everything, labelled or not, but values with one of these labels.
 inline Policy save_anything_except_these_names(std::vector<std::string> labels) { return !names(std::move(labels)); }
 template <class... Labels>
 requires detail::Texts<Labels...> Policy save_anything_except_these_names(const Labels&... labels) {
   return !names(labels...);
 }
+///@}
 
 /// What either policy saves: the logical or, despite the name that JAX gave it.
 inline Policy save_from_both_policies(const Policy& a, const Policy& b) { return a | b; }

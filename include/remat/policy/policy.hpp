@@ -73,22 +73,27 @@ class Policy {
 
   /// A node of static storage: the words and the phrase book.
   explicit constexpr Policy(const detail::Node* fixed) : node_(fixed) {}
+  /// A node made at run time, which the policy keeps alive.
   explicit Policy(std::shared_ptr<const detail::Node> owned) : node_(owned.get()), owner_(std::move(owned)) {}
 
+  /// What becomes of the value.
   Verdict operator()(const SlotInfo& slot) const { return detail::ask(*node_, slot); }
 
   /// The expression, for readers of this room.
   const detail::Node& node() const { return *node_; }
 
+  /// The greater verdict of the two.
   friend Policy operator|(const Policy& a, const Policy& b) { return combine(detail::Kind::either, a, &b); }
+  /// The lesser verdict of the two.
   friend Policy operator&(const Policy& a, const Policy& b) { return combine(detail::Kind::both, a, &b); }
+  /// Saves what the other recomputes, and recomputes the rest.
   friend Policy operator!(const Policy& a) { return combine(detail::Kind::negation, a); }
   friend Policy offload(const Policy& policy);
   friend struct lossy::Word;
 
-  /// The same expression; `dots` and `save_dot_only` answer alike and are not equal.
   /// Is it `everything`: a region under it recomputes nothing, and is as good as none?
   bool keeps_everything() const { return node_->kind == detail::Kind::everything; }
+  /// The same expression; `dots` and `save_dot_only` answer alike and are not equal.
   friend bool operator==(const Policy& a, const Policy& b) { return detail::equal(*a.node_, *b.node_); }
 
  private:
@@ -120,10 +125,14 @@ inline Policy offload(const Policy& policy) { return Policy::combine(detail::Kin
 /// the forward stays exact; so do values that several readers wait for, integers, an op's statistics (any result but
 /// the first), and every value of a tape that verifies.
 namespace lossy {
+/// A lossy verdict as a word of the language: alone, or around a policy.
 struct Word {
+  ///@{
+  /// `lossy::int8(p)`, or `lossy::int8` where a policy is asked for.
   detail::Kind kind;
   Policy operator()(const Policy& policy) const { return Policy::combine(kind, policy); }
   operator Policy() const { return (*this)(Policy()); }
+  ///@}
 };
 /// 8 significant bits: |error| <= 2^-8 |x| for each element; half the bytes of float.
 inline constexpr Word bfloat16{detail::Kind::lossy_bfloat16};
@@ -140,6 +149,7 @@ inline std::string to_string(const Policy& policy) {
   detail::print(text, policy.node());
   return text;
 }
+/// Prints `to_string(policy)`.
 inline std::ostream& operator<<(std::ostream& out, const Policy& policy) { return out << to_string(policy); }
 
 /// Saves every value: no remat.
@@ -181,19 +191,23 @@ inline constexpr Node any_name_node{.kind = Kind::names, .words = {&any_label, 1
 
 }  // namespace detail
 
+///@{
 /// Saves values that carry one of these labels (see `checkpoint_name`); "*" stands for any label.
 inline Policy names(std::vector<std::string> labels) {
   return detail::word_list(detail::Kind::names, std::move(labels));
 }
 template <class... Labels>
 requires detail::Texts<Labels...> Policy names(const Labels&... labels) { return names(detail::strings(labels...)); }
+///@}
 /// Saves values that carry any label: `names("*")`.
 inline constinit const Policy any_name{&detail::any_name_node};
 
+///@{
 /// Saves the outputs of the ops with these names: `ops("sin", "linear")`.
 inline Policy ops(std::vector<std::string> ops) { return detail::word_list(detail::Kind::ops, std::move(ops)); }
 template <class... Ops>
 requires detail::Texts<Ops...> Policy ops(const Ops&... words) { return ops(detail::strings(words...)); }
+///@}
 
 /// Does the expression ask for labels by name? What a function looks at, nobody knows.
 inline bool reads_labels(const Policy& policy) { return detail::reads_labels(policy.node()); }
