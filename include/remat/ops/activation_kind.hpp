@@ -13,13 +13,17 @@ namespace remat { inline namespace REMAT_ABI {
 /// gelu is x Phi(x) by the error function, gelu_tanh its approximation (GPT-2's); squared_relu: So et al. 2021.
 enum class Activation { relu, gelu, gelu_tanh, silu, squared_relu };
 
+/// Their names, in order.
 inline constexpr std::array<std::string_view, 5> activation_names = {"relu", "gelu", "gelu_tanh", "silu",
                                                                      "squared_relu"};
 
+///@{
+/// "relu", "gelu", "gelu_tanh", "silu" or "squared_relu".
 constexpr std::string_view to_string(Activation kind) { return activation_names[static_cast<std::size_t>(kind)]; }
 inline std::ostream& operator<<(std::ostream& out, Activation kind) { return out << to_string(kind); }
+///@}
 
-/// The activation that prints as `name`.
+/// The activation that prints as `name`; an `Error` lists the names when there is none.
 inline Activation parse_activation(std::string_view name) {
   for (std::size_t i = 0; i < activation_names.size(); ++i)
     if (name == activation_names[i]) return static_cast<Activation>(i);

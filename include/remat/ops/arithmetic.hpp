@@ -1,4 +1,4 @@
-// + - * /, maximum and minimum with NumPy broadcasting, and unary minus.
+// Sums, differences, products, quotients, maximum and minimum with NumPy broadcasting, and unary minus.
 #pragma once
 
 #include <remat/ops/binary.hpp>
@@ -69,8 +69,10 @@ struct Minimum {
 
 }  // namespace functions
 
-// Each takes two Vars, or a Var and a Parameter, Tensor or number; shapes broadcast as in NumPy. With bfloat16 a number
-// counts as a float, and only the result is rounded, as in PyTorch. Error: shapes that do not broadcast.
+/// @name Arithmetic
+/// Each takes two Vars, or a Var and a Parameter, Tensor or number; shapes broadcast as in NumPy. With bfloat16 a
+/// number counts as a float, and only the result is rounded, as in PyTorch. Error: shapes that do not broadcast.
+///@{
 
 /// a + b.
 template <class A, class B, class T = detail::ElementOf<A, B>>
@@ -107,5 +109,6 @@ template <class T>
 Var<T> operator-(const Var<T>& x) {
   return detail::unary<functions::Negate>(x);
 }
+///@}
 
 }}  // namespace remat

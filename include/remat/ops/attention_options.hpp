@@ -17,13 +17,14 @@ struct AttentionOptions {
   double dropout = 0;             // on probabilities
   Index window = 0;               // keys are seen at distances below it; 0: at any
   double soft_cap = 0;            // scores become cap * tanh(score / cap), before biases (Gemma 2); 0: as they are
-  Index query_chunk = 0;          // queries and keys to a block that is computed or skipped; 0: a cache tile. Larger
-  Index key_chunk = 0;            // ones are walked in tiles, so that no size costs memory
-  double rotary_base = 0;         // turns q and k by position (Su et al. 2021); 10000 is usual, 0: not
-  Index rotary_dims = 0;          // of each head, from its first; even; 0: all. Dimension j turns with j + dims / 2
-  Index key_position = 0;         // of key 0, for rotary
-  bool alibi = false;             // adds -slope * distance (Press et al. 2022): 2^(-8 n / N) in head n = 1 .. N, if N
-                                  // is a power of two; else see `alibi_slope`
+  Index query_chunk = 0;   // queries to a block that is computed or skipped; 0: a cache tile. Larger ones are walked
+                           // in tiles, so that no size costs memory
+  Index key_chunk = 0;     // keys to a block, likewise
+  double rotary_base = 0;  // turns q and k by position (Su et al. 2021); 10000 is usual, 0: not
+  Index rotary_dims = 0;   // of each head, from its first; even; 0: all. Dimension j turns with j + dims / 2
+  Index key_position = 0;  // of key 0, for rotary
+  bool alibi = false;      // adds -slope * distance (Press et al. 2022): 2^(-8 n / N) in head n = 1 .. N, if N
+                           // is a power of two; else see `alibi_slope`
   Index relative_max_distance = 128;  // from here on, distances share T5's last bucket
 };
 
@@ -39,9 +40,10 @@ struct AttentionMasks {
   Like<Accum<T>> relative_bias{};       // [buckets, N], added by T5's bucket of distance (Raffel et al. 2020)
 };
 
+/// How many blocks of scores a mask leaves to compute, of one batch entry and head.
 struct AttentionBlocks {
   Index visible = 0;  // with a pair that the options let see: those that attention computes
-  Index total = 0;
+  Index total = 0;    // of [T, S]
 };
 
 namespace ops {

@@ -89,9 +89,11 @@ compare(const A& a, const B& b) {
 
 }  // namespace ops
 
-// Each takes two Vars of one element type, or a Var and a Parameter, Tensor or number; shapes broadcast as in NumPy.
-// The result has no gradient. A NaN is unequal to everything and neither less nor greater. Error: shapes that do not
-// broadcast.
+/// @name Comparisons
+/// Each takes two Vars of one element type, or a Var and a Parameter, Tensor or number; shapes broadcast as in NumPy.
+/// The result has no gradient. A NaN is unequal to everything and neither less nor greater. Error: shapes that do not
+/// broadcast.
+///@{
 
 /// a == b.
 template <class A, class B, class T = detail::ElementOf<A, B>>
@@ -123,5 +125,6 @@ template <class A, class B, class T = detail::ElementOf<A, B>>
 Var<Condition> greater_equal(const A& a, const B& b) {
   return ops::compare<functions::GreaterEqual>(a, b);
 }
+///@}
 
 }}  // namespace remat

@@ -79,6 +79,7 @@ struct Concat : Op {
 
 }  // namespace ops
 
+///@{
 /// The operands one behind the other along `axis` (counted from the end when negative). Error: no operands, or shapes
 /// that differ along another axis.
 template <class T>
@@ -89,5 +90,6 @@ template <class T>
 Var<T> concat(std::initializer_list<Var<T>> xs, int axis = 0) {
   return concat(std::vector<Var<T>>(xs), axis);
 }
+///@}
 
 }}  // namespace remat

@@ -7,6 +7,7 @@
 
 namespace remat { inline namespace REMAT_ABI {
 
+/// Settings of `cross_entropy`; by default nothing is added to the plain mean.
 struct CrossEntropyOptions {
   std::int32_t ignore = -1;    // tokens with this target count for nothing
   double label_smoothing = 0;  // share of the target distribution spread over all classes (arXiv 1512.00567), < 1

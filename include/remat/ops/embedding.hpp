@@ -58,6 +58,7 @@ struct Embedding : Op {
 
 }  // namespace ops
 
+///@{
 /// table[ids]: ids [...] in [0, V), table [V, D] -> [..., D]. Rows of a float table are rounded for
 /// `embedding<bfloat16>`.
 template <class T>
@@ -72,5 +73,6 @@ template <class T>
 Var<T> embedding(const Var<std::int32_t>& ids, const Parameter<T>& table) {
   return embedding<T>(ids, Argument<T>(table));
 }
+///@}
 
 }}  // namespace remat

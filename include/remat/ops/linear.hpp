@@ -7,6 +7,7 @@
 
 namespace remat { inline namespace REMAT_ABI {
 
+/// How `linear` reads its matrix.
 struct LinearOptions {
   bool transposed = false;  // w is [F, D]: a tied embedding table, or weights of PyTorch
 };

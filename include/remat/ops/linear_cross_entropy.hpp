@@ -9,15 +9,16 @@
 
 namespace remat { inline namespace REMAT_ABI {
 
+/// Settings of `linear_cross_entropy`.
 struct LinearCrossEntropyOptions {
-  std::int32_t ignore = -1;  // these four as in CrossEntropyOptions
-  double label_smoothing = 0;
-  double z_loss = 0;
-  double soft_cap = 0;
-  bool transposed = false;  // w is [V, D]: a tied embedding table, or weights of PyTorch
-  Index chunk = 0;          // tokens whose logits exist at one time; 0: 8 MiB of them, or 256
-  // No product twice, for memory: between forward and backward lies, besides the gradient of x in the place of x, that
-  // of w.
+  std::int32_t ignore = -1;    // as in CrossEntropyOptions
+  double label_smoothing = 0;  // as in CrossEntropyOptions
+  double z_loss = 0;           // as in CrossEntropyOptions
+  double soft_cap = 0;         // as in CrossEntropyOptions
+  bool transposed = false;     // w is [V, D]: a tied embedding table, or weights of PyTorch
+  Index chunk = 0;             // tokens whose logits exist at one time; 0: 8 MiB of them, or 256
+  /// No product twice, for memory: between forward and backward lies, besides the gradient of x in the place of x, that
+  /// of w.
   bool keep_gradients = false;
 };
 

@@ -101,6 +101,7 @@ struct Matmul : Op {
 
 }  // namespace ops
 
+///@{
 /// y [.., M, N] = a [.., M, K] b [.., K, N], leading axes broadcast as in NumPy. Errors: fewer than 2 axes, columns of
 /// a that are not the rows of b, leading axes that do not broadcast.
 template <class T>
@@ -115,5 +116,6 @@ template <class T>
 Var<T> matmul(const Like<T>& a, const Var<T>& b) {
   return record(ops::Matmul<T>(), a, b)[ops::Matmul<T>::y];
 }
+///@}
 
 }}  // namespace remat

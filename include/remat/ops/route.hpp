@@ -8,6 +8,7 @@
 
 namespace remat { inline namespace REMAT_ABI {
 
+/// How `route` shares out tokens.
 struct RouteOptions {
   Index top_k = 1;     // experts a token goes to
   Index capacity = 0;  // slots of each expert; a token that comes too late gets none

@@ -10,6 +10,7 @@
 
 namespace remat { inline namespace REMAT_ABI {
 
+///@{
 /// The operands, all of one shape, along a new axis that becomes axis `axis` of the result (counted from its end when
 /// negative). Error: no operands, or of different shapes.
 template <class T>
@@ -27,7 +28,9 @@ template <class T>
 Var<T> stack(std::initializer_list<Var<T>> xs, int axis = 0) {
   return stack(std::vector<Var<T>>(xs), axis);
 }
+///@}
 
+///@{
 /// x cut along `axis` (counted from the end when negative) into parts of the given lengths; along axis 0 they are views
 /// and no ops. Error: unless the lengths are those of the whole axis together.
 template <class T>
@@ -49,6 +52,7 @@ template <class T>
 std::vector<Var<T>> split(const Var<T>& x, std::initializer_list<Index> sizes, int axis = 0) {
   return split(x, std::vector<Index>(sizes), axis);
 }
+///@}
 /// x cut along `axis` into `parts` parts of equal length, as in NumPy and JAX: a number of parts, where PyTorch's split
 /// takes their length. Error: an axis that `parts` does not divide.
 template <class T>

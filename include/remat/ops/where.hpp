@@ -69,6 +69,7 @@ struct Where : Op {
 
 }  // namespace ops
 
+///@{
 /// a where `condition` is not 0, b elsewhere; all three broadcast as in NumPy. The condition is an integer Var or
 /// Tensor, of `less` and its like or of your own; of the sides one is a Var, the other a Var, Parameter, Tensor or
 /// number. The side that is not chosen gets a gradient of exactly 0, whatever its value; behind an infinite derivative
@@ -85,6 +86,7 @@ Var<T> where(const Tensor<C>& condition, const A& a, const B& b) {
   static_assert(!is_floating(dtype_of<C>()), "where: the condition is of an integer type");
   return record(ops::Where<T, C>(), Argument<C>(condition), Argument<T>(a), Argument<T>(b))[ops::Where<T, C>::y];
 }
+///@}
 
 /// x with `value` where `mask` is not 0; the mask, an integer Var or Tensor, is stretched to the shape of x. Error: a
 /// mask that does not broadcast to it.
