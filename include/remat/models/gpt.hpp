@@ -13,23 +13,24 @@
 
 namespace remat { inline namespace REMAT_ABI { namespace models {
 
+/// Settings of a `Gpt`; vocabulary, context, model_dims and, with layers, num_heads must be given.
 struct GptConfig {
-  Index vocabulary = 0;
-  Index context = 0;  // the longest sequence
-  Index num_layers = 0;
-  Index model_dims = 0;
-  Index num_heads = 0;
-  Index num_kv_heads = 0;  // 0: num_heads
-  Index hidden_dims = 0;   // 0: 4 model_dims
-  double dropout = 0;      // on embeddings, attention probabilities and both branches
-  bool bias = true;        // of linear layers and norms
-  Activation activation = Activation::gelu;
-  bool tied_head = true;             // the head is the transposed embedding
-  Index head_chunk = 0;              // tokens whose logits exist at one time in a loss; 0: chosen by size
-  bool keep_head_gradients = false;  // no product of the head twice, for memory of the size of its weights
-  double init_deviation = 0.02;
-  Policy remat = policy::everything;
-  Index remat_every = 1;
+  Index vocabulary = 0;                      // V, the number of tokens there are
+  Index context = 0;                         // the longest sequence
+  Index num_layers = 0;                      // 0: embeddings, a norm and the head
+  Index model_dims = 0;                      // D, of every token between embedding and head
+  Index num_heads = 0;                       // N, each of model_dims / N
+  Index num_kv_heads = 0;                    // 0: num_heads
+  Index hidden_dims = 0;                     // 0: 4 model_dims
+  double dropout = 0;                        // on embeddings, attention probabilities and both branches
+  bool bias = true;                          // of linear layers and norms
+  Activation activation = Activation::gelu;  // of the feed-forwards
+  bool tied_head = true;                     // the head is the transposed embedding
+  Index head_chunk = 0;                      // tokens whose logits exist at one time in a loss; 0: chosen by size
+  bool keep_head_gradients = false;          // no product of the head twice, for memory of the size of its weights
+  double init_deviation = 0.02;       // of matrices and tables; of those that end a branch 1 / sqrt(2 num_layers) of it
+  Policy remat = policy::everything;  // what survives until backward in each region; everything: no regions
+  Index remat_every = 1;              // layers to a region
   std::vector<std::string> attention_shared_ids{};     // a shared_weight_id for each layer, or empty
   bool combined_qkv = true;                            // one projection for query, key and value
   bool fused_attention = true;                         // false: scores exist whole, to compare with; without dropout
@@ -41,14 +42,15 @@ struct GptConfig {
 /// A copy is a handle to the same weights: for weights of its own, build it on a registry of its own and `copy_values`.
 template <class T>
 struct Gpt {
-  const GptConfig config;  // as built; what still rules is set by set_remat and in the parts
-  std::string path;
-  nn::Embedding<T> embedding;
-  Parameter<Accum<T>> positions;  // [context, D]
-  nn::StackedTransformer<T> decoder;
-  nn::Norm<T> final_norm;
+  const GptConfig config;                   // as built; what still rules is set by set_remat and in the parts
+  std::string path;                         // the model's path in the registry
+  nn::Embedding<T> embedding;               // of tokens: [V, D]
+  Parameter<Accum<T>> positions;            // [context, D]
+  nn::StackedTransformer<T> decoder;        // the layers
+  nn::Norm<T> final_norm;                   // before the head
   std::optional<Parameter<Accum<T>>> head;  // [V, D] when not tied
 
+  /// Makes its parameters in `where`. An `Error` names the first setting that is out of its range.
   Gpt(const Scope& where, const GptConfig& c) : Gpt(LayerScope(where), checked(c, where.use_path()), 0) {}
 
   /// Of the steps recorded from now on.
@@ -71,11 +73,12 @@ struct Gpt {
         {.transposed = true, .chunk = config.head_chunk, .keep_gradients = config.keep_head_gradients});
   }
 
+  /// How `generate` chooses tokens.
   struct Generation {
-    Index length = 500;
+    Index length = 500;        // tokens behind the prompt
     double temperature = 0.8;  // 0: the likeliest token
     Index top_k = 0;           // 0: all tokens
-    std::uint64_t seed = 1;
+    std::uint64_t seed = 1;    // of the choices
   };
   /// `prompt` (not empty) followed by `length` sampled tokens; the last `context` tokens are looked at. An `Error` for
   /// options and ids out of range, before any work, and for logits that are NaN or infinite, which names the token.

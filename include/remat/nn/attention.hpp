@@ -16,12 +16,13 @@ namespace remat { inline namespace REMAT_ABI { namespace nn {
 /// A copy is a handle to the same weights.
 template <class T>
 struct MultiHeadAttention {
-  const AttentionConfig config;  // as built, with what was 0 filled in
-  std::string path;
+  const AttentionConfig config;                // as built, with what was 0 filled in
+  std::string path;                            // the layer's path in the model
   std::optional<Linear<T>> qkv;                // combined: [D, (N + 2K) H]
   std::optional<Linear<T>> query, key, value;  // separate: [D, N H], [Dm, K H], [Dm, K H]
   std::optional<Linear<T>> out;                // [N H, D]
 
+  /// Makes its parameters in `where`. An `Error` names the first setting that is out of its range.
   MultiHeadAttention(const Scope& where, const AttentionConfig& given)
       : config(completed(given, where.use_path())), path(where.use_path()) {
     const AttentionConfig& c = config;
@@ -43,6 +44,7 @@ struct MultiHeadAttention {
     scope.complete();
   }
 
+  /// Keys and values of a memory, for any number of calls of `attend`.
   struct KeysValues {
     Var<T> keys, values;  // [B, S, K H]
   };
@@ -70,7 +72,7 @@ struct MultiHeadAttention {
     return attend(x, keys_values(memory));
   }
 
-  /// Of memory [B, S, Dm], or of x itself.
+  /// Keys and values of memory [B, S, Dm], or of x itself.
   KeysValues keys_values(const Var<T>& memory) const {
     const auto here = memory.tape().layer(path);
     require(!qkv, path, ": queries are projected apart from keys and values here; set combined_qkv = false");

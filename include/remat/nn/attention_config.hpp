@@ -8,24 +8,25 @@
 
 namespace remat { inline namespace REMAT_ABI { namespace nn {
 
+/// Settings of `MultiHeadAttention`; model_dims and num_heads must be given.
 struct AttentionConfig {
-  Index model_dims = 0;
-  Index num_heads = 0;
+  Index model_dims = 0;    // D, of what enters and leaves
+  Index num_heads = 0;     // N, of queries
   Index num_kv_heads = 0;  // 0: one for each query head; 1: multi-query (Shazeer 2019); between: grouped (Ainslie 2023)
   Index head_dims = 0;     // 0: model_dims / num_heads
   Index memory_dims = 0;   // of what cross attention looks at, projected apart from queries; 0: model_dims
   bool causal = true;      // of self attention; cross attention sees the whole memory
   bool combined_qkv = false;  // one projection for query, key and value: one GEMM instead of three
-  bool bias = true;
-  double dropout = 0;      // on attention probabilities
-  Index window = 0;        // of self attention: keys are seen at distances below it; 0: at any
-  double soft_cap = 0;     // of scores, as in Gemma 2; 0: none
-  double rotary_base = 0;  // of self attention: turns queries and keys by position (Su et al. 2021); 0: not
-  Index rotary_dims = 0;   // of each head, even, with rotary_base only; 0: all
-  bool alibi = false;      // of self attention: linear biases (Press et al. 2022)
-  Index key_chunk = 0;     // keys to a block; 0: a cache tile
-  bool fused = true;       // false: scores [B, N, T, S] exist whole, to compare with. Then there are none of dropout,
-                           // window, soft_cap, rotary, alibi, key_chunk and fewer key/value heads
+  bool bias = true;           // of the projections
+  double dropout = 0;         // on attention probabilities
+  Index window = 0;           // of self attention: keys are seen at distances below it; 0: at any
+  double soft_cap = 0;        // of scores, as in Gemma 2; 0: none
+  double rotary_base = 0;     // of self attention: turns queries and keys by position (Su et al. 2021); 0: not
+  Index rotary_dims = 0;      // of each head, even, with rotary_base only; 0: all
+  bool alibi = false;         // of self attention: linear biases (Press et al. 2022)
+  Index key_chunk = 0;        // keys to a block; 0: a cache tile
+  bool fused = true;  // false: scores [B, N, T, S] exist whole, to compare with. Then there are none of dropout,
+                      // window, soft_cap, rotary, alibi, key_chunk and fewer key/value heads
   std::optional<Initializer> init{}, out_init{};  // of the projections; Xavier uniform when empty
   std::string shared_weight_id{};                 // layers that carry one id use one set of weights
 };

@@ -14,7 +14,7 @@ struct BlockwiseConfig {
                           // chunks too, and held whole, so the layer needs combined_qkv = false
   Index key_chunk = 0;    // keys to a block of fused self attention; 0: a cache tile
   Index ffn_chunk = 0;    // of the feed-forward, inside a query chunk if there is one
-  Policy policy = policy::nothing;
+  Policy policy = policy::nothing;  // what each chunk keeps until backward
 };
 
 }}}  // namespace remat::nn

@@ -8,20 +8,22 @@
 
 namespace remat { inline namespace REMAT_ABI { namespace nn {
 
+/// Settings of `Embedding`; vocabulary and model_dims must be given.
 struct EmbeddingConfig {
-  Index vocabulary = 0;
-  Index model_dims = 0;
-  Initializer init = init::normal(0.02);
-  std::string shared_weight_id{};
+  Index vocabulary = 0;                   // V, the number of rows
+  Index model_dims = 0;                   // D, the length of a row
+  Initializer init = init::normal(0.02);  // of the table
+  std::string shared_weight_id{};         // layers that carry one id use one table
 };
 
 /// Looks up rows of `table` [V, D].
 /// A copy is a handle to the same weights.
 template <class T>
 struct Embedding {
-  Parameter<Accum<T>> table;
-  std::string path;
+  Parameter<Accum<T>> table;  // [V, D], at `table`
+  std::string path;           // the layer's path in the model
 
+  /// Makes its parameters in `where`. An `Error` names the first setting that is out of its range.
   Embedding(const Scope& where, const EmbeddingConfig& config) : path(where.use_path()) {
     require(config.vocabulary > 0 && config.model_dims > 0, path,
             ": embedding needs vocabulary and model_dims > 0, got ", config.vocabulary, " and ", config.model_dims);

@@ -10,15 +10,16 @@
 
 namespace remat { inline namespace REMAT_ABI { namespace nn {
 
+/// Settings of `FeedForward`; model_dims and hidden_dims must be given.
 struct FeedForwardConfig {
-  Index model_dims = 0;
-  Index hidden_dims = 0;
-  Activation activation = Activation::gelu;
-  bool gated = false;  // act(x Wg) * (x W1) (Shazeer 2020); with silu it is SwiGLU
-  bool bias = true;
-  double dropout = 0;                                            // on the activation
-  std::optional<Initializer> init{}, out_init{};                 // of ffn1 and ffn2; Xavier uniform when empty
-  std::string shared_weight_id{};                                // the whole layer
+  Index model_dims = 0;                           // D, of what enters and leaves
+  Index hidden_dims = 0;                          // F, between the two linears
+  Activation activation = Activation::gelu;       // of the first linear, or of the gate
+  bool gated = false;                             // act(x Wg) * (x W1) (Shazeer 2020); with silu it is SwiGLU
+  bool bias = true;                               // of the linears
+  double dropout = 0;                             // on the activation
+  std::optional<Initializer> init{}, out_init{};  // of ffn1 and ffn2; Xavier uniform when empty
+  std::string shared_weight_id{};                 // the whole layer
   std::string ffn1_shared_weight_id{}, ffn2_shared_weight_id{};  // one matrix; biases stay private
   BlockwiseConfig blockwise{};                                   // of which `ffn_chunk` and `policy` count here
 };
@@ -38,10 +39,11 @@ inline const FeedForwardConfig& checked(const FeedForwardConfig& c, const std::s
 /// A copy is a handle to the same weights.
 template <class T>
 struct FeedForward {
-  const FeedForwardConfig config;  // as built
-  std::string path;
+  const FeedForwardConfig config;             // as built
+  std::string path;                           // the layer's path in the model
   std::optional<Linear<T>> ffn1, gate, ffn2;  // [D, F], [D, F] when gated, [F, D]
 
+  /// Makes its parameters in `where`. An `Error` names the first setting that is out of its range.
   FeedForward(const Scope& where, const FeedForwardConfig& c)
       : config(checked(c, where.use_path())), path(where.use_path()) {
     const LayerScope scope(where, c.shared_weight_id);

@@ -9,10 +9,11 @@
 
 namespace remat { inline namespace REMAT_ABI { namespace nn {
 
+/// Settings of `Linear`; input_dims and output_dims must be given.
 struct LinearConfig {
-  Index input_dims = 0;
-  Index output_dims = 0;
-  bool bias = true;
+  Index input_dims = 0;               // D, of what enters
+  Index output_dims = 0;              // F, of what leaves
+  bool bias = true;                   // without it, b is never made
   std::optional<Initializer> init{};  // of w; Xavier uniform when empty. b starts at 0
   std::string shared_weight_id{};     // layers with one id share w; each keeps its own bias
 };
@@ -21,9 +22,10 @@ struct LinearConfig {
 /// A copy is a handle to the same weights.
 template <class T>
 struct Linear {
-  Parameter<Accum<T>> w, b;
-  std::string path;
+  Parameter<Accum<T>> w, b;  // [D, F], [F]
+  std::string path;          // the layer's path in the model
 
+  /// Makes its parameters in `where`. An `Error` names the first setting that is out of its range.
   Linear(const Scope& where, const LinearConfig& config) : path(where.use_path()) {
     require(config.input_dims > 0 && config.output_dims > 0, path,
             ": linear needs input_dims and output_dims > 0, got ", config.input_dims, " and ", config.output_dims);

@@ -10,21 +10,23 @@
 
 namespace remat { inline namespace REMAT_ABI { namespace nn {
 
+/// Settings of `LayerNorm`; model_dims must be given.
 struct LayerNormConfig {
-  Index model_dims = 0;
-  bool bias = true;
-  double epsilon = 1e-5;
-  std::string shared_weight_id{};
+  Index model_dims = 0;            // D, the length of the last axis
+  bool bias = true;                // without it, only `scale` is made
+  double epsilon = 1e-5;           // added to the variance
+  std::string shared_weight_id{};  // layers that carry one id use one set of weights
 };
 
 /// Mean 0 and variance 1, then `scale` [D] and `bias` [D] (Ba, Kiros, Hinton 2016).
 /// A copy is a handle to the same weights.
 template <class T>
 struct LayerNorm {
-  Parameter<Accum<T>> scale, bias;
-  double epsilon;
-  std::string path;
+  Parameter<Accum<T>> scale, bias;  // [D], at `scale` and `bias`
+  double epsilon;                   // added to the variance
+  std::string path;                 // the layer's path in the model
 
+  /// Makes its parameters in `where`. An `Error` names the first setting that is out of its range.
   LayerNorm(const Scope& where, const LayerNormConfig& config) : epsilon(config.epsilon), path(where.use_path()) {
     require(config.model_dims > 0, path, ": layer norm needs model_dims > 0, got ", config.model_dims);
     detail::check_positive(path, "epsilon", epsilon);
@@ -47,20 +49,22 @@ struct LayerNorm {
   }
 };
 
+/// Settings of `RmsNorm`; model_dims must be given.
 struct RmsNormConfig {
-  Index model_dims = 0;
-  double epsilon = 1e-6;
-  std::string shared_weight_id{};
+  Index model_dims = 0;            // D, the length of the last axis
+  double epsilon = 1e-6;           // added to the mean square
+  std::string shared_weight_id{};  // layers that carry one id use one set of weights
 };
 
 /// Root mean square 1, then `scale` [D] (Zhang and Sennrich 2019).
 /// A copy is a handle to the same weights.
 template <class T>
 struct RmsNorm {
-  Parameter<Accum<T>> scale;
-  double epsilon;
-  std::string path;
+  Parameter<Accum<T>> scale;  // [D], at `scale`
+  double epsilon;             // added to the mean square
+  std::string path;           // the layer's path in the model
 
+  /// Makes its parameters in `where`. An `Error` names the first setting that is out of its range.
   RmsNorm(const Scope& where, const RmsNormConfig& config) : epsilon(config.epsilon), path(where.use_path()) {
     require(config.model_dims > 0, path, ": RMS norm needs model_dims > 0, got ", config.model_dims);
     detail::check_positive(path, "epsilon", epsilon);
@@ -89,17 +93,20 @@ enum class NormKind { layer_norm, rms_norm };
 /// A copy is a handle to the same weights.
 template <class T>
 struct Norm {
-  std::variant<LayerNorm<T>, RmsNorm<T>> layer;
+  std::variant<LayerNorm<T>, RmsNorm<T>> layer;  // the one that was asked for
 
+  /// Of vectors of `model_dims` numbers; `bias` is of layer norms alone.
   Norm(const Scope& scope, NormKind kind, Index model_dims, bool bias = true)
       : layer(
             kind == NormKind::layer_norm
                 ? std::variant<LayerNorm<T>, RmsNorm<T>>(LayerNorm<T>(scope, {.model_dims = model_dims, .bias = bias}))
                 : std::variant<LayerNorm<T>, RmsNorm<T>>(RmsNorm<T>(scope, {.model_dims = model_dims}))) {}
+  /// x [..., D] -> [..., D]
   template <SkipTypeOf<T> X>
   Var<T> operator()(const Var<X>& x) const {
     return std::visit([&](const auto& norm) { return norm(x); }, layer);
   }
+  /// x + dropout(branch, rate), and the norm of that: x and branch [..., D].
   template <SkipTypeOf<T> X>
   SkipNorm<T, X> operator()(const Var<X>& x, const Var<T>& branch, double rate) const {
     return std::visit([&](const auto& norm) { return norm(x, branch, rate); }, layer);

@@ -19,18 +19,18 @@
 
 namespace remat { inline namespace REMAT_ABI { namespace nn {
 
+/// Settings of `RoutedFeedForward`; model_dims, hidden_dims and num_experts must be given.
 struct RoutedFeedForwardConfig {
-  Index model_dims = 0;
-  Index hidden_dims = 0;  // of each expert
-  Index num_experts = 0;
+  Index model_dims = 0;           // D, of what enters and leaves
+  Index hidden_dims = 0;          // of each expert
+  Index num_experts = 0;          // E, of which each token goes to `top_k`
   Index top_k = 1;                // experts a token goes to
   double capacity_factor = 1.25;  // of an expert, relative to an even share; num_experts / top_k drops no token
-  Activation activation = Activation::gelu;
-  bool gated = false;  // act(x Wg) * (x W1), as in Mixtral
-  double dropout = 0;  // on the activation
-  std::optional<Initializer> init{},
-      out_init{};  // of the experts' first and second matrices; Xavier uniform when empty
-  std::string shared_weight_id{};
+  Activation activation = Activation::gelu;       // of the first matrix, or of the gate
+  bool gated = false;                             // act(x Wg) * (x W1), as in Mixtral
+  double dropout = 0;                             // on the activation
+  std::optional<Initializer> init{}, out_init{};  // of the first and of the second matrices; Xavier uniform when empty
+  std::string shared_weight_id{};                 // layers that carry one id use one set of weights, router included
 };
 
 /// Experts of two matrices each, without biases (Shazeer et al. 2017). A router picks `top_k` of them for each token
@@ -41,10 +41,11 @@ struct RoutedFeedForwardConfig {
 template <class T>
 struct RoutedFeedForward {
   const RoutedFeedForwardConfig config;  // as built
-  std::string path;
+  std::string path;                      // the layer's path in the model
   std::optional<Linear<T>> router;       // [D, E]
   Parameter<Accum<T>> ffn1, gate, ffn2;  // [E, D, F], the same when gated, [E, F, D]
 
+  /// Makes its parameters in `where`. An `Error` names the first setting that is out of its range.
   RoutedFeedForward(const Scope& where, const RoutedFeedForwardConfig& c) : config(c), path(where.use_path()) {
     detail::check_rate(path, "dropout", c.dropout);
     detail::check_init(path, "init", c.init);
@@ -85,7 +86,7 @@ struct RoutedFeedForward {
     return {out.reshape(x.shape()), load_balancing_loss(probabilities, to.experts)};
   }
 
-  /// Of each expert, for so many tokens.
+  /// The slots of each expert for so many tokens: an even share of them times `capacity_factor`.
   Index capacity(Index tokens) const {
     const double share =
         static_cast<double>(tokens) * static_cast<double>(config.top_k) / static_cast<double>(config.num_experts);

@@ -8,12 +8,13 @@
 
 namespace remat { inline namespace REMAT_ABI { namespace nn {
 
+/// Settings of `StackedTransformer`.
 struct StackedTransformerConfig {
-  std::vector<TransformerLayerConfig> layers{};
-  Policy remat = policy::everything;  // what survives until backward in each region; everything: no regions
-  Index remat_every = 1;              // layers to a region
-  std::string shared_weight_id{};
-  std::optional<SkipStream> skip_stream{};  // of every layer; empty: what the layers say, and all say the same
+  std::vector<TransformerLayerConfig> layers{};  // first to last, all of one model_dims
+  Policy remat = policy::everything;             // what survives until backward in each region; everything: no regions
+  Index remat_every = 1;                         // layers to a region
+  std::string shared_weight_id{};                // the whole stack
+  std::optional<SkipStream> skip_stream{};       // of every layer; empty: what the layers say, and all say the same
 };
 
 /// Layers one after another, `remat_every` of them to a checkpoint region (after Praxis's StackedTransformer). Shared
@@ -23,11 +24,13 @@ struct StackedTransformerConfig {
 /// A copy is a handle to the same weights.
 template <class T>
 struct StackedTransformer {
-  std::vector<TransformerLayer<T>> layers;
-  Policy remat;
-  Index remat_every;
-  std::string path;
+  std::vector<TransformerLayer<T>> layers;  // first to last
+  Policy remat;                             // of the steps recorded from now on
+  Index remat_every;                        // layers to a region
+  std::string path;                         // the stack's path in the model
 
+  /// Makes its parameters in `where`, at `layer_0`, `layer_1` and so on. An `Error` names the first setting that is out
+  /// of its range or fits no other layer.
   StackedTransformer(const Scope& where, const StackedTransformerConfig& config)
       : remat(config.remat), remat_every(config.remat_every), path(where.use_path()) {
     check(config);

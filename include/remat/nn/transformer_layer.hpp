@@ -12,20 +12,21 @@
 
 namespace remat { inline namespace REMAT_ABI { namespace nn {
 
+/// Settings of `TransformerLayer`; model_dims and num_heads must be given.
 struct TransformerLayerConfig {
-  Index model_dims = 0;
-  Index hidden_dims = 0;  // 0: 4 model_dims
-  Index num_heads = 0;
-  NormKind norm = NormKind::layer_norm;
-  NormPlacement norm_placement = NormPlacement::pre;
-  bool norm_bias = true;                             // of layer norms; RMS norms have none
-  double dropout = 0;                                // on every branch, before the skip connection
-  AttentionConfig attention{};                       // model_dims and num_heads come from above where 0
-  std::optional<AttentionConfig> cross_attention{};  // of a decoder, to a memory; filled in likewise
-  FeedForwardConfig ffn{};                           // model_dims and hidden_dims likewise
-  BlockwiseConfig blockwise{};                       // of attention and feed-forward too, where theirs say nothing
-  std::string shared_weight_id{};                    // the whole layer
-  SkipStream skip_stream = SkipStream::accum;
+  Index model_dims = 0;                               // D, of what enters and leaves
+  Index hidden_dims = 0;                              // 0: 4 model_dims
+  Index num_heads = 0;                                // N, of queries
+  NormKind norm = NormKind::layer_norm;               // of every norm of the layer
+  NormPlacement norm_placement = NormPlacement::pre;  // before or behind each branch
+  bool norm_bias = true;                              // of layer norms; RMS norms have none
+  double dropout = 0;                                 // on every branch, before the skip connection
+  AttentionConfig attention{};                        // model_dims and num_heads come from above where 0
+  std::optional<AttentionConfig> cross_attention{};   // of a decoder, to a memory; filled in likewise
+  FeedForwardConfig ffn{};                            // model_dims and hidden_dims likewise
+  BlockwiseConfig blockwise{};                        // of attention and feed-forward too, where theirs say nothing
+  std::string shared_weight_id{};                     // the whole layer
+  SkipStream skip_stream = SkipStream::accum;         // the type of the skip connections
 };
 
 /// `c` with what follows from the others where it is 0. An `Error` names the first setting that is out of its range or
@@ -77,15 +78,16 @@ inline TransformerLayerConfig completed(TransformerLayerConfig c, const std::str
 /// A copy is a handle to the same weights.
 template <class T>
 struct TransformerLayer {
-  const TransformerLayerConfig config;  // as built, with what was 0 filled in
-  std::string path;
-  Norm<T> attention_norm;
-  MultiHeadAttention<T> attention;
-  std::optional<Norm<T>> cross_attention_norm;
-  std::optional<MultiHeadAttention<T>> cross_attention;
-  Norm<T> ffn_norm;
-  FeedForward<T> ffn;
+  const TransformerLayerConfig config;                   // as built, with what was 0 filled in
+  std::string path;                                      // the layer's path in the model
+  Norm<T> attention_norm;                                // before or behind `attention`
+  MultiHeadAttention<T> attention;                       // of the layer to itself
+  std::optional<Norm<T>> cross_attention_norm;           // before or behind `cross_attention`
+  std::optional<MultiHeadAttention<T>> cross_attention;  // to a memory, where the config has it
+  Norm<T> ffn_norm;                                      // before or behind `ffn`
+  FeedForward<T> ffn;                                    // the last branch
 
+  /// Makes its parameters in `where`. An `Error` names the first setting that is out of its range.
   TransformerLayer(const Scope& where, const TransformerLayerConfig& given)
       : TransformerLayer(LayerScope(where, given.shared_weight_id), completed(given, where.use_path()), 0) {}
 
