@@ -14,7 +14,7 @@ namespace remat { inline namespace REMAT_ABI { namespace data {
 
 /// Tokens [B, T], and as targets the tokens one position later, [B, T].
 struct Batch {
-  Tensor<std::int32_t> inputs, targets;
+  Tensor<std::int32_t> inputs, targets;  // [B, T]
 
   /// Sequences [begin, end): a micro-batch. Its tape is told `.first_row = begin, .rows = end - begin`.
   Batch rows(Index begin, Index end) const {
@@ -50,6 +50,7 @@ class RandomBatches {
 
   RandomBatches(const std::vector<std::int32_t>&&, Index, Index, std::uint64_t, const std::string& = "") = delete;
 
+  /// The batches of step 0, 1 and so on, one with each call.
   Batch next() { return at(step_++); }
   /// The batch of `step`, in [0, 2^32).
   Batch at(Index step) const {
@@ -104,6 +105,8 @@ class RandomBatches {
 /// the whole, weight each batch by `targets.size()`. The tokens must outlive this object.
 class SequentialBatches {
  public:
+  /// Windows of `length` tokens, `batch` to a batch; `name` stands for the tokens in errors. An `Error` for fewer than
+  /// 2 tokens.
   SequentialBatches(std::span<const std::int32_t> tokens, Index batch, Index length, const std::string& name = "tokens")
       : tokens_(tokens), batch_(batch), length_(length) {
     require(batch > 0 && length > 0, name, ": batch ", batch, " and length ", length, " must be at least 1");
@@ -129,15 +132,22 @@ class SequentialBatches {
     return {from(first * length_), from(first * length_ + 1)};
   }
 
+  /// Goes from batch to batch; good as long as its `SequentialBatches`.
   struct Iterator {
+    ///@{
+    /// What a loop asks of an iterator: batch `i` of `batches` is made when it is read.
     const SequentialBatches* batches;
     Index i;
     Batch operator*() const { return batches->at(i); }
     Iterator& operator++() { return ++i, *this; }
     bool operator==(const Iterator& other) const { return i == other.i; }
+    ///@}
   };
+  ///@{
+  /// The first batch, and the end behind the last.
   Iterator begin() const& { return {this, 0}; }
   Iterator end() const& { return {this, size()}; }
+  ///@}
   void begin() const&& = delete;  // an iterator points to its batches
   void end() const&& = delete;
 

@@ -28,20 +28,29 @@ class TextCorpus {
     return TextCorpus(text, Vocabulary::of(text), name);
   }
 
+  /// Every token is below it.
   Index vocabulary_size() const { return vocabulary_.size(); }
+  /// The characters, by token.
   const Vocabulary& vocabulary() const& { return vocabulary_; }
   Vocabulary vocabulary() && { return std::move(vocabulary_); }
+  ///@{
+  /// As those of `Vocabulary`.
   std::vector<std::int32_t> encode(std::string_view text) const { return vocabulary_.encode(text); }
   std::string decode(std::span<const std::int32_t> tokens) const { return vocabulary_.decode(tokens); }
+  ///@}
 
+  /// All tokens.
   std::span<const std::int32_t> tokens() const& { return tokens_; }
+  /// The first 90 % of them.
   std::span<const std::int32_t> train_tokens() const& { return tokens().first(train_count()); }
+  /// The rest.
   std::span<const std::int32_t> validation_tokens() const& { return tokens().subspan(train_count()); }
   /// Of a temporary corpus: copies, since a span would point into what is gone.
   std::vector<std::int32_t> tokens() && { return std::move(tokens_); }
   std::vector<std::int32_t> train_tokens() && { return copy(train_tokens()); }
   std::vector<std::int32_t> validation_tokens() && { return copy(validation_tokens()); }
 
+  ///@{
   /// Batches that point into this corpus, which must outlive them; their errors name the file.
   RandomBatches train_batches(Index batch, Index length, std::uint64_t seed) const& {
     return {train_tokens(), batch, length, seed, name_ + " (first 90 %)"};
@@ -49,6 +58,7 @@ class TextCorpus {
   SequentialBatches validation_batches(Index batch, Index length) const& {
     return {validation_tokens(), batch, length, name_ + " (last 10 %)"};
   }
+  ///@}
   void train_batches(Index, Index, std::uint64_t) && = delete;
   void validation_batches(Index, Index) && = delete;
 

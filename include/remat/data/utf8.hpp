@@ -8,7 +8,9 @@
 
 namespace remat { inline namespace REMAT_ABI { namespace data::utf8 {
 
+/// One behind the last, U+10FFFF.
 inline constexpr char32_t end_of_code_points = 0x110000;
+/// What `next` gives for bytes that are no code point.
 inline constexpr char32_t invalid = 0xFFFFFFFF;
 
 /// The code point at `at`, which moves behind it; `invalid`, and one byte further, where there is none.
@@ -35,6 +37,7 @@ inline char32_t next(std::string_view text, std::size_t& at) {
   return c;
 }
 
+/// Is every byte part of a code point?
 inline bool valid(std::string_view text) {
   for (std::size_t at = 0; at < text.size();)
     if (next(text, at) == invalid) return false;

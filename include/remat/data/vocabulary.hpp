@@ -33,6 +33,7 @@ class Vocabulary {
     return Vocabulary(std::move(all), false);
   }
 
+  /// The number of characters.
   Index size() const { return static_cast<Index>(characters_.size()); }
 
   /// One token a character. An `Error` names the first character that the vocabulary lacks.

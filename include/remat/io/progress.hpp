@@ -95,7 +95,7 @@ class StepTimes {
 /// line every few seconds, or every few steps.
 class ProgressLine {
  public:
-  using Clock = std::chrono::steady_clock;
+  using Clock = std::chrono::steady_clock;  // never set back
 
   /// Without a terminal a line for the first step, the last, and others `plain_every` apart.
   explicit ProgressLine(Index steps, std::chrono::milliseconds plain_every = std::chrono::seconds(5))

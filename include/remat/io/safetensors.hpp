@@ -43,25 +43,29 @@ class SafetensorsFile {
     }
   }
 
+  /// The path it was opened by.
   const std::string& path() const& { return file_.path(); }
   std::string path() && { return file_.path(); }
   /// All tensors by name, in order of name.
   const std::map<std::string, TensorInfo>& tensors() const& { return header_.tensors; }
   std::map<std::string, TensorInfo> tensors() && { return std::move(header_.tensors); }
+  /// The texts under the header's `__metadata__`.
   const std::map<std::string, std::string>& metadata() const& { return header_.metadata; }
   std::map<std::string, std::string> metadata() && { return std::move(header_.metadata); }
+  /// The names of all tensors, sorted.
   std::vector<std::string> names() const {
     std::vector<std::string> all;
     for (const auto& [name, info] : tensors()) all.push_back(name);
     return all;
   }
-  /// Type, shape and place of one tensor; an `Error` lists near names when there is none.
   TensorInfo info(const std::string& name) && { return std::as_const(*this).info(name); }
+  /// Type, shape and place of one tensor; an `Error` lists near names when there is none.
   const TensorInfo& info(const std::string& name) const& {
     const auto found = tensors().find(name);
     require(found != tensors().end(), path(), ": has no tensor \"", name, '"', near(name, names()));
     return found->second;
   }
+  ///@{
   /// One tensor; an `Error` when its type is another.
   template <class T>
   Tensor<T> read(const std::string& name) const {
@@ -75,6 +79,7 @@ class SafetensorsFile {
     file_.read(tensor.mutable_data(), tensor.bytes(), data_begin_ + found.begin);
     return tensor;
   }
+  ///@}
 
   /// `; the nearest names are ...`: those that share the longest beginning and end with `name`.
   static std::string near(std::string_view name, std::vector<std::string> names) {

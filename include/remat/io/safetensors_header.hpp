@@ -17,15 +17,15 @@ namespace remat { inline namespace REMAT_ABI { namespace io {
 
 /// One tensor of a file.
 struct TensorInfo {
-  std::string dtype{};  // as in the file: "F32"
-  Shape shape{};
+  std::string dtype{};             // as in the file: "F32"
+  Shape shape{};                   // axis lengths
   std::size_t begin = 0, end = 0;  // bytes, relative to the end of the header
 };
 
 /// What a header says.
 struct SafetensorsHeader {
-  std::map<std::string, TensorInfo> tensors{};
-  std::map<std::string, std::string> metadata{};
+  std::map<std::string, TensorInfo> tensors{};    // by name
+  std::map<std::string, std::string> metadata{};  // what `__metadata__` holds
 };
 
 /// The format's name of an element type.

@@ -21,15 +21,16 @@ namespace remat { inline namespace REMAT_ABI { namespace optim {
 /// Settings of the parameters whose path a pattern fits, `*` any run of characters and `?` one, as in
 /// `ParameterRegistry::freeze`. What is unset is the config's own.
 struct AdamWGroup {
-  std::string parameters{};
-  std::optional<double> learning_rate_scale{};  // a factor of the step's learning rate; unset: 1
-  std::optional<double> beta1{}, beta2{}, epsilon{};
-  std::optional<double> weight_decay{};  // of all of them, however many axes they have
+  std::string parameters{};                           // a pattern over their paths
+  std::optional<double> learning_rate_scale{};        // a factor of the step's learning rate; unset: 1
+  std::optional<double> beta1{}, beta2{}, epsilon{};  // as those of the config
+  std::optional<double> weight_decay{};               // of all of them, however many axes they have
 };
 
+/// Settings of `AdamW`; the defaults are those of PyTorch.
 struct AdamWConfig {
-  double beta1 = 0.9;
-  double beta2 = 0.999;   // small GPTs learn better with 0.99
+  double beta1 = 0.9;     // share of the mean of gradients that each update keeps
+  double beta2 = 0.999;   // of the mean of their squares; small GPTs learn better with 0.99
   double epsilon = 1e-8;  // where it is 0, an element whose gradients were all 0 becomes NaN (0 / 0), as in PyTorch
   double weight_decay = 0.01;  // of parameters with two axes or more; biases and norms decay only where a group says so
   std::vector<AdamWGroup> groups{};  // the first that fits a parameter's path counts for it
@@ -38,6 +39,7 @@ struct AdamWConfig {
 /// Updates every parameter of a registry, each once however many layers share it. Computes what PyTorch's AdamW does.
 class AdamW {
  public:
+  /// Of all parameters of the registry. An `Error` names the first setting that is out of its range.
   explicit AdamW(const ParameterRegistry& parameters, const AdamWConfig& config = {})
       : parameters_(parameters.handle()), config_(config) {
     const auto check = [](const std::string& of, const char* name, double value, bool is_good, const char* rule) {
@@ -93,6 +95,7 @@ class AdamW {
     for (const auto& [path, state] : states_) bytes += state.mean.bytes() + state.square.bytes();
     return bytes;
   }
+  /// As it was given.
   const AdamWConfig& config() const { return config_; }
 
  private:

@@ -46,6 +46,7 @@ inline void require_trainable(const ParameterEntry& entry, const char* what) {
 /// cache, instead of in a pass of its own over memory: `tape.backward(loss, norm.in_backward())`.
 class GlobalNorm {
  public:
+  /// Of all parameters of the registry.
   explicit GlobalNorm(const ParameterRegistry& parameters) : parameters_(parameters.handle()) {}
 
   /// For one backward, the last before `value`; gradients must not be changed between the two.

@@ -10,10 +10,10 @@ namespace remat { inline namespace REMAT_ABI { namespace optim {
 /// Linear warmup to `peak`, then half a cosine down to `minimum` at step `steps`, which holds from there on (Loshchilov
 /// and Hutter 2017; the warmup is nanoGPT's: step 0 already learns).
 struct WarmupCosine {
-  double peak = 1e-3;
-  double minimum = 1e-4;
-  Index warmup = 100;
-  Index steps = 2000;
+  double peak = 1e-3;     // at step `warmup`
+  double minimum = 1e-4;  // from step `steps` on
+  Index warmup = 100;     // steps of warmup, among `steps`
+  Index steps = 2000;     // of the whole schedule
 
   /// The learning rate of `step`, counted from 0. An `Error` when the fields make no schedule.
   double operator()(Index step) const {
