@@ -11,15 +11,22 @@ namespace remat { inline namespace REMAT_ABI {
 template <class T>
 class View {
  public:
+  /// Views what the frame points at.
   View(T* data, const Shape& shape) : data_(data), shape_(&shape) {}
+  /// The axis lengths.
   const Shape& shape() const { return *shape_; }
+  /// The number of elements.
   Index size() const { return shape_->size(); }
+  /// All axes but the last, multiplied.
   Index rows() const { return shape_->rows(); }
+  /// The last axis; 1 for a scalar.
   Index cols() const { return shape_->back(); }
+  /// The elements in row-major order.
   T* data() const {
     require(data_ != nullptr || size() == 0, "backward reads a value that residuals() did not declare");
     return data_;
   }
+  /// Row i of `rows()`, `cols()` elements.
   T* row(Index i) const { return data_ + i * cols(); }
 
  private:
@@ -30,16 +37,19 @@ class View {
 /// The values of one run of one op. In `backward` only declared residuals have data; shapes can always be read.
 class Frame {
  public:
+  /// One operand or result, for the engine to fill in.
   struct Value {
-    void* data = nullptr;
-    Shape shape{};
-    bool present = false;
+    void* data = nullptr;     // null: not declared by `residuals`
+    Shape shape{};            // axis lengths
+    bool present = false;     // false: left out
     void* grad = nullptr;     // null: not wanted (operand) or zero (result)
     bool accumulate = false;  // add to the gradient that is there, for operands whose rule says `adds`
   };
-  std::vector<Value> inputs, outputs;
-  std::byte* scratch_memory = nullptr;
+  std::vector<Value> inputs, outputs;   // set by the engine
+  std::byte* scratch_memory = nullptr;  // see `scratch`
 
+  ///@{
+  /// An operand to read, or a result to write (in `backward` to read).
   template <class T>
   View<const T> operator[](In<T> x) const {
     return {static_cast<const T*>(in(x).data), in(x).shape};
@@ -48,6 +58,8 @@ class Frame {
   View<T> operator[](Out<T> y) const {
     return {static_cast<T*>(out(y).data), out(y).shape};
   }
+  ///@}
+  /// False for an operand that was left out.
   template <class T>
   bool has(In<T> x) const {
     return static_cast<std::size_t>(x.index) < inputs.size() && in(x).present;
@@ -62,6 +74,8 @@ class Frame {
   bool accumulate(In<T> x) const {
     return in(x).accumulate;
   }
+  ///@{
+  /// The gradient of an operand, to write; only of those that `wants` is true for.
   template <class T>
   View<T> grad(In<T> x) const {
     return {static_cast<T*>(in(x).grad), in(x).shape};
@@ -70,11 +84,13 @@ class Frame {
   View<Accum<T>> grad(Weight<T> x) const {
     return {static_cast<Accum<T>*>(in(x).grad), in(x).shape};
   }
+  ///@}
   /// False: the gradient of this result is zero, and nowhere.
   template <class T>
   bool has_grad(Out<T> y) const {
     return out(y).grad != nullptr;
   }
+  /// The gradient of a result, to read; only of those that `has_grad` is true for.
   template <class T>
   View<const T> grad(Out<T> y) const {
     return {static_cast<const T*>(out(y).grad), out(y).shape};

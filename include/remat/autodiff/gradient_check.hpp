@@ -10,6 +10,7 @@
 
 namespace remat { inline namespace REMAT_ABI {
 
+/// How `gradient_check` takes differences.
 struct GradientCheckOptions {
   double step = 1e-3;      // of the differences; their error grows as its fourth power and as 1e-16 over it
   std::uint64_t seed = 1;  // of the tapes, so that dropout drops the same elements each time
@@ -17,16 +18,18 @@ struct GradientCheckOptions {
 
 /// What `gradient_check` found; prints as a table.
 struct GradientCheckResult {
+  /// What was found for one input.
   struct Input {
-    Shape shape{};
-    double max_gradient = 0;  // greatest magnitude, analytic or numeric
-    double max_error = 0;     // greatest difference of the two, at element `worst`:
-    Index worst = 0;
-    double analytic = 0, numeric = 0;
-    double scale = 0;  // what errors are measured by
+    Shape shape{};                     // of the input
+    double max_gradient = 0;           // greatest magnitude, analytic or numeric
+    double max_error = 0;              // greatest difference of the two, at element `worst`
+    Index worst = 0;                   // number of the element, row-major
+    double analytic = 0, numeric = 0;  // the two gradients of that element
+    double scale = 0;                  // what errors are measured by
+    /// `max_error` over `scale`.
     double relative_error() const { return max_error == 0 ? 0 : max_error / scale; }
   };
-  std::vector<Input> inputs;
+  std::vector<Input> inputs;  // in order
 
   /// The greatest error, relative to the greatest gradient of its input; NaN if a gradient is NaN.
   double error() const {
@@ -37,9 +40,11 @@ struct GradientCheckResult {
     }
     return greatest;
   }
+  /// Is every gradient right, to `tolerance`?
   bool ok(double tolerance = 1e-7) const { return error() <= tolerance; }
 };
 
+/// One line an input.
 inline std::ostream& operator<<(std::ostream& out, const GradientCheckResult& result) {
   const auto row = [&out](auto input, auto shape, auto gradient, auto error, auto worst, auto analytic, auto numeric) {
     out << std::left << std::setw(6) << input << std::setw(18) << shape << std::right << std::setw(14) << gradient

@@ -25,6 +25,7 @@ enum class MemoryClass : std::uint8_t {
   gradient,   // of results and inputs
   workspace,  // scratch, and results of the forward that nothing reads later
 };
+/// "saved", "replayed", "gradient" or "workspace".
 constexpr std::string_view to_string(MemoryClass c) {
   constexpr std::string_view names[] = {"saved", "replayed", "gradient", "workspace"};
   return names[static_cast<int>(c)];
@@ -32,23 +33,23 @@ constexpr std::string_view to_string(MemoryClass c) {
 
 /// One block that was alive at a tape's peak.
 struct LiveBlock {
-  std::size_t bytes = 0;  // rounded up to 64
-  MemoryClass kind = MemoryClass::workspace;
-  std::string op{};          // that made the value, or whose scratch it is
-  std::string layer_path{};  // of the use
-  Index slot = -1;           // of the value or gradient; -1 for scratch
+  std::size_t bytes = 0;                      // rounded up to 64
+  MemoryClass kind = MemoryClass::workspace;  // what it is for
+  std::string op{};                           // that made the value, or whose scratch it is
+  std::string layer_path{};                   // of the use
+  Index slot = -1;                            // of the value or gradient; -1 for scratch
 };
 
 /// What a step did and held. Bytes are rounded up to 64 for each value; parameters, their gradients, optimizer state
 /// and inputs are never counted.
 struct TapeStats {
-  Index ops_recorded = 0;
-  Index ops_replayed = 0;
-  std::map<std::string, Index> replayed_by_op{};
-  double forward_flops = 0;
-  double backward_flops = 0;  // replays included
-  double replay_flops = 0;
-  double batched_flops = 0;          // of attention and batched products, replays included
+  Index ops_recorded = 0;                         // in forward
+  Index ops_replayed = 0;                         // in backward
+  std::map<std::string, Index> replayed_by_op{};  // how many of these, by the op's name
+  double forward_flops = 0;                       // of contractions, 2mnk each, as all flops here
+  double backward_flops = 0;                      // replays included
+  double replay_flops = 0;                        // of what ran again
+  double batched_flops = 0;                       // of attention and batched products, replays included
   double moved_bytes = 0;            // read and written by all ops, replays included: what memory-bound time goes by
   std::size_t saved_bytes = 0;       // held in memory when backward begins, beside the loss
   std::size_t offloaded_bytes = 0;   // written to the offload file
@@ -56,6 +57,7 @@ struct TapeStats {
   std::vector<LiveBlock> at_peak{};  // who made up the peak, largest first; of a tape that ran, not of a plan
 };
 
+/// @cond inside
 using SlotId = std::int32_t;
 
 /// A place on the tape: one result of one op, an input, or a parameter.
@@ -142,19 +144,22 @@ struct PlannableRegion {
   std::vector<SlotId> returned{};
 };
 
+/// @endcond
+
 /// The part of a sequence that `blockwise` works on: elements [offset, offset + length) of `whole` along `axis`.
 struct ChunkPlace {
-  int axis = 0;
-  Index offset = 0, length = 0, whole = 0;
-  bool is_cut_elsewhere = false;  // an outer `blockwise` cuts another axis
+  int axis = 0;                             // counted from the front
+  Index offset = 0, length = 0, whole = 0;  // elements
+  bool is_cut_elsewhere = false;            // an outer `blockwise` cuts another axis
 };
 
 /// The part of the step's batch that a tape works on: rows [first_row, first_row + rows).
 struct BatchPart {
-  Index first_row = 0, rows = 0;
-  bool is_regrouped = false;  // the values at hand are not laid out by rows of the batch
+  Index first_row = 0, rows = 0;  // 0 rows: the whole batch
+  bool is_regrouped = false;      // the values at hand are not laid out by rows of the batch
 };
 
+/// @cond inside
 /// What a plan needs beside the program to run it again under another policy.
 struct Event {
   enum class Kind : std::uint8_t {
@@ -171,5 +176,7 @@ struct Event {
   std::int32_t id =
       -1;  // a node, a slot whose last Var (or last one that passes gradients) died, a region, a plannable region
 };
+
+/// @endcond
 
 }}  // namespace remat

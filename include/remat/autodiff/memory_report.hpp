@@ -15,9 +15,11 @@ namespace remat { inline namespace REMAT_ABI {
 
 /// Live bytes of a tape after one allocation or release.
 struct MemorySample {
-  double seconds = 0;  // since the tape was made
-  std::size_t bytes[4]{};
+  double seconds = 0;      // since the tape was made
+  std::size_t bytes[4]{};  // by class
+  /// Bytes of one class.
   std::size_t operator[](MemoryClass c) const { return bytes[static_cast<int>(c)]; }
+  /// Bytes of all classes.
   std::size_t total() const { return bytes[0] + bytes[1] + bytes[2] + bytes[3]; }
 };
 

@@ -9,13 +9,13 @@ namespace remat { inline namespace REMAT_ABI {
 
 /// What an op costs. Flops count contractions only, 2mnk each; bytes of scratch are all that its `Frame` grants.
 struct Cost {
-  double flops = 0;           // of forward
-  double backward_flops = 0;  // of backward, for the gradients that are wanted
-  std::size_t forward_scratch = 0, backward_scratch = 0;
-  bool dot = false;      // a contraction, for policies
-  bool batched = false;  // with batch dimensions
-  bool coupled = false;  // its results are kept together or not at all
-  bool nested = false;   // its scratch is what tapes of its own take: counted, but not given
+  double flops = 0;                                       // of forward
+  double backward_flops = 0;                              // of backward, for the gradients that are wanted
+  std::size_t forward_scratch = 0, backward_scratch = 0;  // bytes
+  bool dot = false;                                       // a contraction, for policies
+  bool batched = false;                                   // with batch dimensions
+  bool coupled = false;                                   // its results are kept together or not at all
+  bool nested = false;  // its scratch is what tapes of its own take: counted, not given
 };
 
 /// How the gradient of one operand may be made more cheaply than by writing it whole to a buffer of its own.
@@ -35,12 +35,15 @@ class Op {
   /// `name` is a literal: what policies, errors and reports call the op.
   explicit Op(const char* name) : name_(name) {}
   virtual ~Op() = default;
+  /// As given: "linear".
   const char* name() const { return name_; }
   /// Types and shapes of the results. Every check of the operands lives here.
   virtual Specs infer(const Operands& in) const = 0;
+  /// What it costs; by default nothing.
   virtual Cost cost(const Operands& /*in*/, const Specs& /*out*/) const { return {}; }
   /// What `backward` reads, given which gradients are wanted.
   virtual Residuals residuals(const Wanted& wanted) const = 0;
+  /// Writes every result whole, from the operands.
   virtual void forward(Frame& f) const = 0;
   /// Writes `grad(x)` of each wanted operand from the gradients of the results.
   virtual void backward(Frame& f) const = 0;

@@ -14,16 +14,16 @@ namespace remat { inline namespace REMAT_ABI {
 
 /// A value that is kept between forward and backward, beside inputs, parameters and the loss.
 struct SavedResidual {
-  Index slot = 0;  // place on the tape
-  std::vector<std::string> labels{};
-  std::string op{};
-  std::string layer_path{};  // of the use that made it
-  DType dtype = DType::float32;
-  Shape shape{};
-  std::size_t bytes = 0;            // in memory or, offloaded, on disk
-  Verdict verdict = Verdict::save;  // of the outermost region around it; save outside regions
-  std::string why{};                // who reads it: "backward of sin", "replay of linear (decoder/layer_0)"
-  bool labelled_part = false;       // a label was given to a slice of it; the whole is kept
+  Index slot = 0;                     // place on the tape
+  std::vector<std::string> labels{};  // given by checkpoint_name
+  std::string op{};                   // that made it
+  std::string layer_path{};           // of the use that made it
+  DType dtype = DType::float32;       // of an element
+  Shape shape{};                      // axis lengths
+  std::size_t bytes = 0;              // in memory or, offloaded, on disk
+  Verdict verdict = Verdict::save;    // of the outermost region around it; save outside regions
+  std::string why{};                  // who reads it: "backward of sin", "replay of linear (decoder/layer_0)"
+  bool labelled_part = false;         // a label was given to a slice of it; the whole is kept
 };
 
 namespace detail {

@@ -12,6 +12,7 @@
 
 namespace remat { inline namespace REMAT_ABI {
 
+/// What a `Tape` records for, and what it notes beside.
 struct TapeOptions {
   std::uint64_t seed = 0;       // of dropout, with `step`
   std::optional<Index> step{};  // in [0, 2^32); a random op recorded in Mode::train needs one
@@ -19,7 +20,7 @@ struct TapeOptions {
   /// those that the whole batch has there, for values whose first axis is that of rows, or rows and what lies inside
   /// them ([B T, D]). Other values, and `next_random`, draw what no other part draws.
   Index first_row = 0, rows = 0;
-  Mode mode = Mode::train;
+  Mode mode = Mode::train;          // train, evaluate or plan
   std::string offload_directory{};  // where values go that a policy offloads; empty: the system's temporary folder
   bool verify = false;    // run every op twice and compare bits, in replays too; an Error names the first that differs
   bool trace = false;     // note when each op ran, see io/trace.hpp
@@ -27,8 +28,9 @@ struct TapeOptions {
   bool find_nan = false;  // an Error names the op and layer of the first NaN; also by REMAT_FIND_NAN in the environment
 };
 
+/// What is asked of an input.
 struct InputOptions {
-  bool wants_gradient = false;
+  bool wants_gradient = false;  // `tape.grad(x)` will be asked for, after backward
 };
 
 namespace detail {
@@ -42,6 +44,7 @@ inline constexpr Index max_rows = Index{1} << 29;  // of a step's batch, see ops
 ///     tape.backward(loss);  // adds into the gradient of each parameter
 class Tape {
  public:
+  /// An empty tape; an `Error` for a step or rows out of range.
   explicit Tape(const TapeOptions& options = {}) : program_(new Program) {
     program_->tape = this;
     program_->mode = options.mode;
@@ -65,7 +68,9 @@ class Tape {
   Tape& operator=(const Tape&) = delete;
   ~Tape() { program_->end(); }
 
+  /// Train, evaluate or plan, as its options say.
   Mode mode() const { return program_->mode; }
+  /// False in evaluate mode, where nothing is dropped and nothing kept for backward.
   bool is_training() const { return mode() != Mode::evaluate; }
 
   /// Brings a tensor onto the tape; shares its bytes, unless a span of `Tensor::write` may still change them.
@@ -191,6 +196,7 @@ class Tape {
     program_->note(Event::Kind::keep, x.where().slot);
   }
 
+  /// What the step did and held until now; all of it after backward.
   TapeStats stats() const {
     TapeStats stats = program_->stats;
     stats.peak_bytes = program_->account->peak_bytes;
@@ -225,6 +231,7 @@ class Tape {
   /// batch random ops then draw from a stream of its own, whatever their first axis is.
   class RegroupGuard {
    public:
+    /// See `regrouped`.
     explicit RegroupGuard(Program& program)
         : part_(program.part), before_(std::exchange(program.part.is_regrouped, true)) {}
     RegroupGuard(const RegroupGuard&) = delete;
@@ -235,6 +242,7 @@ class Tape {
     BatchPart& part_;
     bool before_;
   };
+  /// Makes that guard: `const auto regrouped = tape.regrouped();`.
   RegroupGuard regrouped() { return RegroupGuard(*program_); }
 
   /// The part of a sequence that ops recorded now work on, inside `blockwise`: random ops count from there.
@@ -243,6 +251,7 @@ class Tape {
   /// While the guard lives, ops belong to the layer `path`, in policies, errors and reports.
   class LayerGuard {
    public:
+    /// See `layer`.
     LayerGuard(Program& program, std::string_view path) : program_(program), before_(program.path) {
       if (program.paths[static_cast<std::size_t>(before_)] != path) program.path = program.path_id(path);
     }
@@ -254,10 +263,14 @@ class Tape {
     Program& program_;
     std::int32_t before_;
   };
+  /// Makes that guard, as layers do first: `const auto here = tape.layer(path);`.
   LayerGuard layer(std::string_view path) { return {*program_, path}; }
 
+  ///@{
+  /// What was recorded, for the engine and for plans.
   Program& program() { return *program_; }
   const Program& program() const { return *program_; }
+  ///@}
 
  private:
   /// Why there may be none to differentiate by.

@@ -13,9 +13,12 @@ namespace remat { inline namespace REMAT_ABI {
 class AnyVar {
  public:
   AnyVar() = default;
+  /// A handle to a place on a tape.
   AnyVar(Counted<Program> program, Operand where) : program_(std::move(program)), where_(where) {
     program_->add_var(where_);
   }
+  ///@{
+  /// Another handle to the same value.
   AnyVar(const AnyVar& other) : program_(other.program_), where_(other.where_) {
     if (program_) program_->add_var(where_);
   }
@@ -25,13 +28,18 @@ class AnyVar {
     std::swap(where_, other.where_);
     return *this;
   }
+  ///@}
   ~AnyVar() {
     if (program_) program_->drop_var(where_);
   }
 
+  /// Was a value given to it?
   explicit operator bool() const { return static_cast<bool>(program_); }
+  /// The axis lengths.
   const Shape& shape() const& { return where_.shape; }
   Shape shape() && { return where_.shape; }
+  ///@{
+  /// Slot and tape, for ops and the engine; `program()` is an `Error` where there is none or its tape is gone.
   const Operand& where() const { return where_; }
   Program& program() const {
     require(static_cast<bool>(program_), "var: used before a value was given to it");
@@ -39,6 +47,8 @@ class AnyVar {
     return *program_;
   }
   const Counted<Program>& shared_program() const { return program_; }
+  ///@}
+  /// The tape it lies on; an `Error` when there is none any more.
   Tape& tape() const { return *program().tape; }
 
  private:
@@ -50,7 +60,7 @@ class AnyVar {
 template <class T>
 class Var : public AnyVar {
  public:
-  using value_type = T;
+  using value_type = T;  // the element type
   using AnyVar::AnyVar;
 
   /// The value. An `Error` in plan mode, when backward has freed it, or when its region or tape is closed.
@@ -127,20 +137,27 @@ template <class T>
 class Argument {
  public:
   Argument() = default;
+  ///@{
+  /// A value on a tape.
   Argument(const Var<T>& var) : held_(std::in_place_type<Var<T>>, var) {}
   Argument(Var<T>&& var) : held_(std::in_place_type<Var<T>>, std::move(var)) {}
+  ///@}
   /// Where `T` is bfloat16, a float parameter is its master: the op reads its cast. A parameter that was never made
   /// counts as nothing: an optional bias.
   template <class Master>
   requires std::is_same_v<Master, T> || std::is_same_v<Master, Accum<T>> Argument(const Parameter<Master>& parameter) {
     if (parameter) held_ = parameter.entry();
   }
+  /// A constant.
   Argument(Tensor<T> tensor) : held_(std::move(tensor)) {}
+  /// A constant of shape [], which broadcasts.
   template <class Number>
   requires std::is_arithmetic_v<Number> Argument(Number value) : held_(Tensor<T>(Shape{}, static_cast<T>(value))) {}
 
+  /// The Var; null where it is anything else.
   const AnyVar* var() const { return std::get_if<Var<T>>(&held_); }
   Shape shape() && { return std::as_const(*this).shape(); }
+  /// The axis lengths; [] where it is nothing.
   const Shape& shape() const& {
     static constexpr Shape nothing{};
     if (const AnyVar* const v = var()) return v->shape();
@@ -148,7 +165,9 @@ class Argument {
     const auto* constant = std::get_if<Tensor<T>>(&held_);
     return constant != nullptr ? constant->shape() : nothing;
   }
+  /// False for nothing, as of an optional bias.
   bool has_value() const { return held_.index() != 0; }
+  /// Its place on a tape, where it is brought to when it has none; for ops. An `Error` for a Var of another tape.
   Operand on(Program& program) const {
     if (const AnyVar* const v = var()) {
       require(&v->program() == &program, "an op's operands lie on two tapes");
@@ -173,6 +192,7 @@ using Like = std::type_identity_t<Argument<T>>;
 /// The results of a recorded op; `results[LayerNorm<T>::y]` is a Var.
 class Results {
  public:
+  /// Takes over the Vars that recording counted.
   Results(Counted<Program> program, const detail::Recorded& recorded)
       : program_(std::move(program)), first_(recorded.first), count_(recorded.count) {}
   Results(const Results&) = delete;
@@ -180,6 +200,7 @@ class Results {
   ~Results() {
     for (int i = 0; i < count_; ++i) program_->drop_var({first_ + i});
   }
+  /// A result by its name.
   template <class T>
   Var<T> operator[](Out<T> y) const {
     return Var<T>(program_, {first_ + y.index, 0, program_->slot(first_ + y.index).spec.shape});

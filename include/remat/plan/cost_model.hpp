@@ -11,11 +11,12 @@ namespace remat { inline namespace REMAT_ABI {
 
 /// Rates that predict a step's time. Flops alone mislead: most ops of a transformer are bound by memory.
 struct CostModel {
-  double flops_per_second = 1e11;
-  double bytes_per_second = 1e10;
-  double seconds_per_op = 2e-6;  // recording, threads starting and joining
-  double batched_factor = 3;     // small products between softmaxes take that many times as long as one large product
+  double flops_per_second = 1e11;  // of large products
+  double bytes_per_second = 1e10;  // of everything else
+  double seconds_per_op = 2e-6;    // recording, threads starting and joining
+  double batched_factor = 3;       // small products between softmaxes take that many times as long as one large product
 
+  /// The time of so many flops, `batched_flops` among them, bytes moved and ops run.
   double seconds(double flops, double batched_flops, double bytes, double ops) const {
     return (flops + (batched_factor - 1) * batched_flops) / flops_per_second + bytes / bytes_per_second +
            ops * seconds_per_op;
@@ -24,6 +25,7 @@ struct CostModel {
   double seconds(const Node& node) const {
     return seconds(node.cost.flops, node.cost.batched ? node.cost.flops : 0, node.moved_bytes, 1);
   }
+  /// The time of a step.
   double seconds(const TapeStats& stats) const {
     // Each recorded op runs forward and, mostly, backward.
     return seconds(stats.forward_flops + stats.backward_flops, stats.batched_flops, stats.moved_bytes,

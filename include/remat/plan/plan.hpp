@@ -20,9 +20,9 @@ namespace remat { inline namespace REMAT_ABI {
 
 /// One policy of a plan and what a step under it would do.
 struct PlannedPolicy {
-  std::string name{};
-  Policy policy{};
-  TapeStats stats{};
+  std::string name{};  // as the phrase book has it, or what the plan chose
+  Policy policy{};     // of every outermost region
+  TapeStats stats{};   // of the step
   double seconds = 0;  // by the plan's cost model
 };
 
@@ -85,12 +85,14 @@ class Plan {
     return best->policy;
   }
 
+  ///@{
   /// Policies none of which is both slower and larger than another, by growing peak.
   std::vector<PlannedPolicy> frontier() && { return std::as_const(*this).frontier(); }
   const std::vector<PlannedPolicy>& frontier() const& {
     if (frontier_.empty()) make_frontier();
     return frontier_;
   }
+  ///@}
 
  private:
   PlannedPolicy planned(std::string name, const Policy& policy, const std::optional<Policy>& replacement) const {
@@ -165,6 +167,7 @@ PlannedPolicy planned_step(Step&& step, const CostModel& model = CostModel::of_t
   return row;
 }
 
+/// The rows as a table: peak and bytes held for backward, ops replayed, flops of replays, predicted time.
 inline std::ostream& operator<<(std::ostream& out, const Plan& plan) {
   const auto line = [&out](std::string_view name, const auto& peak, const auto& held, const auto& replays,
                            const auto& gflop, const auto& ms) {

@@ -18,6 +18,7 @@ namespace remat { inline namespace REMAT_ABI {
 ///     model.decoder.remat = plans({batch.inputs.shape()}, loss).within(budget);
 class PlanCache {
  public:
+  /// For at most `capacity` plans; an `Error` for 0.
   explicit PlanCache(std::size_t capacity = 64) : capacity_(capacity) {
     require(capacity > 0, "plan cache: a capacity of 0 keeps no plan");
   }
@@ -36,6 +37,7 @@ class PlanCache {
     if (plans_.size() > capacity_) plans_.pop_back();
     return plans_.front().second;
   }
+  /// How many plans it holds.
   std::size_t size() const { return plans_.size(); }
 
  private:
