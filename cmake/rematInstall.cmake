@@ -1,4 +1,4 @@
-# `cmake --install`: the headers, and a package for find_package(remat).
+# `cmake --install`: the headers, a package for find_package(remat), and the documentation.
 include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
 set(package_dir "${CMAKE_INSTALL_DATADIR}/cmake/remat")
@@ -12,4 +12,8 @@ write_basic_package_version_file("${PROJECT_BINARY_DIR}/rematConfigVersion.cmake
 install(FILES "${PROJECT_BINARY_DIR}/rematConfig.cmake" "${PROJECT_BINARY_DIR}/rematConfigVersion.cmake"
               cmake/rematIo.cmake cmake/rematCompiled.cmake DESTINATION "${package_dir}")
 install(DIRECTORY cmake/compiled DESTINATION "${package_dir}")
-install(FILES LICENSE DESTINATION "${CMAKE_INSTALL_DOCDIR}")
+# README and pages lie as they do here, so that their links hold; the reference where `./run docs` has made it.
+install(FILES LICENSE README.md DESTINATION "${CMAKE_INSTALL_DOCDIR}")
+install(DIRECTORY docs examples DESTINATION "${CMAKE_INSTALL_DOCDIR}"
+        FILES_MATCHING PATTERN "*.md" PATTERN "*.svg" PATTERN "*.cpp" PATTERN "*.hpp")
+install(DIRECTORY build/docs/html DESTINATION "${CMAKE_INSTALL_DOCDIR}" OPTIONAL)
