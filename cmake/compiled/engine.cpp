@@ -1,3 +1,3 @@
 #include <remat/compiled.hpp>
 
-REMAT_ENGINE()
+REMAT_EACH_ENTRANCE()

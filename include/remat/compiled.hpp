@@ -1,5 +1,5 @@
-// The engine, and the ops, layers and models that most programs use, of float, double and bfloat16, as declarations. A program that
-// includes this header and links remat::compiled takes them from there and compiles none itself.
+// The engine, and the ops, layers and models that most programs use, of float, double and bfloat16, as declarations. A
+// program that includes this header and links remat::compiled takes them from there and compiles none itself.
 #pragma once
 
 #include <remat/models.hpp>
@@ -80,7 +80,7 @@
   HOW template struct remat::ops::Norm<T, remat::ops::RmsNormRow, true, X, X>;
 
 // Of the engine, what programs call.
-#define REMAT_ENGINE(HOW)                                                                                            \
+#define REMAT_EACH_ENTRANCE(HOW)                                                                                     \
   HOW template remat::detail::Recorded remat::detail::record<>(remat::Program&, std::shared_ptr<const remat::Op>,    \
                                                                std::span<const remat::Operand>);                     \
   HOW template void remat::detail::run_backward<>(remat::Program&, remat::SlotId, const remat::GradientHook&);       \
@@ -95,7 +95,7 @@
                                                                       remat::DType);                                 \
   HOW template void remat::optim::AdamW::update_all<>(double, double);
 
-REMAT_ENGINE(extern)
+REMAT_EACH_ENTRANCE(extern)
 REMAT_EACH_OP(extern, float)
 REMAT_EACH_OP(extern, double)
 REMAT_EACH_OP(extern, remat::bfloat16)

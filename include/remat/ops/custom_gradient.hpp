@@ -12,10 +12,10 @@ namespace remat { inline namespace REMAT_ABI {
 /// What the derivative of a composite op is made from.
 template <class T>
 struct CustomBackward {
-  Tape& tape;
-  std::vector<Var<T>> inputs;
-  Var<T> result, gradient;   // of equal shape
-  std::vector<bool> wanted;  // which of the inputs' gradients are; those of others may be left unset
+  Tape& tape;                  // of the derivative alone
+  std::vector<Var<T>> inputs;  // as they were given to `forward`
+  Var<T> result, gradient;     // what it gave, and the gradient of that, of equal shape
+  std::vector<bool> wanted;    // which of the inputs' gradients are; those of others may be left unset
 };
 
 namespace ops {
