@@ -7,6 +7,7 @@
 #include <ops/try_op.hpp>
 #include <remat/ops/arithmetic.hpp>
 #include <remat/ops/cross_entropy.hpp>
+#include <remat/ops/reduce.hpp>
 #include <vector>
 
 namespace {
@@ -76,6 +77,64 @@ TEST(CrossEntropy, FollowsItsDefinition) {
       EXPECT_NEAR(cross_entropy(tape.input(x), ids, o).item(), by_definition(x, ids, o, ones), 1e-11);
       EXPECT_NEAR(cross_entropy(tape.input(x), ids, o, weights).item(), by_definition(x, ids, o, weights), 1e-11);
     }
+}
+
+// One by one, their sum and their mean; what does not count is 0.
+TEST(CrossEntropy, ReducesAsAsked) {
+  const Tensor<double> x = random_tensor<double>({2, 3, 33}, 1), ones({2, 3}, 1), some({2, 3}, {0.5, 2, 100, 0, 3, 4});
+  const Ids targets({2, 3}, {0, 32, 7, 5, 8, 7});
+  for (CrossEntropyOptions o : {CrossEntropyOptions{.ignore = 7}, CrossEntropyOptions{7, 0.1, 0.01, 1.5}})
+    for (const Tensor<double>& weights : {ones, some}) {
+      const auto loss = [&](Tape& tape, Reduction reduction) {
+        o.reduction = reduction;
+        return cross_entropy(tape.input(x), targets, o, weights);
+      };
+      Tape tape;
+      const auto each = loss(tape, Reduction::none), total = loss(tape, Reduction::sum);
+      ASSERT_EQ(each.shape(), targets.shape());
+      ASSERT_EQ(total.shape(), Shape{});
+      double sum = 0, weight = 0;
+      for (Index i = 0; i < 6; ++i) {
+        const bool counts = targets[i] != 7 && weights[i] != 0;
+        if (!counts) {
+          EXPECT_EQ(each.value()[i], 0) << i;
+          continue;
+        }
+        const Tensor<double> row({1, 33}, std::span<const double>(x.data() + i * 33, 33)), one({1}, 1);
+        EXPECT_NEAR(each.value()[i], weights[i] * by_definition(row, Ids({1}, targets[i]), o, one), 1e-11) << i;
+        sum += each.value()[i];
+        weight += weights[i];
+      }
+      EXPECT_NEAR(total.item(), sum, 1e-12);
+      EXPECT_NEAR(loss(tape, Reduction::mean).item(), sum / weight, 1e-13);
+    }
+}
+
+// Each token's gradient is scaled by that of its loss. A number that multiplies a loss could as well be its weight.
+TEST(CrossEntropy, EachLossPassesItsOwnGradient) {
+  const auto x = random_tensor<double>({4, 33}, 1), upstream = Tensor<double>({4}, {2, 0, -0.5, 3});
+  const Ids targets({4}, {0, 5, 32, -1});
+  const auto gradient = [&](Reduction reduction, const Tensor<double>& weights, const Tensor<double>& factors) {
+    Tape tape;
+    const auto logits = tape.input(x, {.wants_gradient = true});
+    tape.backward(
+        sum(cross_entropy(logits, targets, {.label_smoothing = 0.1, .reduction = reduction}, weights) * factors));
+    return tape.grad(logits).copy();
+  };
+  const Tensor<double> ones({4}, 1), weights({4}, {1, 2, 3, 4});
+  const auto expected = gradient(Reduction::sum, upstream, Tensor<double>({}, 1));
+  EXPECT_TRUE(same_bits(gradient(Reduction::none, ones, upstream), expected));
+  const auto both = gradient(Reduction::none, weights, upstream);
+  for (Index i = 0; i < both.size(); ++i) EXPECT_NEAR(both[i], weights[i / 33] * expected[i], 1e-14);
+}
+
+TEST(CrossEntropy, OfNoTokensThereAreNoLosses) {
+  Tape tape;
+  const auto logits = tape.input(Tensor<float>({0, 5}), {.wants_gradient = true});
+  const auto each = cross_entropy(logits, Ids({0}), {.reduction = Reduction::none});
+  EXPECT_EQ(each.shape(), Shape{0});
+  EXPECT_EQ(cross_entropy(logits, Ids({0}), {.reduction = Reduction::sum}).item(), 0.0F);
+  tape.backward(sum(each));
 }
 
 TEST(CrossEntropy, EqualLogitsCostTheSameHoweverSmooth) {

@@ -7,6 +7,7 @@
 #include <promises/op_bench.hpp>
 #include <remat/ops/arithmetic.hpp>
 #include <remat/ops/linear_cross_entropy.hpp>
+#include <remat/ops/reduce.hpp>
 #include <remat/ops/unary.hpp>
 #include <vector>
 
@@ -68,6 +69,36 @@ TEST(LinearCrossEntropy, EqualsTheUnchunkedMean) {
               EXPECT_NEAR(found.gradients[k][i], expected.gradients[k][i], 1e-12) << "operand " << k;
         }
       }
+}
+
+// Losses one by one lie where the whole logits would have put them, and each passes its own gradient.
+TEST(LinearCrossEntropy, ReducesAsTheUnchunked) {
+  const auto x = random_tensor<double>({7, 5}, 1), w = random_tensor<double>({5, 9}, 2),
+             b = random_tensor<double>({9}, 3), factors = random_tensor<double>({7}, 4);
+  for (const Reduction reduction : {Reduction::none, Reduction::sum}) {
+    const auto reduced = [&](const Var<double>& loss) {
+      EXPECT_EQ(loss.shape(), reduction == Reduction::none ? Shape{7} : Shape{});
+      return sum(loss * (reduction == Reduction::none ? factors : Tensor<double>({}, -3.0)));
+    };
+    const auto expected = step(x, w, b, [&](const auto& x, const auto& w, const auto& b) {
+      return reduced(
+          cross_entropy(linear(x, w, b), uneven_targets(), {.z_loss = 0.01, .reduction = reduction}, uneven_weights()));
+    });
+    for (const bool keeps : {false, true})
+      for (const Index chunk : {1, 3, 7}) {
+        if (keeps && reduction == Reduction::none) continue;
+        SCOPED_TRACE(testing::Message() << "chunk " << chunk << ", gradients kept " << keeps);
+        const LinearCrossEntropyOptions o{
+            .z_loss = 0.01, .chunk = chunk, .keep_gradients = keeps, .reduction = reduction};
+        const auto found = step(x, w, b, [&](const auto& x, const auto& w, const auto& b) {
+          return reduced(linear_cross_entropy(x, w, b, uneven_targets(), o, uneven_weights()));
+        });
+        EXPECT_NEAR(found.loss, expected.loss, 1e-11);
+        for (std::size_t k = 0; k < 3; ++k)
+          for (Index i = 0; i < expected.gradients[k].size(); ++i)
+            EXPECT_NEAR(found.gradients[k][i], expected.gradients[k][i], 1e-11) << "operand " << k;
+      }
+  }
 }
 
 TEST(LinearCrossEntropy, IsZeroWhenNoTokenCounts) {
@@ -245,6 +276,9 @@ TEST(LinearCrossEntropy, RefusesWhatDoesNotFit) {
   };
   EXPECT_EQ(error({.transposed = true}), "linear_cross_entropy: x has 5 features, w expects 9");
   EXPECT_EQ(error({.chunk = -1}), "linear_cross_entropy: chunk -1 is not >= 0 (0: chosen by size)");
+  EXPECT_EQ(error({.keep_gradients = true, .reduction = Reduction::none}),
+            "linear_cross_entropy: keep_gradients makes gradients in forward, but with Reduction::none they depend on "
+            "the gradient of each token's loss: drop keep_gradients, or take Reduction::mean or Reduction::sum");
   EXPECT_EQ(error({.label_smoothing = 1}), "linear_cross_entropy: label_smoothing 1 is not in [0, 1)");
   EXPECT_EQ(error_of([&] { linear_cross_entropy(x, w, {}, Ids({6}, 0)); }),
             "linear_cross_entropy: targets have shape [6], logits of shape [2, 3, 9] need [2, 3]");

@@ -1,6 +1,7 @@
 // The table of op cases: one row an op or variant. It drives the checks of promises/gradients_are_right_test.cpp.
 #pragma once
 
+#include <ops/loss_cases.hpp>
 #include <ops/op_case.hpp>
 #include <remat/ops/activation.hpp>
 #include <remat/ops/argmax.hpp>
@@ -656,6 +657,7 @@ inline std::vector<OpCase> op_cases() {
            },
        .inputs = {on({{2, 7, 16}, {1, 2, 7, 7}, {8, 2}}, {{.shape = {2, 7}, .limit = 2}})}});
 
+  for (OpCase& op : loss_cases()) row(std::move(op));
   return rows;
 }
 

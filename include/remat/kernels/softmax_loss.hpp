@@ -120,30 +120,39 @@ struct SoftmaxLoss {
 };
 
 /// The sum over rows of weight times loss, in an order that depends on the shape alone. Writes `log_sum_exp` [rows] and
-/// its `rest` [rows]: 0 for a row that does not count, which is not even looked at.
+/// its `rest` [rows], and each weight times loss to `each` [rows] unless it is null: 0 for a row that does not count,
+/// which is not even looked at.
 template <class T, class Logit>
 T softmax_losses(const SoftmaxLoss<T>& loss, const LossTokens<T>& tokens, Index rows, Index classes,
-                 const Logit* logits, T* log_sum_exp, T* rest) {
+                 const Logit* logits, T* log_sum_exp, T* rest, T* each) {
   return parallel_sum<T>(rows, row_grain(8 * classes), [=](Index begin, Index end) {
     T sum = 0;
     for (Index i = begin; i < end; ++i) {
       LogSumExp<T> of_row{0};
-      if (const T weight = tokens.weight(i); weight != 0)
-        sum += weight * loss.value(numbers(logits + i * classes), classes, tokens.targets[i], of_row);
+      T value = 0;
+      if (const T weight = tokens.weight(i); weight != 0) {
+        value = loss.value(numbers(logits + i * classes), classes, tokens.targets[i], of_row);
+        sum += weight * value;
+      }
+      if (each != nullptr) each[i] = value;
       log_sum_exp[i] = of_row.value, rest[i] = of_row.rest;
     }
+    // Not above: a product with two uses would round before it is added.
+    for (Index i = begin; i < end && each != nullptr; ++i) each[i] *= tokens.weight(i);
     return sum;
   });
 }
 
-/// gradients [rows, classes] = `share` times the derivative of that sum by the logits; may be the logits' own memory.
-template <class T, class Logit, class Gradient>
+/// gradients [rows, classes] = the derivative by the logits of a number whose own by row i's weight times loss is
+/// share(i); may be the logits' own memory.
+template <class T, class Logit, class Share, class Gradient>
 void softmax_loss_gradients(const SoftmaxLoss<T>& loss, const LossTokens<T>& tokens, Index rows, Index classes,
-                            const Logit* logits, const T* log_sum_exp, const T* rest, T share, Gradient* gradients) {
+                            const Logit* logits, const T* log_sum_exp, const T* rest, Share share,
+                            Gradient* gradients) {
   parallel_for(rows, row_grain(8 * classes), [=](Index begin, Index end) {
     for (Index i = begin; i < end; ++i) {
       Gradient* to = gradients + i * classes;
-      if (const T scale = share * tokens.weight(i); scale != 0)
+      if (const T scale = share(i) * tokens.weight(i); scale != 0)
         loss.gradient(numbers(logits + i * classes), classes, tokens.targets[i], {log_sum_exp[i], rest[i]}, scale,
                       numbers(to));
       else

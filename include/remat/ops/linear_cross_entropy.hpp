@@ -20,6 +20,7 @@ struct LinearCrossEntropyOptions {
   /// No product twice, for memory: between forward and backward lies, besides the gradient of x in the place of x, that
   /// of w.
   bool keep_gradients = false;
+  Reduction reduction = Reduction::mean;  // as in CrossEntropyOptions; `none` has no gradients to keep
 };
 
 namespace ops {
@@ -31,7 +32,7 @@ struct LinearCrossEntropy : Op {
   static constexpr In<Accum<T>> b{2};
   static constexpr In<std::int32_t> targets{3};
   static constexpr In<Accum<T>> weights{4};
-  static constexpr Out<Accum<T>> loss{0}, log_sum_exp{1};  // [], [...]
+  static constexpr Out<Accum<T>> loss{0}, log_sum_exp{1};  // [] or [...], [...]
   static constexpr Out<T> kept_x{2};                       // the gradients for a loss whose own is 1, [0] if not kept
   static constexpr Out<Accum<T>> kept_w{3}, kept_b{4};
   static constexpr Out<Accum<T>> rest{5};  // [...]: what rounding left out of log_sum_exp
@@ -43,17 +44,25 @@ struct LinearCrossEntropy : Op {
   explicit LinearCrossEntropy(const LinearCrossEntropyOptions& o)
       : Op("linear_cross_entropy"),
         head({.transposed = o.transposed}),
-        token_loss({o.ignore, o.label_smoothing, o.z_loss, o.soft_cap}, targets, weights),
+        token_loss({o.ignore, o.label_smoothing, o.z_loss, o.soft_cap, o.reduction}, targets, weights),
         chunk(o.chunk),
         keeps(o.keep_gradients) {}
 
   Specs infer(const Operands& in) const override {
     require(chunk >= 0, "chunk ", chunk, " is not >= 0 (0: chosen by size)");
     token_loss.check(in, head.infer(in).front().shape);
+    require(!keeps || token_loss.is_one_number(),
+            "keep_gradients makes gradients in forward, but with Reduction::none they depend on the gradient of each "
+            "token's loss: drop keep_gradients, or take Reduction::mean or Reduction::sum");
     const Wanted wanted(in);
     const auto kept = [&](auto operand) { return keeps && wanted[operand.index] ? in[operand].shape : Shape{0}; };
-    return {loss(Shape{}),   log_sum_exp(in[targets].shape),         kept_x(kept(x)),
-            kept_w(kept(w)), kept_b(in.has(b) ? kept(b) : Shape{0}), rest(in[targets].shape)};
+    const Shape& tokens = in[targets].shape;
+    return {loss(token_loss.shape(in)),
+            log_sum_exp(tokens),
+            kept_x(kept(x)),
+            kept_w(kept(w)),
+            kept_b(in.has(b) ? kept(b) : Shape{0}),
+            rest(tokens)};
   }
   Cost cost(const Operands& in, const Specs&) const override {
     const TokenChunks<T> sizes = chunks(in[x].shape, in[w].shape);
@@ -85,21 +94,23 @@ struct LinearCrossEntropy : Op {
       return keeps && f.has(operand) && f[kept].shape() == f[operand].shape() ? f[kept].data() : nullptr;
     };
     const Gradients to{place(x, kept_x), place(w, kept_w), place(b, kept_b)};
-    const Accum<T> share = to.any() ? token_loss.mean(Accum<T>{1}, f) : Accum<T>{0};
+    const Shares shares = to.any() ? token_loss.shares_of_one(f) : Shares{};
+    Accum<T>* const each = token_loss.each(f[loss]);
     Accum<T> sum = 0;
     sizes.for_each_chunk([&](Index first, Index rows) {
       make_logits(f, sizes, first, rows, logits);
       sum += kernels::softmax_losses(token_loss.rows(), token_loss.tokens(f).from(first), rows, sizes.classes, logits,
-                                     f[log_sum_exp].data() + first, f[rest].data() + first);
-      if (to.any()) differentiate(f, sizes, first, rows, share, to);
+                                     f[log_sum_exp].data() + first, f[rest].data() + first,
+                                     each == nullptr ? nullptr : each + first);
+      if (to.any()) differentiate(f, sizes, first, rows, shares, to);
     });
-    *f[loss].data() = token_loss.mean(sum, f);
+    token_loss.write(sum, f, f[loss]);
   }
   void backward(Frame& f) const override {
     token_loss.pass_nothing_to_weights(f);
     if (!f.wants(x) && !f.wants(w) && !f.wants(b)) return;
-    const Accum<T> scale = *f.grad(loss).data();
     if (keeps) {
+      const Accum<T> scale = *f.grad(loss).data();
       if (f.wants(x)) kernels::scale_into(f[kept_x].data(), f[x].size(), scale, false, f.grad(x).data());
       if (f.wants(w)) kernels::scale_into(f[kept_w].data(), f[w].size(), scale, f.accumulate(w), f.grad(w).data());
       if (f.wants(b)) kernels::scale_into(f[kept_b].data(), f[b].size(), scale, f.accumulate(b), f.grad(b).data());
@@ -110,10 +121,10 @@ struct LinearCrossEntropy : Op {
     if (f.wants(x)) to.x = f.grad(x).data();
     if (f.wants(w)) to.w = f.grad(w).data(), to.add_w = f.accumulate(w);
     if (f.wants(b)) to.b = f.grad(b).data(), to.add_b = f.accumulate(b);
-    const Accum<T> share = token_loss.mean(scale, f);
+    const Shares shares = token_loss.shares(f, f.grad(loss));
     sizes.for_each_chunk([&](Index first, Index rows) {
       make_logits(f, sizes, first, rows, f.template scratch<Accum<T>>());
-      differentiate(f, sizes, first, rows, share, to);
+      differentiate(f, sizes, first, rows, shares, to);
     });
   }
   GradientRule gradient(int input) const override {
@@ -121,6 +132,8 @@ struct LinearCrossEntropy : Op {
   }
 
  private:
+  using Shares = typename TokenLoss<Accum<T>>::Shares;
+
   TokenChunks<T> chunks(const Shape& x_shape, const Shape& w_shape) const {
     return {x_shape, w_shape[head.options.transposed ? 0 : 1], chunk};
   }
@@ -138,14 +151,15 @@ struct LinearCrossEntropy : Op {
   };
 
   /// What a chunk gives to each gradient, from its logits in the scratch, of which nothing is left.
-  void differentiate(const Frame& f, const TokenChunks<T>& sizes, Index first, Index rows, Accum<T> share,
+  void differentiate(const Frame& f, const TokenChunks<T>& sizes, Index first, Index rows, const Shares& shares,
                      const Gradients& to) const {
     const Index d = sizes.features, v = sizes.classes;
     auto* const logits = f.template scratch<Accum<T>>();
     // Of bfloat16, the products of the gradients read them rounded.
     T* const gradients = reinterpret_cast<T*>(TokenChunks<T>::is_rounded ? logits + sizes.chunk * v : logits);
     kernels::softmax_loss_gradients(token_loss.rows(), token_loss.tokens(f).from(first), rows, v, logits,
-                                    f[log_sum_exp].data() + first, f[rest].data() + first, share, gradients);
+                                    f[log_sum_exp].data() + first, f[rest].data() + first, shares.from(first),
+                                    gradients);
     const auto products = products_of(sizes, rows);
     const bool is_later = first > 0;
     if (to.x != nullptr) products.input_gradient(gradients, f[w].data(), false, to.x + first * d);
@@ -165,7 +179,8 @@ struct LinearCrossEntropy : Op {
 
 /// `cross_entropy` of x w + b without its logits [..., V]: x [..., D], w [D, V] ([V, D] when `transposed`), b [V] or
 /// nothing, targets [...] in [0, V) or `ignore`, weights [...] or nothing. Gradients of w and b are summed chunk after
-/// chunk; the mean is over all tokens that count. Errors: as of `linear` and `cross_entropy`, and a negative `chunk`.
+/// chunk; the mean is over all tokens that count. Errors: as of `linear` and `cross_entropy`, a negative `chunk`, and
+/// gradients that are to be kept of losses one by one.
 template <class T>
 Var<Accum<T>> linear_cross_entropy(const Var<T>& x, const Like<T>& w, const Like<Accum<T>>& b,
                                    const Like<std::int32_t>& targets, const LinearCrossEntropyOptions& options = {},
