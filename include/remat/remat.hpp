@@ -16,6 +16,7 @@
 #include <remat/ops/argmax.hpp>
 #include <remat/ops/arithmetic.hpp>
 #include <remat/ops/attention.hpp>
+#include <remat/ops/binary_cross_entropy.hpp>
 #include <remat/ops/blockwise.hpp>
 #include <remat/ops/cast.hpp>
 #include <remat/ops/clamp.hpp>
@@ -29,12 +30,14 @@
 #include <remat/ops/embedding.hpp>
 #include <remat/ops/extremum.hpp>
 #include <remat/ops/gather.hpp>
+#include <remat/ops/kl_divergence.hpp>
 #include <remat/ops/layer_norm.hpp>
 #include <remat/ops/linear.hpp>
 #include <remat/ops/linear_cross_entropy.hpp>
 #include <remat/ops/load_balancing_loss.hpp>
 #include <remat/ops/logsumexp.hpp>
 #include <remat/ops/matmul.hpp>
+#include <remat/ops/mean_squared_error.hpp>
 #include <remat/ops/one_hot.hpp>
 #include <remat/ops/positions.hpp>
 #include <remat/ops/pow.hpp>

@@ -2,8 +2,12 @@
 #pragma once
 
 #include <ops/op_case.hpp>
+#include <remat/ops/arithmetic.hpp>
+#include <remat/ops/binary_cross_entropy.hpp>
 #include <remat/ops/cross_entropy.hpp>
+#include <remat/ops/kl_divergence.hpp>
 #include <remat/ops/linear_cross_entropy.hpp>
+#include <remat/ops/mean_squared_error.hpp>
 
 namespace remat_test {
 
@@ -49,6 +53,51 @@ inline std::vector<OpCase> loss_cases() {
                                                     {.chunk = 2, .keep_gradients = true, .reduction = Reduction::sum});
                       },
                   .inputs = head_inputs});
+
+  const std::vector<OpInputs> pair_inputs = {on({{2, 7}, {2, 7}}), on({{}, {}}), on({{0, 3}, {0, 3}})};
+  const std::vector<OpInputs> row_inputs = {on({{2, 2, 5}, {2, 2, 5}}), on({{7}, {7}}), on({{3, 1}, {3, 1}}),
+                                            on({{0, 5}, {0, 5}}), on({{2, 0}, {2, 0}})};
+  for (const Reduction reduction : {Reduction::mean, Reduction::sum, Reduction::none})
+    for (const bool is_weighted : {false, true}) {
+      const std::string text = std::string(reduction == Reduction::mean  ? ""
+                                           : reduction == Reduction::sum ? " summed"
+                                                                         : " one by one") +
+                               (is_weighted ? " with weights" : "");
+      const auto weights = [=](const auto& in, const Shape& shape) {
+        using T = typename std::decay_t<decltype(in)>::type;
+        return is_weighted ? remat::Like<T>(loss_weights<T>(shape)) : remat::Like<T>();
+      };
+      rows.push_back({.name = "mean_squared_error" + text,
+                      .fn =
+                          [=](const auto& in) {
+                            return mean_squared_error(in[0], in[1], {reduction}, weights(in, in[0].shape()));
+                          },
+                      .inputs = pair_inputs});
+      rows.push_back({.name = "binary_cross_entropy" + text,
+                      .fn =
+                          [=](const auto& in) {
+                            return binary_cross_entropy(8 * in[0] - 4, in[1],
+                                                        {.pos_weight = 2.5, .reduction = reduction},
+                                                        weights(in, in[0].shape()));
+                          },
+                      .inputs = pair_inputs,
+                      .low = 0.1,
+                      .high = 0.9});
+      rows.push_back({.name = "kl_divergence" + text,
+                      .fn =
+                          [=](const auto& in) {
+                            return kl_divergence(2 * in[0], in[1], {.temperature = 1.7, .reduction = reduction},
+                                                 weights(in, in[0].shape().drop_last()));
+                          },
+                      .inputs = row_inputs});
+    }
+  // Of distributions so near that the series serves, and of one that is compared with itself.
+  rows.push_back({.name = "kl_divergence of near logits",
+                  .fn = [](const auto& in) { return 100 * kl_divergence(in[0] / 16 + 0.1 * in[1], 0.1 * in[1]); },
+                  .inputs = {on({{3, 5}, {3, 5}})}});
+  rows.push_back({.name = "losses of an operand and itself",
+                  .fn = [](const auto& in) { return mean_squared_error(in[0], in[0]) + kl_divergence(in[0], in[0]); },
+                  .inputs = {on({{3, 5}})}});
   return rows;
 }
 

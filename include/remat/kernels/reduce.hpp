@@ -59,6 +59,20 @@ T sum_of(Index n, F&& f) {
   return detail::fold<T>(
       n, T{0}, [&](Index i) { return static_cast<T>(f(i)); }, [](T a, T b) { return a + b; });
 }
+/// The same where `f` calls functions that have no vector form for all types: its values are made in a loop of their
+/// own, which no pragma asks to vectorize, since clang would warn.
+template <class T, class F>
+T sum_of_calls(Index n, F&& f) {
+  T values[detail::sum_block];
+  CascadeSum<T> total;
+  for (Index begin = 0; begin < n; begin += detail::sum_block) {
+    const Index count = std::min(n - begin, detail::sum_block);
+    for (Index i = 0; i < count; ++i) values[i] = f(begin + i);
+    const T part = sum_of<T>(count, [&](Index i) { return values[i]; });
+    total.add(&part);
+  }
+  return *total.total();
+}
 /// The greatest of f(0), ..., f(n-1), NaNs passed over; -infinity for n = 0.
 template <class T, class F>
 T max_of(Index n, F&& f) {

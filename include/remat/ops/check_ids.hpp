@@ -14,21 +14,25 @@ inline void check_position(Index position, const char* what) {
   require(position >= -most_position && position <= most_position, what, " ", position, " is not within 2^48 of 0");
 }
 
+/// Where element i of an array of `shape` lies.
+inline Shape place_of(Index i, const Shape& shape) {
+  Shape place = shape;
+  for (int axis = place.rank() - 1; axis >= 0; --axis) {
+    const Index length = place[axis];
+    place[axis] = i % length;
+    i /= length;
+  }
+  return place;
+}
+
 /// An `Error`, saying where it lies, for the first of `values` of which `fits` does not hold.
 template <class Fits>
 void check_each(const View<const std::int32_t>& values, Fits&& fits, const char* what, const char* holder, Index limit,
                 const char* parts) {
   const std::int32_t* data = values.data();
   for (Index i = 0; i < values.size(); ++i) {
-    if (fits(data[i])) continue;
-    Shape place = values.shape();
-    Index rest = i;
-    for (int axis = place.rank() - 1; axis >= 0; --axis) {
-      const Index length = place[axis];
-      place[axis] = rest % length;
-      rest /= length;
-    }
-    fail(what, " ", data[i], " at ", place, ", but ", holder, " ", limit, " ", parts);
+    if (!fits(data[i]))
+      fail(what, " ", data[i], " at ", place_of(i, values.shape()), ", but ", holder, " ", limit, " ", parts);
   }
 }
 
