@@ -9,6 +9,7 @@
 
 namespace remat { inline namespace REMAT_ABI {
 
+/// Settings of `binary_cross_entropy`.
 struct BinaryCrossEntropyOptions {
   double pos_weight = 1;                  // how often a positive counts: above 1 where positives are rare
   Reduction reduction = Reduction::mean;  // over elements; none: the loss of each

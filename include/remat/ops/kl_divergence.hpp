@@ -9,6 +9,7 @@
 
 namespace remat { inline namespace REMAT_ABI {
 
+/// Settings of `kl_divergence`.
 struct KlDivergenceOptions {
   double temperature = 1;                 // divides both logits; the loss is scaled by its square (arXiv 1503.02531)
   Reduction reduction = Reduction::mean;  // over rows; none: the loss of each

@@ -5,6 +5,7 @@
 
 namespace remat { inline namespace REMAT_ABI {
 
+/// Settings of `mean_squared_error`.
 struct MeanSquaredErrorOptions {
   Reduction reduction = Reduction::mean;  // over elements; none: the squared error of each
 };
