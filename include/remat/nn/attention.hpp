@@ -3,6 +3,7 @@
 
 #include <optional>
 #include <remat/nn/attention_config.hpp>
+#include <remat/nn/attention_masks.hpp>
 #include <remat/nn/linear.hpp>
 #include <remat/ops/attention.hpp>
 #include <remat/ops/plain_attention.hpp>
@@ -49,27 +50,29 @@ struct MultiHeadAttention {
     Var<T> keys, values;  // [B, S, K H]
   };
 
-  /// Self attention: x [B, T, D] -> [B, T, D].
-  Var<T> operator()(const Var<T>& x) const {
+  using Masks = AttentionMasks<T>;
+
+  /// Self attention: x [B, T, D] -> [B, T, D]; `layer(x, {.key_lengths = lengths})` where a part is padding.
+  Var<T> operator()(const Var<T>& x, const Masks& masks = {}) const {
     const auto here = x.tape().layer(path);
     require(x.shape().rank() == 3, path, ": x has shape ", x.shape(), ", [B, T, D] is needed");
-    if (!qkv) return attend(x, keys_values(x), 0);
+    if (!qkv) return attend(x, keys_values(x), 0, masks);
     const Var<T> projected = checkpoint_name((*qkv)(x), "combined_qkv_proj");
     const AttentionOptions how = options(config.causal, {});
-    if (config.fused) return project(attention_qkv(projected, config.num_heads, config.num_kv_heads, how));
+    if (config.fused) return project(attention_qkv(projected, config.num_heads, config.num_kv_heads, how, masks));
     const Index width = projected.shape()[2] / 3;  // plain attention has no groups
     const auto part = [&](Index i) { return slice(projected, 2, i * width, (i + 1) * width); };
-    return look(part(0), part(1), part(2), how);
+    return look(part(0), part(1), part(2), how, masks);
   }
   /// Cross attention: queries from x [B, T, D], keys and values from all of memory [B, S, Dm] -> [B, T, D].
-  Var<T> operator()(const Var<T>& x, const Var<T>& memory) const {
+  Var<T> operator()(const Var<T>& x, const Var<T>& memory, const Masks& masks = {}) const {
     const auto here = x.tape().layer(path);
     require(!qkv, path, ": cross attention projects queries and memory apart; set combined_qkv = false");
     require(x.shape().rank() == 3, path, ": x has shape ", x.shape(), ", [B, T, D] is needed");
     require(memory.shape().rank() == 3 && memory.shape()[0] == x.shape()[0] && memory.shape()[2] == config.memory_dims,
             path, ": memory has shape ", memory.shape(), ", x of shape ", x.shape(), " needs [", x.shape()[0], ", S, ",
             config.memory_dims, "]");
-    return attend(x, keys_values(memory));
+    return attend(x, keys_values(memory), {}, masks);
   }
 
   /// Keys and values of memory [B, S, Dm], or of x itself.
@@ -79,25 +82,29 @@ struct MultiHeadAttention {
     return {checkpoint_name((*key)(memory), "key_proj"), checkpoint_name((*value)(memory), "value_proj")};
   }
   /// Of queries x [B, T, D], the first at position `offset` of the keys' sequence in self attention; without it, to all
-  /// keys -> [B, T, D].
-  Var<T> attend(const Var<T>& x, const KeysValues& memory, std::optional<Index> offset = {}) const {
+  /// keys that the masks let see -> [B, T, D].
+  Var<T> attend(const Var<T>& x, const KeysValues& memory, std::optional<Index> offset = {},
+                const Masks& masks = {}) const {
     const auto here = x.tape().layer(path);
     require(
         offset.has_value() || !depends_on_positions(config), path,
         ": window, rotary_base and alibi are of self attention; build cross attention of cross_attention_like(config)");
     const Var<T> q = checkpoint_name((*query)(x), "query_proj");
-    return look(q, memory.keys, memory.values, options(config.causal && offset.has_value(), offset));
+    return look(q, memory.keys, memory.values, options(config.causal && offset.has_value(), offset), masks);
   }
 
  private:
   // Queries [B, T, N H] at keys and values [B, S, K H] -> [B, T, D].
-  Var<T> look(const Var<T>& queries, const Var<T>& keys, const Var<T>& values, const AttentionOptions& how) const {
+  Var<T> look(const Var<T>& queries, const Var<T>& keys, const Var<T>& values, const AttentionOptions& how,
+              const Masks& masks) const {
+    require(config.fused || !detail::masks_anything(masks), path,
+            ": fused = false computes attention by its plain formula, without masks and biases; set fused = true");
     const auto heads = [&](const Var<T>& y, Index count) {
       return y.reshape({y.shape()[0], y.shape()[1], count, config.head_dims});
     };
     const Var<T> q = heads(queries, config.num_heads), k = heads(keys, config.num_kv_heads),
                  v = heads(values, config.num_kv_heads);
-    const Var<T> context = config.fused ? attention(q, k, v, how) : plain_attention(q, k, v, how);
+    const Var<T> context = config.fused ? attention(q, k, v, how, masks) : plain_attention(q, k, v, how);
     return project(context.reshape(queries.shape()));
   }
   // context [B, T, N H] -> [B, T, D]

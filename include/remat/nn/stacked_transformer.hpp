@@ -44,16 +44,21 @@ struct StackedTransformer {
   /// Of the steps recorded from now on; the same as assigning `remat`.
   void set_remat(const Policy& policy) { remat = policy; }
 
-  /// x [B, T, D] -> [B, T, D]
+  using Masks = AttentionMasks<T>;
+
+  /// x [B, T, D] -> [B, T, D], every layer with the same masks: `stack(x, {.key_lengths = lengths})`.
   template <SkipTypeOf<T> X>
-  Var<X> operator()(const Var<X>& x) const {
-    return along_stream(x, [](const TransformerLayer<T>& layer, const auto& h) { return layer(h); });
+  Var<X> operator()(const Var<X>& x, const Masks& masks = {}) const {
+    return along_stream(x, [&](const TransformerLayer<T>& layer, const auto& h) { return layer(h, masks); });
   }
-  /// A decoder, every layer with cross attention to one memory: x [B, T, D], memory [B, S, Dm] -> [B, T, D].
+  /// A decoder, every layer with cross attention to one memory: x [B, T, D], memory [B, S, Dm] -> [B, T, D]; masks of
+  /// self attention, and of attention to the memory.
   template <SkipTypeOf<T> X, SkipTypeOf<T> M>
-  Var<X> operator()(const Var<X>& x, const Var<M>& memory) const {
+  Var<X> operator()(const Var<X>& x, const Var<M>& memory, const Masks& masks = {},
+                    const Masks& memory_masks = {}) const {
     const Var<T> seen = cast<T>(memory);
-    return along_stream(x, [&](const TransformerLayer<T>& layer, const auto& h) { return layer(h, seen); });
+    return along_stream(
+        x, [&](const TransformerLayer<T>& layer, const auto& h) { return layer(h, seen, masks, memory_masks); });
   }
 
  private:

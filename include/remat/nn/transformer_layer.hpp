@@ -91,24 +91,31 @@ struct TransformerLayer {
   TransformerLayer(const Scope& where, const TransformerLayerConfig& given)
       : TransformerLayer(LayerScope(where, given.shared_weight_id), completed(given, where.use_path()), 0) {}
 
-  /// x [B, T, D] -> [B, T, D]
+  using Masks = AttentionMasks<T>;
+
+  /// x [B, T, D] -> [B, T, D]; `layer(x, {.key_lengths = lengths})` where a part is padding.
   template <SkipTypeOf<T> X>
-  Var<X> operator()(const Var<X>& x) const {
+  Var<X> operator()(const Var<X>& x, const Masks& masks = {}) const {
     require(!cross_attention, path, ": has cross attention, so it needs a memory: layer(x, memory)");
     const auto here = x.tape().layer(path);
     return along_stream(x, [&](const auto& h) {
-      return config.blockwise.query_chunk > 0 ? by_chunks(h, nullptr) : branches(h, attention, none);
+      if (config.blockwise.query_chunk > 0) return by_chunks(h, nullptr, masks, {});
+      return branches(
+          h, [&](const Var<T>& y) { return attention(y, masks); }, none);
     });
   }
-  /// x [B, T, D], memory [B, S, Dm] -> [B, T, D]
+  /// x [B, T, D], memory [B, S, Dm] -> [B, T, D]; masks of self attention, and of attention to the memory.
   template <SkipTypeOf<T> X, SkipTypeOf<T> M>
-  Var<X> operator()(const Var<X>& x, const Var<M>& memory) const {
+  Var<X> operator()(const Var<X>& x, const Var<M>& memory, const Masks& masks = {},
+                    const Masks& memory_masks = {}) const {
     require(cross_attention.has_value(), path, ": was given a memory, but its config has no cross_attention");
     const auto here = x.tape().layer(path);
     const Var<T> seen = cast<T>(memory);
-    const auto look = [&](const Var<T>& h) { return (*cross_attention)(h, seen); };
+    const auto look = [&](const Var<T>& h) { return (*cross_attention)(h, seen, memory_masks); };
     return along_stream(x, [&](const auto& h) {
-      return config.blockwise.query_chunk > 0 ? by_chunks(h, &seen) : branches(h, attention, look);
+      if (config.blockwise.query_chunk > 0) return by_chunks(h, &seen, masks, memory_masks);
+      return branches(
+          h, [&](const Var<T>& y) { return attention(y, masks); }, look);
     });
   }
 
@@ -154,7 +161,7 @@ struct TransformerLayer {
   /// The Blockwise Parallel Transformer: keys and values by chunks, then the rest of the layer for each chunk of
   /// queries.
   template <class X>
-  Var<X> by_chunks(const Var<X>& x, const Var<T>* memory) const {
+  Var<X> by_chunks(const Var<X>& x, const Var<T>* memory, const Masks& masks, const Masks& memory_masks) const {
     using KeysValues = typename MultiHeadAttention<T>::KeysValues;
     const BlockwiseConfig& c = config.blockwise;
     require(x.shape().rank() == 3, path, ": x has shape ", x.shape(), ", [B, T, D] is needed");
@@ -165,10 +172,12 @@ struct TransformerLayer {
     });
     const KeysValues own{keys, values};
     const KeysValues others = memory != nullptr ? cross_attention->keys_values(*memory) : KeysValues{};
+    const detail::MasksByChunk<T> seen(masks, x, true), seen_of_memory(memory_masks, x, false);
     return blockwise(x, 1, c.query_chunk, c.policy, [&](const Var<X>& part, Index offset) {
+      const Index count = part.shape()[1];
       return branches(
-          part, [&](const Var<T>& y) { return attention.attend(y, own, offset); },
-          [&](const Var<T>& y) { return cross_attention->attend(y, others); });
+          part, [&](const Var<T>& y) { return attention.attend(y, own, offset, seen.of(offset, count)); },
+          [&](const Var<T>& y) { return cross_attention->attend(y, others, {}, seen_of_memory.of(offset, count)); });
     });
   }
 };
