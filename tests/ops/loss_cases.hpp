@@ -19,9 +19,8 @@ Tensor<T> loss_weights(const Shape& shape) {
   return weights;
 }
 
-inline std::vector<OpCase> loss_cases() {
+inline void loss_cases(const AddCase& row) {
   using remat::Reduction;
-  std::vector<OpCase> rows;
   const std::vector<OpInputs> token_inputs = {on({{2, 3, 5}}, {{.shape = {2, 3}, .values = {0, 4, -1, 2, 1, 1}}}),
                                               on({{7}}, {{.shape = {}, .limit = 7}}),
                                               on({{0, 5}}, {{.shape = {0}, .limit = 5}})};
@@ -30,29 +29,29 @@ inline std::vector<OpCase> loss_cases() {
       on({{3}, {3, 2}, {2}}, {{.shape = {}, .limit = 2}}), on({{0, 4}, {4, 3}, {3}}, {{.shape = {0}, .limit = 3}})};
   for (const Reduction reduction : {Reduction::sum, Reduction::none}) {
     const std::string text = reduction == Reduction::sum ? " summed" : " one by one";
-    rows.push_back({.name = "cross_entropy" + text,
-                    .fn =
-                        [=](const auto& in) {
-                          using T = typename std::decay_t<decltype(in)>::type;
-                          return cross_entropy(in[0], in.integers[0], {.z_loss = 0.1, .reduction = reduction},
-                                               loss_weights<T>(in.integers[0].shape()));
-                        },
-                    .inputs = token_inputs});
-    rows.push_back({.name = "linear_cross_entropy" + text,
-                    .fn =
-                        [=](const auto& in) {
-                          return linear_cross_entropy(in[0], in[1], in[2], in.integers[0],
-                                                      {.label_smoothing = 0.1, .chunk = 2, .reduction = reduction});
-                        },
-                    .inputs = head_inputs});
+    row({.name = "cross_entropy" + text,
+         .fn =
+             [=](const auto& in) {
+               using T = typename std::decay_t<decltype(in)>::type;
+               return cross_entropy(in[0], in.integers[0], {.z_loss = 0.1, .reduction = reduction},
+                                    loss_weights<T>(in.integers[0].shape()));
+             },
+         .inputs = token_inputs});
+    row({.name = "linear_cross_entropy" + text,
+         .fn =
+             [=](const auto& in) {
+               return linear_cross_entropy(in[0], in[1], in[2], in.integers[0],
+                                           {.label_smoothing = 0.1, .chunk = 2, .reduction = reduction});
+             },
+         .inputs = head_inputs});
   }
-  rows.push_back({.name = "linear_cross_entropy summed that keeps its gradients",
-                  .fn =
-                      [](const auto& in) {
-                        return linear_cross_entropy(in[0], in[1], in[2], in.integers[0],
-                                                    {.chunk = 2, .keep_gradients = true, .reduction = Reduction::sum});
-                      },
-                  .inputs = head_inputs});
+  row({.name = "linear_cross_entropy summed that keeps its gradients",
+       .fn =
+           [](const auto& in) {
+             return linear_cross_entropy(in[0], in[1], in[2], in.integers[0],
+                                         {.chunk = 2, .keep_gradients = true, .reduction = Reduction::sum});
+           },
+       .inputs = head_inputs});
 
   const std::vector<OpInputs> pair_inputs = {on({{2, 7}, {2, 7}}), on({{}, {}}), on({{0, 3}, {0, 3}})};
   const std::vector<OpInputs> row_inputs = {on({{2, 2, 5}, {2, 2, 5}}), on({{7}, {7}}), on({{3, 1}, {3, 1}}),
@@ -67,38 +66,36 @@ inline std::vector<OpCase> loss_cases() {
         using T = typename std::decay_t<decltype(in)>::type;
         return is_weighted ? remat::Like<T>(loss_weights<T>(shape)) : remat::Like<T>();
       };
-      rows.push_back({.name = "mean_squared_error" + text,
-                      .fn =
-                          [=](const auto& in) {
-                            return mean_squared_error(in[0], in[1], {reduction}, weights(in, in[0].shape()));
-                          },
-                      .inputs = pair_inputs});
-      rows.push_back({.name = "binary_cross_entropy" + text,
-                      .fn =
-                          [=](const auto& in) {
-                            return binary_cross_entropy(8 * in[0] - 4, in[1],
-                                                        {.pos_weight = 2.5, .reduction = reduction},
-                                                        weights(in, in[0].shape()));
-                          },
-                      .inputs = pair_inputs,
-                      .low = 0.1,
-                      .high = 0.9});
-      rows.push_back({.name = "kl_divergence" + text,
-                      .fn =
-                          [=](const auto& in) {
-                            return kl_divergence(2 * in[0], in[1], {.temperature = 1.7, .reduction = reduction},
-                                                 weights(in, in[0].shape().drop_last()));
-                          },
-                      .inputs = row_inputs});
+      row({.name = "mean_squared_error" + text,
+           .fn =
+               [=](const auto& in) {
+                 return mean_squared_error(in[0], in[1], {reduction}, weights(in, in[0].shape()));
+               },
+           .inputs = pair_inputs});
+      row({.name = "binary_cross_entropy" + text,
+           .fn =
+               [=](const auto& in) {
+                 return binary_cross_entropy(8 * in[0] - 4, in[1], {.pos_weight = 2.5, .reduction = reduction},
+                                             weights(in, in[0].shape()));
+               },
+           .inputs = pair_inputs,
+           .low = 0.1,
+           .high = 0.9});
+      row({.name = "kl_divergence" + text,
+           .fn =
+               [=](const auto& in) {
+                 return kl_divergence(2 * in[0], in[1], {.temperature = 1.7, .reduction = reduction},
+                                      weights(in, in[0].shape().drop_last()));
+               },
+           .inputs = row_inputs});
     }
   // Of distributions so near that the series serves, and of one that is compared with itself.
-  rows.push_back({.name = "kl_divergence of near logits",
-                  .fn = [](const auto& in) { return 100 * kl_divergence(in[0] / 16 + 0.1 * in[1], 0.1 * in[1]); },
-                  .inputs = {on({{3, 5}, {3, 5}})}});
-  rows.push_back({.name = "losses of an operand and itself",
-                  .fn = [](const auto& in) { return mean_squared_error(in[0], in[0]) + kl_divergence(in[0], in[0]); },
-                  .inputs = {on({{3, 5}})}});
-  return rows;
+  row({.name = "kl_divergence of near logits",
+       .fn = [](const auto& in) { return 100 * kl_divergence(in[0] / 16 + 0.1 * in[1], 0.1 * in[1]); },
+       .inputs = {on({{3, 5}, {3, 5}})}});
+  row({.name = "losses of an operand and itself",
+       .fn = [](const auto& in) { return mean_squared_error(in[0], in[0]) + kl_divergence(in[0], in[0]); },
+       .inputs = {on({{3, 5}})}});
 }
 
 }  // namespace remat_test

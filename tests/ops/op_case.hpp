@@ -75,6 +75,14 @@ struct OpCase {
   bool is_random = false;
 };
 
+/// Takes in a row: `row({.name = ..., .fn = ..., .inputs = ...})`.
+using AddCase = std::function<void(OpCase)>;
+
+/// Shapes for an op that works element by element.
+inline std::vector<OpInputs> elementwise_inputs() {
+  return {on({{}}), on({{1}}), on({{0}}), on({{3, 0, 2}}), on({{7}}), on({{33}}), on({{3, 100}}), on({{41, 1001}})};
+}
+
 /// One case on one set of shapes.
 struct OpRun {
   OpCase op;

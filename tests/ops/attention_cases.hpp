@@ -1,0 +1,80 @@
+// Rows of attention.
+#pragma once
+
+#include <ops/op_case.hpp>
+#include <remat/ops/attention.hpp>
+
+namespace remat_test {
+
+inline void attention_cases(const AddCase& row) {
+  const std::vector<OpInputs> attention_inputs = {
+      on({{2, 5, 4, 5}, {2, 5, 2, 5}, {2, 5, 2, 5}}),    on({{1, 3, 2, 4}, {1, 9, 1, 4}, {1, 9, 1, 4}}),
+      on({{2, 6, 1, 3}, {2, 4, 1, 3}, {2, 4, 1, 3}}),    on({{1, 1, 1, 1}, {1, 1, 1, 1}, {1, 1, 1, 1}}),
+      on({{1, 70, 1, 2}, {1, 70, 1, 2}, {1, 70, 1, 2}}), on({{0, 3, 2, 4}, {0, 3, 2, 4}, {0, 3, 2, 4}}),
+      on({{2, 0, 2, 4}, {2, 3, 2, 4}, {2, 3, 2, 4}}),    on({{2, 3, 2, 4}, {2, 0, 2, 4}, {2, 0, 2, 4}})};
+  row({.name = "attention",
+       .fn = [](const auto& in) { return attention(in[0], in[1], in[2]); },
+       .inputs = attention_inputs});
+  row({.name = "attention causal",
+       .fn = [](const auto& in) { return attention(in[0], in[1], in[2], {.causal = true}); },
+       .inputs = attention_inputs});
+  row({.name = "attention with offset, scale and dropout",
+       .fn =
+           [](const auto& in) {
+             return attention(in[0], in[1], in[2], {.causal = true, .offset = 1, .scale = 0.7, .dropout = 0.3});
+           },
+       .inputs = {on({{2, 5, 4, 3}, {2, 7, 2, 3}, {2, 7, 2, 3}})},
+       .is_random = true});
+  row({.name = "attention with window, soft cap and alibi",
+       .fn =
+           [](const auto& in) {
+             return attention(in[0], in[1], in[2], {.causal = true, .window = 4, .soft_cap = 0.6, .alibi = true});
+           },
+       .inputs = {on({{2, 7, 3, 2}, {2, 9, 3, 2}, {2, 9, 3, 2}}), on({{1, 70, 1, 2}, {1, 70, 1, 2}, {1, 70, 1, 2}})}});
+  row({.name = "attention with rotary and chunks",
+       .fn =
+           [](const auto& in) {
+             return attention(in[0], in[1], in[2],
+                              {.query_chunk = 3, .key_chunk = 5, .rotary_base = 100, .rotary_dims = 4});
+           },
+       .inputs = {on({{2, 7, 2, 5}, {2, 9, 1, 5}, {2, 9, 1, 5}})}});
+  row({.name = "attention with bias",
+       .fn =
+           [](const auto& in) {
+             return attention(in[0], in[1], in[2], {.causal = true}, {.bias = in[3], .relative_bias = in[4]});
+           },
+       .inputs = {on({{2, 7, 2, 3}, {2, 9, 1, 3}, {2, 9, 1, 3}, {2, 2, 7, 9}, {4, 2}}),
+                  on({{2, 6, 2, 3}, {2, 5, 2, 3}, {2, 5, 2, 3}, {1, 2, 1, 5}, {6, 2}}),
+                  on({{1, 70, 1, 2}, {1, 70, 1, 2}, {1, 70, 1, 2}, {1, 1, 70, 70}, {32, 1}}),
+                  on({{0, 3, 2, 4}, {0, 3, 2, 4}, {0, 3, 2, 4}, {1, 2, 3, 3}, {4, 2}}),
+                  on({{2, 3, 2, 4}, {2, 0, 2, 4}, {2, 0, 2, 4}, {2, 2, 3, 0}, {4, 2}})}});
+  row({.name = "attention with masks",
+       .fn =
+           [](const auto& in) {
+             return attention(in[0], in[1], in[2], {.causal = true},
+                              {.key_lengths = in.integers[0],
+                               .query_segments = in.integers[1],
+                               .prefix_lengths = in.integers[2],
+                               .relative_bias = in[3]});
+           },
+       .inputs = {on({{2, 7, 2, 3}, {2, 7, 2, 3}, {2, 7, 2, 3}, {4, 2}},
+                     {{.shape = {2}, .values = {5, 7}},
+                      {.shape = {2, 7}, .values = {0, 0, 0, 1, 1, 1, 2, 0, 1, 0, 1, 0, 1, 0}},
+                      {.shape = {2}, .values = {3, 0}}})}});
+  row({.name = "attention_qkv",
+       .fn = [](const auto& in) { return attention_qkv(in[0], 4, 2, {.causal = true}); },
+       .inputs = {on({{2, 7, 24}}), on({{1, 66, 8}}), on({{0, 3, 8}}), on({{2, 0, 8}})}});
+  row({.name = "attention_qkv with dropout",
+       .fn = [](const auto& in) { return attention_qkv(in[0], 2, 1, {.causal = true, .dropout = 0.3}); },
+       .inputs = {on({{2, 7, 12}})},
+       .is_random = true});
+  row({.name = "attention_qkv with bias, masks and rotary",
+       .fn =
+           [](const auto& in) {
+             return attention_qkv(in[0], 2, 1, {.window = 4, .soft_cap = 2, .rotary_base = 10000},
+                                  {.query_segments = in.integers[0], .bias = in[1], .relative_bias = in[2]});
+           },
+       .inputs = {on({{2, 7, 16}, {1, 2, 7, 7}, {8, 2}}, {{.shape = {2, 7}, .limit = 2}})}});
+}
+
+}  // namespace remat_test

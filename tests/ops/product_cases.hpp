@@ -1,0 +1,37 @@
+// Rows of matrix products.
+#pragma once
+
+#include <ops/op_case.hpp>
+#include <remat/ops/linear.hpp>
+#include <remat/ops/matmul.hpp>
+
+namespace remat_test {
+
+inline void product_cases(const AddCase& row) {
+  row({.name = "matmul",
+       .fn = [](const auto& in) { return matmul(in[0], in[1]); },
+       .inputs = {on({{1, 1}, {1, 1}}), on({{5, 7}, {7, 3}}), on({{33, 17}, {17, 65}}), on({{0, 4}, {4, 3}}),
+                  on({{3, 0}, {0, 2}}), on({{2, 3}, {3, 0}}), on({{2, 3, 4}, {4, 5}}), on({{2, 3, 4}, {2, 4, 5}}),
+                  on({{2, 3, 4}, {1, 4, 5}}), on({{3, 4}, {2, 4, 5}}), on({{2, 1, 3, 4}, {3, 4, 2}}),
+                  on({{2, 1, 3, 4}, {1, 2, 4, 2}}), on({{0, 3, 4}, {4, 2}}), on({{1, 3, 4}, {0, 4, 2}}),
+                  on({{200, 150}, {150, 170}})}});
+  row({.name = "matmul on itself",
+       .fn = [](const auto& in) { return matmul(in[0], in[0]); },
+       .inputs = {on({{4, 4}})}});
+
+  const std::vector<OpInputs> linear_inputs = {
+      on({{5, 7}, {7, 9}, {9}}), on({{2, 3, 4}, {4, 1}, {1}}), on({{3}, {3, 2}, {2}}),   on({{33, 17}, {17, 65}, {65}}),
+      on({{0, 4}, {4, 3}, {3}}), on({{3, 0}, {0, 2}, {2}}),    on({{2, 3}, {3, 0}, {0}})};
+  row({.name = "linear", .fn = [](const auto& in) { return linear(in[0], in[1], in[2]); }, .inputs = linear_inputs});
+  row({.name = "linear without bias",
+       .fn = [](const auto& in) { return linear(in[0], in[1]); },
+       .inputs = {on({{5, 7}, {7, 9}}), on({{3, 0}, {0, 2}})}});
+  row({.name = "linear transposed",
+       .fn = [](const auto& in) { return linear(in[0], in[1], in[2], {.transposed = true}); },
+       .inputs = {on({{5, 7}, {9, 7}, {9}}), on({{2, 3, 4}, {1, 4}, {1}})}});
+  row({.name = "linear on itself",
+       .fn = [](const auto& in) { return linear(in[0], in[0]); },
+       .inputs = {on({{4, 4}})}});
+}
+
+}  // namespace remat_test
