@@ -15,6 +15,20 @@ inline void product_cases(const AddCase& row) {
                   on({{2, 3, 4}, {1, 4, 5}}), on({{3, 4}, {2, 4, 5}}), on({{2, 1, 3, 4}, {3, 4, 2}}),
                   on({{2, 1, 3, 4}, {1, 2, 4, 2}}), on({{0, 3, 4}, {4, 2}}), on({{1, 3, 4}, {0, 4, 2}}),
                   on({{200, 150}, {150, 170}})}});
+  const auto transposed = [&row](bool a, bool b, std::vector<OpInputs> inputs) {
+    row({.name = std::string("matmul of a") + (a ? "^T" : "") + " and b" + (b ? "^T" : ""),
+         .fn = [=](const auto& in) { return matmul(in[0], in[1], {.transposed_a = a, .transposed_b = b}); },
+         .inputs = std::move(inputs)});
+  };
+  transposed(true, false,
+             {on({{7, 5}, {7, 3}}), on({{2, 4, 3}, {2, 4, 5}}), on({{2, 4, 3}, {4, 5}}), on({{4, 3}, {2, 4, 5}}),
+              on({{2, 1, 4, 3}, {1, 2, 4, 2}}), on({{0, 3}, {0, 2}}), on({{150, 200}, {150, 170}})});
+  transposed(false, true,
+             {on({{5, 7}, {3, 7}}), on({{2, 3, 4}, {2, 5, 4}}), on({{2, 3, 4}, {5, 4}}), on({{3, 4}, {2, 5, 4}}),
+              on({{2, 1, 3, 4}, {1, 2, 2, 4}}), on({{3, 0}, {2, 0}}), on({{200, 150}, {170, 150}})});
+  transposed(true, true,
+             {on({{7, 5}, {3, 7}}), on({{2, 4, 3}, {2, 5, 4}}), on({{2, 4, 3}, {5, 4}}), on({{4, 3}, {2, 5, 4}}),
+              on({{2, 1, 4, 3}, {1, 2, 2, 4}}), on({{0, 4, 3}, {5, 4}}), on({{150, 200}, {170, 150}})});
   row({.name = "matmul on itself",
        .fn = [](const auto& in) { return matmul(in[0], in[0]); },
        .inputs = {on({{4, 4}})}});

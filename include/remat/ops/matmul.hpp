@@ -6,9 +6,14 @@
 #include <remat/autodiff/tape.hpp>
 #include <remat/kernels/broadcast.hpp>
 #include <remat/kernels/gemm.hpp>
+#include <utility>
 #include <vector>
 
 namespace remat { inline namespace REMAT_ABI {
+
+struct MatmulOptions {
+  bool transposed_a = false, transposed_b = false;  // the last two axes of a are [K, M], of b [N, K]
+};
 
 namespace ops {
 
@@ -17,19 +22,23 @@ template <class T>
 struct Matmul : Op {
   static constexpr In<T> a{0}, b{1};
   static constexpr Out<T> y{0};
+  MatmulOptions options;
 
-  Matmul() : Op("matmul") {}
+  explicit Matmul(const MatmulOptions& o = {}) : Op("matmul"), options(o) {}
   Specs infer(const Operands& in) const override {
     const Shape &sa = in[a].shape, &sb = in[b].shape;
     require(sa.rank() >= 2 && sb.rank() >= 2, in.name(a, "a"), " and ", in.name(b, "b"), " have shapes ", sa, " and ",
             sb, "; both need at least 2 axes (reshape a vector to a row or a column)");
-    require(sa.back() == sb.drop_last().back(), in.name(a, "a"), " has ", sa.back(), " columns, ", in.name(b, "b"),
-            " has ", sb.drop_last().back(), " rows");
+    const Matrix ma(sa, options.transposed_a), mb(sb, options.transposed_b);
+    const auto turned = [](bool is) { return is ? " when transposed" : ""; };
+    require(ma.columns == mb.rows, in.name(a, "a"), " has ", ma.columns, " columns", turned(options.transposed_a), ", ",
+            in.name(b, "b"), " has ", mb.rows, " rows", turned(options.transposed_b));
     const Shape batch = broadcast(batch_of(sa), batch_of(sb), "leading axes");
-    return {y(batch.with(sa.drop_last().back()).with(sb.back()))};
+    return {y(batch.with(ma.rows).with(mb.columns))};
   }
   Cost cost(const Operands& in, const Specs& out) const override {
-    const double flops = 2.0 * static_cast<double>(out[0].shape.size()) * static_cast<double>(in[a].shape.back());
+    const Index k = Matrix(in[a].shape, options.transposed_a).columns;
+    const double flops = 2.0 * static_cast<double>(out[0].shape.size()) * static_cast<double>(k);
     const int wanted = in[a.index].wants_gradient + in[b.index].wants_gradient;
     return {.flops = flops,
             .backward_flops = flops * wanted,
@@ -38,25 +47,43 @@ struct Matmul : Op {
   }
   Residuals residuals(const Wanted& wanted) const override { return Residuals{}.add(a, wanted[b]).add(b, wanted[a]); }
   void forward(Frame& f) const override {
-    const Products p(f);
-    p.run({.m = p.M, .n = p.N, .k = p.K}, a.index, f[a].data(), b.index, f[b].data(), 2, f[y].data());
+    const Products p(f, options);
+    p.run({.a = turn(options.transposed_a), .b = turn(options.transposed_b), .m = p.M, .n = p.N, .k = p.K}, a.index,
+          f[a].data(), b.index, f[b].data(), 2, f[y].data());
   }
   void backward(Frame& f) const override {
-    const Products p(f);
+    const Products p(f, options);
     const T* dy = f.grad(y).data();
+    const bool ta = options.transposed_a, tb = options.transposed_b;
+    // da = dy b^T and db = a^T dy, or their transposes.
     if (f.wants(a)) {
-      const kernels::Gemm shape{.b = kernels::Trans::yes, .m = p.M, .n = p.K, .k = p.N, .accumulate = f.accumulate(a)};
-      p.run(shape, 2, dy, b.index, f[b].data(), a.index, f.grad(a).data());
+      const kernels::Gemm plain{.b = turn(!tb), .m = p.M, .n = p.K, .k = p.N, .accumulate = f.accumulate(a)};
+      const kernels::Gemm turned{
+          .a = turn(tb), .b = turn(true), .m = p.K, .n = p.M, .k = p.N, .accumulate = f.accumulate(a)};
+      T* da = f.grad(a).data();
+      ta ? p.run(turned, b.index, f[b].data(), 2, dy, a.index, da)
+         : p.run(plain, 2, dy, b.index, f[b].data(), a.index, da);
     }
     if (f.wants(b)) {
-      const kernels::Gemm shape{.a = kernels::Trans::yes, .m = p.K, .n = p.N, .k = p.M, .accumulate = f.accumulate(b)};
-      p.run(shape, a.index, f[a].data(), 2, dy, b.index, f.grad(b).data());
+      const kernels::Gemm plain{.a = turn(!ta), .m = p.K, .n = p.N, .k = p.M, .accumulate = f.accumulate(b)};
+      const kernels::Gemm turned{
+          .a = turn(true), .b = turn(ta), .m = p.N, .n = p.K, .k = p.M, .accumulate = f.accumulate(b)};
+      T* db = f.grad(b).data();
+      tb ? p.run(turned, 2, dy, a.index, f[a].data(), b.index, db)
+         : p.run(plain, a.index, f[a].data(), 2, dy, b.index, db);
     }
   }
   GradientRule gradient(int) const override { return {.adds = true}; }
 
  private:
   static Shape batch_of(const Shape& shape) { return shape.drop_last().drop_last(); }
+  static kernels::Trans turn(bool is) { return is ? kernels::Trans::yes : kernels::Trans::no; }
+  struct Matrix {
+    Index rows, columns;  // of the last two axes, as they are multiplied
+    Matrix(const Shape& shape, bool transposed) : rows(shape.drop_last().back()), columns(shape.back()) {
+      if (transposed) std::swap(rows, columns);
+    }
+  };
 
   /// The products that make up one op, as distances in a, b and y (numbered 0, 1, 2).
   struct Products {
@@ -66,13 +93,13 @@ struct Matmul : Op {
     bool is_stretched = false;                     // a or b, along leading axes
     std::vector<std::array<Index, 3>> matrices{};  // that each product reads and writes, when stretched
 
-    explicit Products(const Frame& f)
-        : M(f[a].shape().drop_last().back()),
-          N(f[b].cols()),
-          K(f[a].cols()),
+    Products(const Frame& f, const MatmulOptions& options)
+        : M(Matrix(f[a].shape(), options.transposed_a).rows),
+          N(f[y].cols()),
+          K(Matrix(f[a].shape(), options.transposed_a).columns),
           whole{f[a].size(), f[b].size(), f[y].size()} {
       const Shape batch_a = batch_of(f[a].shape()), batch_b = batch_of(f[b].shape()), batch = batch_of(f[y].shape());
-      if (batch_b.size() == 1) {
+      if (batch_b.size() == 1 && !options.transposed_a) {
         M *= batch_a.size();  // the rows of a are one long matrix
       } else {
         count = batch.size();
@@ -102,19 +129,20 @@ struct Matmul : Op {
 }  // namespace ops
 
 ///@{
-/// y [.., M, N] = a [.., M, K] b [.., K, N], leading axes broadcast as in NumPy. Errors: fewer than 2 axes, columns of
-/// a that are not the rows of b, leading axes that do not broadcast.
+/// y [.., M, N] = a [.., M, K] b [.., K, N], leading axes broadcast as in NumPy; of operands that are `transposed` the
+/// last two axes are swapped, with no copy. Errors: fewer than 2 axes, columns of a that are not the rows of b, leading
+/// axes that do not broadcast.
 template <class T>
-Var<T> matmul(const Var<T>& a, const Var<T>& b) {
-  return record(ops::Matmul<T>(), a, b)[ops::Matmul<T>::y];
+Var<T> matmul(const Var<T>& a, const Var<T>& b, const MatmulOptions& options = {}) {
+  return record(ops::Matmul<T>(options), a, b)[ops::Matmul<T>::y];
 }
 template <class T>
-Var<T> matmul(const Var<T>& a, const Like<T>& b) {
-  return record(ops::Matmul<T>(), a, b)[ops::Matmul<T>::y];
+Var<T> matmul(const Var<T>& a, const Like<T>& b, const MatmulOptions& options = {}) {
+  return record(ops::Matmul<T>(options), a, b)[ops::Matmul<T>::y];
 }
 template <class T>
-Var<T> matmul(const Like<T>& a, const Var<T>& b) {
-  return record(ops::Matmul<T>(), a, b)[ops::Matmul<T>::y];
+Var<T> matmul(const Like<T>& a, const Var<T>& b, const MatmulOptions& options = {}) {
+  return record(ops::Matmul<T>(options), a, b)[ops::Matmul<T>::y];
 }
 ///@}
 
