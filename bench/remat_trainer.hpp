@@ -67,8 +67,8 @@ inline void train(GptTraining<float>& training, const remat::data::Batch& batch,
     if (outcome.ms.back() <= *std::min_element(outcome.ms.begin(), outcome.ms.end()))
       outcome.timeline = thinned(tape.memory_timeline(), step.seconds, 120);
   });
-  const auto bytes = static_cast<std::size_t>(training.parameters().count()) * sizeof(float);
-  outcome.lasting = {bytes, bytes, training.adamw().state_bytes()};
+  const std::size_t bytes = training.parameters().bytes(), gradients = training.parameters().grad_bytes();
+  outcome.lasting = {bytes - gradients, gradients, training.adamw().state_bytes()};
 }
 
 }  // namespace bench

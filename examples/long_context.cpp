@@ -85,7 +85,7 @@ int train(const Settings& s) {
   remat::optim::AdamW adamw(parameters);
   std::printf("\ntraining: %s; beside its peak, %.1f million parameters with gradients and AdamW take %.0f MiB\n",
               variant.name.c_str(), 1e-6 * static_cast<double>(parameters.count()),
-              4 * sizeof(float) * static_cast<double>(parameters.count()) / (1 << 20));
+              4 * programs::mib(parameters.bytes()));  // there are no gradients yet
   remat::io::StepTimes step_times;
   for (int step = 0; step < s.steps; ++step) {
     const auto start = std::chrono::steady_clock::now();

@@ -122,6 +122,31 @@ TEST(Registry, GradientsAndValues) {
   EXPECT_EQ(error_of([&] { w.set_value(Tensor<float>({4}, 0.0F)); }), "l/w: has shape [2, 2], was given [4]");
 }
 
+// Protects what users add up beside a tape's peak: values and casts, and gradients from when they are made until they
+// are freed, those of shared parameters once.
+TEST(Registry, BytesAreWhatItHolds) {
+  ParameterRegistry parameters;
+  const FeedForward shared{.shared_weight_id = "ffn"};
+  shared.build(parameters / "root" / "sub1");
+  shared.build(parameters / "root" / "sub2");
+  (parameters / "l").parameter<double>("w", {3}, init::ones());
+  EXPECT_EQ(parameters.bytes(), 72 * sizeof(float) + 3 * sizeof(double));
+  EXPECT_EQ(parameters.grad_bytes(), 0U);
+  parameters.at<double>("l/w").grad();
+  parameters.zero_grad();  // keeps them for the next step
+  EXPECT_EQ(parameters.grad_bytes(), 3 * sizeof(double));
+  EXPECT_EQ(parameters.bytes(), 72 * sizeof(float) + 6 * sizeof(double));
+  parameters.freeze("l/*");
+  EXPECT_EQ(parameters.grad_bytes(), 0U);
+  const std::size_t held = pool().live_bytes();
+  const ParameterRegistry copy(parameters);
+  EXPECT_LE(copy.bytes(), pool().live_bytes() - held);  // blocks are rounded up
+  EXPECT_EQ(copy.bytes(), parameters.bytes());
+  auto& entry = *parameters.at<float>("shared/ffn/bias/b").entry();
+  entry.cast = Tensor<bfloat16>({8}).any();  // as a tape that computes in bfloat16 makes it
+  EXPECT_EQ(parameters.bytes(), copy.bytes() + 8 * sizeof(bfloat16));
+}
+
 // Protects S1: one id on two whole feed-forwards is one set of weights.
 TEST(Sharing, AWholeLayer) {
   ParameterRegistry parameters;

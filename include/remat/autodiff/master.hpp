@@ -10,8 +10,7 @@ namespace remat { inline namespace REMAT_ABI { namespace detail {
 
 /// The float32 parameter rounded to bfloat16. Charged to nobody: it counts as parameters do.
 inline AnyTensor rounded(ParameterEntry& entry) {
-  static std::mutex mutex;  // of tapes that evaluate side by side
-  const std::lock_guard lock(mutex);
+  const std::lock_guard lock(ParameterEntry::cast_mutex());
   const AnyTensor& master = entry.value;
   // The cast shares its master's bytes: whoever else writes there gets others, and a cast of those.
   if (entry.cast.storage && entry.cast_from.get() == master.storage.get()) return entry.cast;

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <remat/params/initializer.hpp>
 #include <remat/params/parameter_use.hpp>
 #include <string>
@@ -45,6 +46,20 @@ struct ParameterEntry {
   }
   /// The gradient is zero from now on; its bytes stay for the next.
   void zero_grad() { has_grad = consumed = false; }
+  std::size_t grad_bytes() {
+    const auto use = used(ParameterUse::train);
+    return grad.storage ? grad.bytes() : 0;
+  }
+  /// With those of the cast.
+  std::size_t value_bytes() {
+    const std::lock_guard lock(cast_mutex());
+    return value.bytes() + (cast.storage ? cast.bytes() : 0);
+  }
+  /// Held by who makes or looks for a cast: tapes of several threads may read one value.
+  static std::mutex& cast_mutex() {
+    static std::mutex mutex;
+    return mutex;
+  }
   /// The gradient and its bytes go.
   void drop_grad() {
     zero_grad();

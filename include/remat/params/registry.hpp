@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <functional>
 #include <iomanip>
 #include <map>
 #include <memory>
@@ -62,16 +63,17 @@ class ParameterRegistry {
   }
   /// Number of values, shared ones counted once.
   Index count() const {
-    Index total = 0;
-    for (const auto& entry : entries()) total += entry->value.size();
-    return total;
+    return total<Index>([](const ParameterEntry& entry) { return entry.value.size(); });
   }
   /// The same of those that are not frozen.
   Index trainable_count() const {
-    Index total = 0;
-    for (const auto& entry : entries()) total += entry->is_frozen ? 0 : entry->value.size();
-    return total;
+    return total<Index>([](const ParameterEntry& entry) { return entry.is_frozen ? 0 : entry.value.size(); });
   }
+  /// What the registry holds now: values, casts to bfloat16 that tapes have made, and `grad_bytes()`.
+  std::size_t bytes() const { return total<std::size_t>(&ParameterEntry::value_bytes) + grad_bytes(); }
+  /// Of gradients alone: those that a backward or `grad()` has made and nothing has freed; zero ones are kept for
+  /// reuse.
+  std::size_t grad_bytes() const { return total<std::size_t>(&ParameterEntry::grad_bytes); }
   /// Freezes every parameter whose path `pattern` fits: `*` stands for any run of characters, '/' among them, `?` for
   /// one. Its gradient is dropped, and tapes that first use it from now on make none: no product, no residual for it,
   /// no update, while gradients flow on through it. A tape that has used it before computes what it recorded and drops
@@ -101,6 +103,12 @@ class ParameterRegistry {
  private:
   friend class Scope;
   using State = detail::RegistryState;
+  template <class Number, class Of>
+  Number total(Of&& of) const {
+    Number sum = 0;
+    for (const auto& entry : entries()) sum += std::invoke(of, *entry);
+    return sum;
+  }
   std::vector<std::string> paths() const {
     std::vector<std::string> all;
     for (const auto& [path, entry] : state().entries) all.push_back(path);
