@@ -256,22 +256,18 @@ TEST(AttentionBfloat16, AddsToGradientsAndLeavesUnwantedOnesAlone) {
 }
 
 TEST(AttentionBfloat16, ComputesNoBlockInVain) {
-  for (const auto& [query_chunk, key_chunk] : {std::pair<Index, Index>{20, 33}, {64, 64}, {300, 40}, {400, 300}})
+  for (const auto& [query_chunk, key_chunk] : {std::pair<Index, Index>{40, 33}, {64, 64}, {150, 40}, {200, 150}})
     for (const Index window : {0, 70}) {
-      Case c{.batch = 1, .query_length = 500, .key_length = 500, .heads = 1, .kv_heads = 1};
+      Case c{.batch = 1, .query_length = 250, .key_length = 250, .heads = 1, .kv_heads = 1};
       c.query_chunk = query_chunk, c.key_chunk = key_chunk, c.window = window, c.padding = true;
       Call call(c);
-      AttentionCall<double> rules_of(c);
-      const NaiveRules rules{rules_of.problem};
-      const Index columns = (500 + key_chunk - 1) / key_chunk, rows = (500 + query_chunk - 1) / query_chunk;
-      std::vector<std::uint8_t> seen(count(rows * columns)), forward = seen, backward = seen;
-      for (Index t = 0; t < 500; ++t)
-        for (Index s = 0; s < 500; ++s)
-          if (rules.sees(0, 0, t, s)) seen[count(t / query_chunk * columns + s / key_chunk)] = 1;
-      call.problem.computed = forward.data();
+      const auto forward = multiplied_blocks(call, query_chunk, key_chunk, [](Call& of) { of.forward(); });
+      if (forward[0] == 0) GTEST_SKIP() << "products of bfloat16 leave no trace of an overflow on this machine";
       call.forward();
-      call.problem.computed = backward.data();
-      call.backward(call.gradients());
+      const auto backward =
+          multiplied_blocks(call, query_chunk, key_chunk, [](Call& of) { of.backward(of.gradients()); });
+      const AttentionCall<double> rules_of(c);
+      const auto seen = NaiveRules{rules_of.problem}.seen_blocks(query_chunk, key_chunk);
       EXPECT_EQ(forward, seen);
       EXPECT_EQ(backward, seen);
     }

@@ -4,6 +4,7 @@
 #include <omp.h>
 
 #include <array>
+#include <cfenv>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -11,6 +12,7 @@
 #include <remat/core/eigen.hpp>
 #include <remat/kernels/attention.hpp>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 namespace remat_test {
@@ -197,6 +199,39 @@ struct AttentionCall {
   }
 };
 
+/// [query blocks, key blocks] of the first batch entry: a 1 where `run(call)` multiplies any query with any key,
+/// whether or not the product is then hidden. One block of queries and one of keys are so large that their products
+/// overflow, all else is 0, and the processor remembers an overflow.
+template <class T, class Run>
+std::vector<std::uint8_t> multiplied_blocks(AttentionCall<T>& call, Index query_chunk, Index key_chunk, Run&& run) {
+  const auto& p = call.problem;
+  const T huge = static_cast<T>(std::is_same_v<T, double> ? 1e200 : 1e30);
+  const auto set = [&](Index start, Index token, Index width, Index length, Index first, Index chunk, T value) {
+    for (Index i = first; i < std::min(first + chunk, length); ++i)
+      std::fill_n(call.input.data() + start + i * token, width, value);
+  };
+  const Index q_width = p.heads * p.head_dims, k_width = p.kv_heads * p.head_dims;
+  set(0, p.q_token, q_width, p.query_length, 0, p.query_length, T{0});
+  set(call.k_at, p.k_token, k_width, p.key_length, 0, p.key_length, T{0});
+  const int threads = omp_get_max_threads();
+  omp_set_num_threads(1);  // each thread remembers its own
+  std::vector<std::uint8_t> marks;
+  for (Index t = 0; t < p.query_length; t += query_chunk)
+    for (Index s = 0; s < p.key_length; s += key_chunk) {
+      set(0, p.q_token, q_width, p.query_length, t, query_chunk, huge);
+      set(call.k_at, p.k_token, k_width, p.key_length, s, key_chunk, huge);
+      std::feclearexcept(FE_ALL_EXCEPT);
+      asm volatile("" ::: "memory");
+      run(call);
+      asm volatile("" ::: "memory");
+      marks.push_back(std::fetestexcept(FE_OVERFLOW) != 0 ? 1 : 0);
+      set(0, p.q_token, q_width, p.query_length, t, query_chunk, T{0});
+      set(call.k_at, p.k_token, k_width, p.key_length, s, key_chunk, T{0});
+    }
+  omp_set_num_threads(threads);
+  return marks;
+}
+
 /// What the options say about one pair.
 struct NaiveRules {
   const remat::kernels::AttentionProblem<double>& p;
@@ -213,6 +248,15 @@ struct NaiveRules {
   Index bias_at(Index b, Index n, Index t, Index s) const {
     const auto at = [&](Index i, int axis) { return p.bias_sizes[axis] == 1 ? 0 : i; };
     return ((at(b, 0) * p.bias_sizes[1] + at(n, 1)) * p.bias_sizes[2] + at(t, 2)) * p.bias_sizes[3] + at(s, 3);
+  }
+  /// [query blocks, key blocks] of the first batch entry and head: a 1 where any pair is seen.
+  std::vector<std::uint8_t> seen_blocks(Index query_chunk, Index key_chunk) const {
+    const Index columns = (p.key_length + key_chunk - 1) / key_chunk;
+    std::vector<std::uint8_t> marks(count((p.query_length + query_chunk - 1) / query_chunk * columns));
+    for (Index t = 0; t < p.query_length; ++t)
+      for (Index s = 0; s < p.key_length; ++s)
+        if (sees(0, 0, t, s)) marks[count(t / query_chunk * columns + s / key_chunk)] = 1;
+    return marks;
   }
   double slope(Index n) const {
     double power = 1;

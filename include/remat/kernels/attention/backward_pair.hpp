@@ -74,7 +74,6 @@ class TilePair {
     const Index first = std::max<Index>(0, seen.first_query(s) - t0);
     const Index rows = std::min(query_rows, seen.last_query(s + lanes - 1) - t0) - first;
     if (rows <= 0) return {first, 0};
-    note_block(p, t0, s);
     T *weights = tile.weights + first * group, *dscores = tile.dscores + first * group;
     multiply<false, Trans::no>(rows, group, h, tile.query + first * pitch, pitch, tile.key_panels + g * pitch, group,
                                weights, group);

@@ -120,13 +120,4 @@ inline void clear_outside(const Stretch& kept, Index columns, bfloat16* row) {
   std::fill_n(bits + kept.end, columns - kept.end, std::uint16_t{0});
 }
 
-/// Leaves a mark on every block of a tile of scores.
-template <class T>
-void note_blocks(const AttentionProblem<T>& p, Index t, Index rows, Index s, Index keys) {
-  if (p.computed == nullptr) return;
-  const Index query_chunk = query_tiling(p).chunk, key_chunk = key_tiling(p).chunk;
-  for (Index i = t; i < t + rows; i = (i / query_chunk + 1) * query_chunk)
-    for (Index j = s; j < s + keys; j = (j / key_chunk + 1) * key_chunk) note_block(p, i, j);
-}
-
 }}}  // namespace remat::kernels::attention

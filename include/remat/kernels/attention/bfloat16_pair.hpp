@@ -80,7 +80,6 @@ class Bfloat16Pair {
       std::fill(tile.dquery + whole.end * pitch, tile.dquery + round_to_step(query_rows) * pitch, 0.0F);
     }
     if (seeing.size() == 0) return;
-    note_blocks(p, first_query + seeing.begin, seeing.size(), first_key, key_rows);
     const Index rows = whole.size(), columns = round_to_step(key_rows), row = bfloat16_pitch(h);
     const Index at = whole.begin * key_tile;
     const bfloat16 *query = tile.query + whole.begin * row, *dout = tile.dout + whole.begin * row;

@@ -63,7 +63,6 @@ class Bfloat16Strip {
   void attend(const Visibility& seen, Index b, Index n, Index t0, Index rows, Index s0, Index keys) {
     const Stretch seeing = rows_that_see(seen, t0, rows, s0, keys), whole = whole_steps(seeing);
     if (seeing.size() == 0) return;
-    note_blocks(p, t0 + seeing.begin, seeing.size(), s0, keys);
     const Index columns = round_to_step(keys), row = bfloat16_pitch(h), at = whole.begin * tile_keys;
     gemm({.b = Trans::yes, .m = whole.size(), .n = columns, .k = h, .lda = row, .ldb = row, .ldc = tile_keys},
          tile.query + whole.begin * row, tile.key, tile.scores + at);

@@ -110,7 +110,6 @@ class QueryStrip {
     if (keys <= 0) return;
     if constexpr (Changed)
       if (!segments_meet(p, b, t, lanes, first, keys)) return;
-    note_block(p, t, s0);
     const T *key = tile.key + (first - s0) * pitch, *value = tile.value + (first - s0) * pitch;
     multiply<false, Trans::no>(keys, group, h, key, pitch, tile.query + g * pitch, group, tile.scores, group);
     if constexpr (Changed) ScoreChange<E, false>(p, tables.buckets, b, n)(tile.scores, nullptr, first, keys, t, lanes);

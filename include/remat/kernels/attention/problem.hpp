@@ -55,10 +55,8 @@ struct AttentionProblem {
   double rotary_base = 0;
   Index rotary_dims = 0, key_position = 0;
 
-  /// Queries and keys to a block (0: a tile), and null or [query blocks, key blocks] where any call that computes
-  /// scores of a block leaves a 1.
+  /// Queries and keys to a block; 0: a tile.
   Index query_chunk = 0, key_chunk = 0;
-  std::uint8_t* computed = nullptr;
 
   /// Does anything but a mask by position touch the scores?
   bool changes_scores() const {

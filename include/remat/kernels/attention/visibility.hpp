@@ -1,7 +1,6 @@
 // Which keys a query sees, by position, and the tiles and blocks that follow from it.
 #pragma once
 
-#include <atomic>
 #include <remat/kernels/attention/problem.hpp>
 
 namespace remat { inline namespace REMAT_ABI { namespace kernels::attention {
@@ -85,15 +84,6 @@ Tiling query_tiling(const AttentionProblem<T>& p, Index tile = tile_rows) {
 template <class T>
 Tiling key_tiling(const AttentionProblem<T>& p, Index tile = tile_rows) {
   return {p.key_length, chunk_or_tile(p.key_chunk, p.key_length, tile), tile};
-}
-
-/// Leaves a mark that scores of query t and key s were computed.
-template <class T>
-void note_block(const AttentionProblem<T>& p, Index t, Index s) {
-  if (p.computed == nullptr) return;
-  const Index query_chunk = query_tiling(p).chunk, key_chunk = key_tiling(p).chunk;
-  const Index key_blocks = (p.key_length + key_chunk - 1) / key_chunk;
-  std::atomic_ref(p.computed[t / query_chunk * key_blocks + s / key_chunk]).store(1, std::memory_order_relaxed);
 }
 
 /// Least and greatest of some ids.
