@@ -6,6 +6,7 @@
 #include <remat/ops/cast.hpp>
 #include <remat/ops/clamp.hpp>
 #include <remat/ops/compare.hpp>
+#include <remat/ops/custom_gradient.hpp>
 #include <remat/ops/one_hot.hpp>
 #include <remat/ops/pow.hpp>
 #include <remat/ops/unary.hpp>
@@ -126,6 +127,20 @@ inline void pointwise_cases(const AddCase& row) {
        .inputs = {on({{33}})},
        .low = 0.5,
        .high = 2});
+
+  row({.name = "custom_gradient",
+       .fn =
+           [](const auto& in) {
+             using V = std::decay_t<decltype(in[0])>;
+             return remat::custom_gradient(
+                 "custom_gradient", std::vector<V>{in[0], in[1]},
+                 [](Tape&, const std::vector<V>& x) { return tanh(x[0]) * x[1]; },
+                 [](const remat::CustomBackward<typename V::value_type>& of) {
+                   const V slope = 1 - square(tanh(of.inputs[0]));
+                   return std::vector<V>{of.gradient * slope * of.inputs[1], of.gradient * tanh(of.inputs[0])};
+                 });
+           },
+       .inputs = {on({{}, {}}), on({{7}, {7}}), on({{0, 3}, {0, 3}}), on({{3, 33}, {3, 33}})}});
 }
 
 }  // namespace remat_test

@@ -50,7 +50,7 @@ struct MultiHeadAttention {
     Var<T> keys, values;  // [B, S, K H]
   };
 
-  using Masks = AttentionMasks<T>;
+  using Masks = AttentionMasks<T>;  // what a call may see
 
   /// Self attention: x [B, T, D] -> [B, T, D]; `layer(x, {.key_lengths = lengths})` where a part is padding.
   Var<T> operator()(const Var<T>& x, const Masks& masks = {}) const {

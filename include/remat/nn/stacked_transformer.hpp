@@ -44,7 +44,7 @@ struct StackedTransformer {
   /// Of the steps recorded from now on; the same as assigning `remat`.
   void set_remat(const Policy& policy) { remat = policy; }
 
-  using Masks = AttentionMasks<T>;
+  using Masks = AttentionMasks<T>;  // what a call may see
 
   /// x [B, T, D] -> [B, T, D], every layer with the same masks: `stack(x, {.key_lengths = lengths})`.
   template <SkipTypeOf<T> X>

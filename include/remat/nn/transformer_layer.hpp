@@ -91,7 +91,7 @@ struct TransformerLayer {
   TransformerLayer(const Scope& where, const TransformerLayerConfig& given)
       : TransformerLayer(LayerScope(where, given.shared_weight_id), completed(given, where.use_path()), 0) {}
 
-  using Masks = AttentionMasks<T>;
+  using Masks = AttentionMasks<T>;  // what a call may see
 
   /// x [B, T, D] -> [B, T, D]; `layer(x, {.key_lengths = lengths})` where a part is padding.
   template <SkipTypeOf<T> X>

@@ -59,6 +59,7 @@ Var<T> on_tape_of(const Var<T>& other, const Argument<T>& x) {
 
 }  // namespace detail
 
+///@{
 /// `einsum("bqhd,bkhd->bhqk", q, k)`: multiplies elements whose letters agree and sums over letters that the result
 /// does not have, as in NumPy, but the result is always named. "..." stands for leading axes that need no letters,
 /// equal in both operands. It is a matmul (or, where that has one row and column or nothing to sum, a product element
@@ -82,6 +83,7 @@ template <class T>
 Var<T> einsum(const std::string& spec, const Like<T>& a, const Var<T>& b) {
   return einsum(spec, detail::on_tape_of(b, a), b);
 }
+///@}
 /// Of one operand: its axes in another order, summed over those that the result does not have.
 template <class T>
 Var<T> einsum(const std::string& spec, const Var<T>& x) {

@@ -11,6 +11,7 @@
 
 namespace remat { inline namespace REMAT_ABI {
 
+/// Settings of `matmul`.
 struct MatmulOptions {
   bool transposed_a = false, transposed_b = false;  // the last two axes of a are [K, M], of b [N, K]
 };

@@ -46,11 +46,12 @@ struct ParameterEntry {
   }
   /// The gradient is zero from now on; its bytes stay for the next.
   void zero_grad() { has_grad = consumed = false; }
+  /// Of the gradient, zero or not, once there is one.
   std::size_t grad_bytes() {
     const auto use = used(ParameterUse::train);
     return grad.storage ? grad.bytes() : 0;
   }
-  /// With those of the cast.
+  /// Of the value, with those of its cast to bfloat16.
   std::size_t value_bytes() {
     const std::lock_guard lock(cast_mutex());
     return value.bytes() + (cast.storage ? cast.bytes() : 0);
