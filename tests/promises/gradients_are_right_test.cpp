@@ -39,7 +39,9 @@ constexpr double step = 1e-3;
 /// May each element be moved by itself? The cost is that of a run for each: a sum of many elements is large too.
 bool is_small(const OpRun& run, Index results) { return run.input_size() * (run.input_size() + results) <= 300'000; }
 
+// On one thread: so many short runs would mostly wait for the others. That they change no bit is tried below.
 TEST(GradientsAreRight, WholeJacobians) {
+  const Threads one(1);
   for (const OpRun& run : op_runs()) {
     SCOPED_TRACE(run.name());
     std::vector<Tensor<double>> inputs = run.values<double>();
