@@ -12,12 +12,11 @@
 //   long_run.txt    the model on a line, then facts about the run
 // and, by bench/plots/long.gp, a picture. Fails when a peak is not as planned or variants disagree about the loss.
 #include <cmath>
-#include <cstdlib>
 #include <iostream>
 
-#include "../examples/run_program.hpp"
 #include "long_training.hpp"
-#include "remat_report.hpp"
+#include "results.hpp"
+#include "run_program.hpp"
 
 namespace {
 
@@ -107,10 +106,7 @@ const LongPoint* find(const std::vector<LongPoint>& points, const std::string& n
 std::string times_fused(const std::vector<LongPoint>& points, const LongPoint& point) {
   const LongPoint* fused = find(points, "fused", point.context);
   if (fused == nullptr || fused->seconds.size() != point.seconds.size() || point.alone) return "";
-  std::vector<double> ratios;
-  for (std::size_t round = 0; round < point.seconds.size(); ++round)
-    ratios.push_back(fused->seconds[round] / point.seconds[round]);
-  return text_of("%.4f", bench::median(std::move(ratios)));
+  return text_of("%.4f", bench::ratio(fused->seconds, point.seconds));
 }
 
 /// Times the variants of these names at one context and prints what came of it.
@@ -156,36 +152,14 @@ std::vector<LongPoint> run_all(const Settings& s, const std::vector<Longest>& lo
   return points;
 }
 
-std::vector<std::string> facts_of(const Settings& s) {
-  const char* wait = std::getenv("OMP_WAIT_POLICY");
-  return {text_of("GPT over bytes, %d layers of %d dims, %d heads, hidden %d, batch 1, float32, chunks of %d queries",
-                  s.shape.layers, s.shape.dims, s.shape.heads, s.shape.hidden, s.shape.query_chunk),
-          text_of("threads       %d of ", remat::machine::threads()) + remat::machine::affinity() +
-              ", OMP_WAIT_POLICY " + (wait ? wait : "not set"),
-          "instructions  " + remat::machine::isa() + ", compiled for " + remat::machine::compiled_isa(),
-          std::string("GEMM          ") + remat::kernels::gemm_backend(),
-          text_of("FMA peak      %.0f GFLOP/s float32", remat::machine::peak_fma_gflops(remat::machine::threads()))};
-}
-
-void write(const Settings& s, const std::vector<std::string>& facts, const std::vector<Longest>& longest,
-           const std::vector<LongPoint>& points) {
-  const std::filesystem::path folder = s.out;
-  std::filesystem::create_directories(folder);
-  const auto open = [&](const char* name) {
-    std::ofstream file(folder / name);
-    file.exceptions(std::ios::failbit | std::ios::badbit);
-    return file;
-  };
-  auto run = open("long_run.txt");
-  for (const std::string& fact : facts) run << fact << '\n';
-  auto plans = open("long.csv");
-  plans << "layers,variant,budget_bytes,context,peak_bytes,step_s\n";
+void write(const Settings& s, const std::vector<Longest>& longest, const std::vector<LongPoint>& points) {
+  auto plans = bench::open_csv(s.out, "long.csv", "layers,variant,budget_bytes,context,peak_bytes,step_s");
   for (const Longest& row : longest)
     plans << text_of("%d,%s,%zu,%d,%zu,%.3f\n", row.layers, row.variant.c_str(),
                      static_cast<std::size_t>(row.budget) << 20, row.context, row.peak_bytes, row.seconds);
-  auto speeds = open("long_speed.csv");
-  speeds << "variant,context,rounds,best_s,median_s,tokens_per_s,times_fused,planned_peak_bytes,peak_bytes,"
-            "offloaded_bytes,first_loss\n";
+  auto speeds = bench::open_csv(s.out, "long_speed.csv",
+                                "variant,context,rounds,best_s,median_s,tokens_per_s,times_fused,planned_peak_bytes,"
+                                "peak_bytes,offloaded_bytes,first_loss");
   for (const LongPoint& p : points) {
     const double median = bench::median(p.seconds);
     speeds << text_of("%s,%d,%zu,%.4f,%.4f,%.2f,", p.variant.name.c_str(), p.context, p.seconds.size(),
@@ -200,13 +174,15 @@ int compare(const Settings& s) {
     remat::require(std::find(s.budgets.begin(), s.budgets.end(), edge) != s.budgets.end(), "--edges: ", edge,
                    " MiB is not among --budgets");
   if (s.threads > 0) omp_set_num_threads(s.threads);
-  const std::vector<std::string> facts = facts_of(s);
-  for (const std::string& fact : facts) std::cout << fact << '\n';
+  bench::tell_facts(
+      {text_of("GPT over bytes, %d layers of %d dims, %d heads, hidden %d, batch 1, float32, chunks of %d queries",
+               s.shape.layers, s.shape.dims, s.shape.heads, s.shape.hidden, s.shape.query_chunk)},
+      s.out, "long_run.txt");
   std::vector<Longest> longest;
   plan_longest(s, s.shape.layers, longest);
   if (s.deep > 0 && s.deep != s.shape.layers) plan_longest(s, s.deep, longest);
   const std::vector<LongPoint> points = run_all(s, longest);
-  write(s, facts, longest, points);
+  write(s, longest, points);
   bool is_good = true;
   for (const LongPoint& p : points) {
     const LongPoint* fused = find(points, "fused", p.context);

@@ -6,8 +6,8 @@
 #include <memory>
 #include <vector>
 
-#include "../examples/long_variants.hpp"
 #include "gpt_training.hpp"
+#include "long_variants.hpp"
 
 namespace bench {
 

@@ -1,7 +1,7 @@
 // The flags of a GPT that benchmarks share.
 #pragma once
 
-#include "../examples/run_program.hpp"
+#include "run_program.hpp"
 
 namespace bench {
 

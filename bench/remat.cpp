@@ -4,7 +4,6 @@
 //   ./run bench remat [--layers 12 --dims 384 ...] [--policies "everything; names(ffn1) | dots; save_nothing"]
 //
 // Prints a table, writes CSV files and, by bench/plots/remat.gp, pictures. Fails when any bit of any loss differs.
-#include <cstdlib>
 #include <iostream>
 #include <memory>
 #include <sstream>
@@ -73,16 +72,10 @@ std::vector<bench::Variant> variants_of(const Settings& s, const remat::Plan& pl
 std::vector<std::string> facts_of(const Settings& s, const remat::models::GptConfig& config) {
   remat::ParameterRegistry parameters(s.seed);
   const remat::models::Gpt<float> gpt(parameters / "gpt", config);
-  const char* wait = std::getenv("OMP_WAIT_POLICY");
   return {
       bench::text_of("GPT, %d layers of %d dims, %d heads, context %d, batch %d, vocabulary %d", s.layers, s.dims,
                      s.heads, s.context, s.batch, s.vocabulary),
       bench::text_of("parameters    %lld, dropout %g", static_cast<long long>(parameters.count()), s.dropout),
-      bench::text_of("threads       %d of ", remat::machine::threads()) + remat::machine::affinity() +
-          ", OMP_WAIT_POLICY " + (wait ? wait : "not set"),
-      "instructions  " + remat::machine::isa() + ", compiled for " + remat::machine::compiled_isa(),
-      std::string("GEMM          ") + remat::kernels::gemm_backend(),
-      bench::text_of("FMA peak      %.0f GFLOP/s float32", remat::machine::peak_fma_gflops(remat::machine::threads())),
       bench::text_of(
           "steps         %d in each of %d training(s), after one to warm up; forward and backward, without optimizer",
           s.steps, s.repeat)};
@@ -124,9 +117,8 @@ int compare(const Settings& s) {
                                         .num_heads = s.heads,
                                         .dropout = s.dropout,
                                         .remat_every = s.remat_every};
-  bench::Report report{.facts = facts_of(s, config), .trainings = s.repeat};
-  for (const std::string& fact : report.facts) std::cout << fact << '\n';
-  std::cout << std::flush;
+  bench::tell_facts(facts_of(s, config), s.out, "remat_run.txt");
+  bench::Report report{.trainings = s.repeat};
   {
     remat::ParameterRegistry parameters(s.seed);
     const remat::models::Gpt<float> gpt(parameters / "gpt", config);
@@ -139,7 +131,6 @@ int compare(const Settings& s) {
   train_in_turn(s, config, report);
   report.print();
   report.write(s.out);
-  report.hand_over(std::filesystem::path(s.out) / "remat_benchmark.json");
   if (const std::size_t count = report.differing(); count > 0) {
     std::cout << "\nFAILED: the losses of " << count << " policies differ from those of " << report.variants[0].name
               << '\n';

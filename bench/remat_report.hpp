@@ -1,40 +1,19 @@
 // What a comparison of policies found: a table to read, files for other programs.
 #pragma once
 
-#include <benchmark/benchmark.h>
-
 #include <algorithm>
 #include <cstdio>
 #include <filesystem>
-#include <fstream>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "../examples/text_of.hpp"
 #include "remat_trainer.hpp"
+#include "results.hpp"
 
 namespace bench {
 
-using programs::mib, programs::text_of;
-
-inline double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  const std::size_t half = values.size() / 2;
-  return values.size() % 2 == 1 ? values[half] : (values[half - 1] + values[half]) / 2;
-}
-inline double best(const std::vector<double>& values) { return *std::min_element(values.begin(), values.end()); }
-
-/// Times `of` over `base`, round by round, and then the median: what others do to the machine in a round hits both.
-inline double relative(const Outcome& of, const Outcome& base) {
-  std::vector<double> ratios;
-  for (std::size_t round = 0; round < of.ms.size(); ++round) ratios.push_back(of.ms[round] / base.ms[round]);
-  return median(std::move(ratios));
-}
-
-/// `facts` are lines about the run, the first of which is a title for pictures.
 struct Report {
-  std::vector<std::string> facts{};
   std::vector<Variant> variants{};
   std::vector<Outcome> outcomes{};
   int trainings = 1;  // as many as `losses` hold one after another
@@ -50,8 +29,8 @@ struct Report {
       const Outcome& o = outcomes[i];
       const remat::PlannedPolicy& planned = variants[i].planned;
       std::printf("%-*s %9.1f %9.1f %6.3f %9.1f %9.2f %9.2f %9.2f %8lld %9.2f %9.6f\n", int(width),
-                  variants[i].name.c_str(), best(o.ms), median(o.ms), relative(o, outcomes[0]), 1e3 * planned.seconds,
-                  mib(o.peak_bytes), mib(planned.stats.peak_bytes), mib(o.stats.saved_bytes),
+                  variants[i].name.c_str(), best(o.ms), median(o.ms), ratio(o.ms, outcomes[0].ms),
+                  1e3 * planned.seconds, mib(o.peak_bytes), mib(planned.stats.peak_bytes), mib(o.stats.saved_bytes),
                   static_cast<long long>(o.stats.ops_replayed), o.stats.replay_flops * 1e-9,
                   static_cast<double>(o.losses.back()));
     }
@@ -70,33 +49,27 @@ struct Report {
   }
 
   /// remat.csv (a row a policy), remat_loss.csv (a row a step), remat_timeline.csv (live bytes by class of each
-  /// policy's fastest step), remat_run.txt (the facts) and remat_policies.txt (a name a line, for programs that cannot
-  /// read quotes).
+  /// policy's fastest step) and remat_policies.txt (a name a line, for programs that cannot read quotes).
   void write(const std::filesystem::path& folder) const {
-    std::filesystem::create_directories(folder);
-    const auto open = [&](const char* name) {
-      std::ofstream file(folder / name);
-      file.exceptions(std::ios::failbit | std::ios::badbit);
-      return file;
-    };
-    auto run = open("remat_run.txt");
-    for (const std::string& fact : facts) run << fact << '\n';
-    auto names = open("remat_policies.txt");
+    auto names = open_file(folder, "remat_policies.txt");
     for (const Variant& variant : variants) names << variant.name << '\n';
 
-    auto rows = open("remat.csv");
-    rows << "variant,policy,budget_bytes,best_ms,median_ms,times_first,planned_ms,peak_bytes,planned_peak_bytes,"
-            "held_bytes,replay_flops,replayed_ops,last_loss\n";
-    auto points = open("remat_timeline.csv");
-    points << "variant,ms,live_bytes,saved,replayed,activation_gradients,workspace,parameters,parameter_gradients,"
-              "optimizer\n";
-    auto losses = open("remat_loss.csv");
+    auto rows =
+        open_csv(folder, "remat.csv",
+                 "variant,policy,budget_bytes,best_ms,median_ms,times_first,planned_ms,peak_bytes,planned_peak_bytes,"
+                 "held_bytes,replay_flops,replayed_ops,last_loss");
+    auto points =
+        open_csv(folder, "remat_timeline.csv",
+                 "variant,ms,live_bytes,saved,replayed,activation_gradients,workspace,parameters,parameter_gradients,"
+                 "optimizer");
+    auto losses = open_file(folder, "remat_loss.csv");
     losses << "step";
     for (std::size_t i = 0; i < variants.size(); ++i) {
       const auto& [name, planned, budget] = variants[i];
       const Outcome& o = outcomes[i];
       rows << i << ',' << quoted(name) << ',' << (budget ? std::to_string(*budget) : "")
-           << text_of(",%.3f,%.3f,%.4f,%.3f", best(o.ms), median(o.ms), relative(o, outcomes[0]), 1e3 * planned.seconds)
+           << text_of(",%.3f,%.3f,%.4f,%.3f", best(o.ms), median(o.ms), ratio(o.ms, outcomes[0].ms),
+                      1e3 * planned.seconds)
            << text_of(",%zu,%zu,%zu,%.0f,%lld,%.9g\n", o.peak_bytes, planned.stats.peak_bytes, o.stats.saved_bytes,
                       o.stats.replay_flops, static_cast<long long>(o.stats.ops_replayed),
                       static_cast<double>(o.losses.back()));
@@ -111,30 +84,6 @@ struct Report {
       for (const Outcome& o : outcomes) losses << text_of(",%.9g", static_cast<double>(o.losses[step]));
     }
     losses << '\n';
-  }
-
-  /// Hands the measured times to Google Benchmark, one repetition a step, which writes them with its statistics as
-  /// `file`, to be read by the tools that compare such files. Its own loop would run the steps of a policy in one go,
-  /// and a drift of the machine would then pass for a difference between policies.
-  void hand_over(const std::filesystem::path& file) const {
-    for (std::size_t i = 0; i < variants.size(); ++i) {
-      const auto repeat = [&o = outcomes[i], next = std::size_t{0}](benchmark::State& state) mutable {
-        for (auto _ : state) state.SetIterationTime(1e-3 * o.ms[next++ % o.ms.size()]);
-        state.counters["peak_bytes"] = static_cast<double>(o.peak_bytes);
-        state.counters["held_bytes"] = static_cast<double>(o.stats.saved_bytes);
-        state.counters["replay_flops"] = o.stats.replay_flops;
-      };
-      benchmark::RegisterBenchmark(("remat/" + variants[i].name).c_str(), repeat)
-          ->UseManualTime()
-          ->Unit(benchmark::kMillisecond)
-          ->Iterations(1)
-          ->Repetitions(static_cast<int>(outcomes[i].ms.size()))
-          ->ComputeStatistics("best", best);
-    }
-    std::ofstream out(file);
-    benchmark::JSONReporter json;
-    json.SetOutputStream(&out);
-    benchmark::RunSpecifiedBenchmarks(&json);
   }
 
  private:

@@ -11,7 +11,6 @@
 //   speed_scaling.csv  time and arithmetic of a token against length, layers and width, with fitted exponents
 //   speed_run.txt      facts about the run, the model first
 // and, by bench/plots/speed.gp, pictures. Flops count what a step needs, nothing twice, of attention what is visible.
-#include <cstdlib>
 #include <iostream>
 
 #include "model_options.hpp"
@@ -51,26 +50,6 @@ void add_options(CLI::App& app, Settings& s) {
   app.add_option("--out", s.out, "folder for CSV files and pictures");
 }
 
-void print_and_write_facts(const Settings& s, int threads) {
-  const char* wait = std::getenv("OMP_WAIT_POLICY");
-  const std::string facts[] = {
-      bench::text_of("GPT, %d layers of %d dims, %d heads, context %d, batch %d, vocabulary %d, %s head", s.layers,
-                     s.dims, s.heads, s.context, s.batch, s.vocabulary, s.tied ? "tied" : "untied"),
-      "computes in   " + s.dtype,
-      "remat         " + remat::policy::to_string(remat::policy::parse(s.remat)),
-      bench::text_of("threads       %d of ", threads) + remat::machine::affinity() + ", OMP_WAIT_POLICY " +
-          (wait ? wait : "not set"),
-      "instructions  " + remat::machine::isa() + ", compiled for " + remat::machine::compiled_isa(),
-      std::string("GEMM          ") + remat::kernels::gemm_backend()};
-  std::filesystem::create_directories(s.out);
-  std::ofstream file(std::filesystem::path(s.out) / "speed_run.txt");
-  for (const std::string& fact : facts) {
-    std::cout << fact << '\n';
-    file << fact << '\n';
-  }
-  std::cout << std::flush;
-}
-
 template <class Report>
 void finish(const Report& report, const Settings& s) {
   report.print();
@@ -82,7 +61,11 @@ template <class T>
 void measure(const Settings& s) {
   if (s.threads > 0) omp_set_num_threads(s.threads);
   const int threads = remat::machine::threads();
-  print_and_write_facts(s, threads);
+  bench::tell_facts(
+      {bench::text_of("GPT, %d layers of %d dims, %d heads, context %d, batch %d, vocabulary %d, %s head", s.layers,
+                      s.dims, s.heads, s.context, s.batch, s.vocabulary, s.tied ? "tied" : "untied"),
+       "computes in   " + s.dtype, "remat         " + remat::policy::to_string(remat::policy::parse(s.remat))},
+      s.out, "speed_run.txt");
   const auto wants = [&](const char* section) {
     return std::find(s.sections.begin(), s.sections.end(), section) != s.sections.end();
   };

@@ -1,14 +1,12 @@
-// What the sections of `./run bench speed` share: times of repeated work, rates, files.
+// What the sections of `./run bench speed` share: times of repeated work, rates.
 #pragma once
 
 #include <chrono>
-#include <filesystem>
-#include <fstream>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "remat_report.hpp"
+#include "results.hpp"
 
 namespace bench {
 
@@ -34,21 +32,5 @@ struct Timed {
     return median(std::move(shares));
   }
 };
-
-/// The median over rounds of a[i] / b[i].
-inline double ratio(const std::vector<double>& a, const std::vector<double>& b) {
-  std::vector<double> ratios;
-  for (std::size_t round = 0; round < a.size(); ++round) ratios.push_back(a[round] / b[round]);
-  return median(std::move(ratios));
-}
-
-/// A file of rows that throws when it cannot be written.
-inline std::ofstream open_csv(const std::string& folder, const char* name, const char* columns) {
-  std::filesystem::create_directories(folder);
-  std::ofstream file(std::filesystem::path(folder) / name);
-  file.exceptions(std::ios::failbit | std::ios::badbit);
-  file << columns << '\n';
-  return file;
-}
 
 }  // namespace bench

@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
-#include "../../examples/run_program.hpp"
 #include "../gpt_training.hpp"
+#include "run_program.hpp"
 
 namespace {
 

@@ -7,6 +7,7 @@
 #include <remat/remat.hpp>
 #include <string>
 
+#include "machine_facts.hpp"
 #include "text_of.hpp"
 #include "train_gpt/settings.hpp"
 
@@ -28,11 +29,7 @@ inline void print_start(const Settings& s, const CLI::App& app, const remat::Par
                                       parameters.entries().size()));
   row("tokens", programs::text_of("%zu to train on, %zu to validate, vocabulary %lld", corpus.train_tokens().size(),
                                   corpus.validation_tokens().size(), static_cast<long long>(corpus.vocabulary_size())));
-  row("threads", programs::text_of("%d of ", remat::machine::threads()) + remat::machine::affinity() +
-                     ", OMP_WAIT_POLICY " + remat::machine::wait_policy());
-  row("instructions", remat::machine::isa() + ", compiled for " + remat::machine::compiled_isa());
-  row("FMA peak", programs::text_of("%.0f GFLOP/s float32", peak_gflops));
-  row("GEMM", remat::kernels::gemm_backend());
+  for (const auto& [name, value] : programs::machine_facts(peak_gflops)) row(name, value);
   row("policy", s.memory > 0 ? "planned, at most " + std::to_string(s.memory) + " MiB of activations"
                              : remat::policy::to_string(remat::policy::parse(s.remat)));
   std::cout << std::endl;
