@@ -155,8 +155,17 @@ TEST(Masks, WhatCannotBeHonouredIsRefused) {
   remat_test::expect_error({"plain/layer_0/attention", "fused = false", "masks"}, [&] {
     plain(x, {.key_lengths = Ids({B}, {4, 7})});
   });
-  remat_test::expect_error({"query_segments", "[2, 6]", "chunks/layer_0"}, [&] {
-    chunks(x, {.query_segments = Ids({B, 6}, 0)});
+  // Of 3 queries, as the first chunk is.
+  remat_test::expect_error({"query_segments", "[2, 3]", "[B, 7]", "chunks/layer_0"}, [&] {
+    chunks(x, {.query_segments = Ids({B, 3}, 0)});
+  });
+  remat_test::expect_error({"bias", "[1, 1, 3, 7]", "chunks/layer_0"}, [&] {
+    chunks(x, {.bias = Tensor<double>({1, 1, 3, T}, 0)});
+  });
+  const nn::StackedTransformer<double> decoder(parameters / "decoder", stack_config(true, false, 3));
+  const auto memory = tape.input(random_tensor<double>({B, 3, D}, 2));
+  remat_test::expect_error({"key_segments", "decoder/layer_0"}, [&] {
+    decoder(x, memory, {}, {.query_segments = Ids({B, T}, 0)});
   });
   remat_test::expect_error({"key length 8", "chunks/layer_0"}, [&] { chunks(x, {.key_lengths = Ids({B}, {4, 8})}); });
 }

@@ -18,30 +18,35 @@ bool masks_anything(const AttentionMasks<T>& masks) {
 template <class T>
 class MasksByChunk {
  public:
+  /// Of a layer at `path`, for the queries of x [B, T, D]. An `Error` for what is neither of all queries nor of one,
+  /// which might fit a part by chance.
   template <class X>
-  MasksByChunk(const AttentionMasks<T>& masks, const Var<X>& x, bool is_self) : all_(masks), whole_(x.shape()[1]) {
+  MasksByChunk(const AttentionMasks<T>& masks, const Var<X>& x, const std::string& path) : all_(masks) {
+    const Index queries = x.shape()[1];
     const auto on_tape = [&](auto& argument, auto& var) {
       using V = std::remove_reference_t<decltype(var)>;
       if (argument.has_value()) argument = var = V(x.shared_program(), argument.on(x.program()));
     };
     on_tape(all_.query_segments, segments_);
+    require(!segments_ || (segments_.shape().rank() == 2 && segments_.shape()[1] == queries), path,
+            ": query_segments have shape ", all_.query_segments.shape(), ", x of shape ", x.shape(), " needs [B, ",
+            queries, "]");
     on_tape(all_.bias, bias_);
-    if (is_self && !all_.key_segments.has_value()) all_.key_segments = all_.query_segments;  // not cut below
+    const Shape& bias = all_.bias.shape();
+    require(!bias_ || (bias.rank() == 4 && (bias[2] == queries || bias[2] == 1)), path, ": bias has shape ", bias,
+            ", x of shape ", x.shape(), " needs [B or 1, N or 1, ", queries, " or 1, S or 1]");
+    if (!all_.key_segments.has_value()) all_.key_segments = all_.query_segments;  // of all queries, not of a part
   }
-  /// Of the queries [begin, begin + count) of the whole sequence.
+  /// Of the queries [begin, begin + count).
   AttentionMasks<T> of(Index begin, Index count) const {
     AttentionMasks<T> part = all_;
-    // What has another shape is refused by the op itself.
-    if (segments_ && segments_.shape().rank() == 2 && segments_.shape()[1] == whole_)
-      part.query_segments = remat::detail::chunk_of(segments_, 1, begin, begin + count);
-    if (bias_ && bias_.shape().rank() == 4 && bias_.shape()[2] == whole_ && whole_ > 1)
-      part.bias = remat::detail::chunk_of(bias_, 2, begin, begin + count);
+    if (segments_) part.query_segments = remat::detail::chunk_of(segments_, 1, begin, begin + count);
+    if (bias_ && bias_.shape()[2] > 1) part.bias = remat::detail::chunk_of(bias_, 2, begin, begin + count);
     return part;
   }
 
  private:
   AttentionMasks<T> all_;
-  Index whole_;
   Var<std::int32_t> segments_{};
   Var<Accum<T>> bias_{};
 };

@@ -172,7 +172,7 @@ struct TransformerLayer {
     });
     const KeysValues own{keys, values};
     const KeysValues others = memory != nullptr ? cross_attention->keys_values(*memory) : KeysValues{};
-    const detail::MasksByChunk<T> seen(masks, x, true), seen_of_memory(memory_masks, x, false);
+    const detail::MasksByChunk<T> seen(masks, x, path), seen_of_memory(memory_masks, x, path);
     return blockwise(x, 1, c.query_chunk, c.policy, [&](const Var<X>& part, Index offset) {
       const Index count = part.shape()[1];
       return branches(
