@@ -53,6 +53,15 @@
   HOW template struct remat::ops::Unary<T, remat::functions::GeluTanh>;     \
   HOW template struct remat::ops::Unary<T, remat::functions::Silu>;
 
+// Of layers of T, along a skip connection of X.
+#define REMAT_EACH_STREAM(HOW, T, X)                                                                                \
+  HOW template remat::Var<X> remat::nn::TransformerLayer<T>::run<X>(                                                \
+      const remat::Var<X>&, const remat::Var<T>*, const remat::AttentionMasks<T>&, const remat::AttentionMasks<T>&) \
+      const;                                                                                                        \
+  HOW template remat::Var<X> remat::nn::StackedTransformer<T>::along_stream<X>(                                     \
+      const remat::Var<X>&, const remat::Var<T>*, const remat::AttentionMasks<T>&, const remat::AttentionMasks<T>&) \
+      const;
+
 #define REMAT_EACH_LAYER(HOW, T)                        \
   HOW template struct remat::nn::Dropout<T>;            \
   HOW template struct remat::nn::Embedding<T>;          \
@@ -65,7 +74,8 @@
   HOW template struct remat::nn::RoutedFeedForward<T>;  \
   HOW template struct remat::nn::StackedTransformer<T>; \
   HOW template struct remat::nn::TransformerLayer<T>;   \
-  HOW template struct remat::models::Gpt<T>;
+  HOW template struct remat::models::Gpt<T>;            \
+  REMAT_EACH_STREAM(HOW, T, T)
 
 // Of bfloat16 branches beside a float skip connection.
 #define REMAT_EACH_SKIP_OP(HOW, T, X)                                            \
@@ -77,7 +87,8 @@
   HOW template struct remat::ops::Norm<T, remat::ops::LayerNormRow, true, X, X>; \
   HOW template struct remat::ops::Norm<T, remat::ops::RmsNormRow, false, X>;     \
   HOW template struct remat::ops::Norm<T, remat::ops::RmsNormRow, true, X>;      \
-  HOW template struct remat::ops::Norm<T, remat::ops::RmsNormRow, true, X, X>;
+  HOW template struct remat::ops::Norm<T, remat::ops::RmsNormRow, true, X, X>;   \
+  REMAT_EACH_STREAM(HOW, T, X)
 
 // Of the engine, what programs call.
 #define REMAT_EACH_ENTRANCE(HOW)                                                                                     \
@@ -88,11 +99,43 @@
   HOW template void remat::detail::close_region<>(remat::Program&, std::span<const remat::SlotId>);                  \
   HOW template void remat::detail::refuse_kept<>(remat::Program&, std::span<const remat::SlotId>);                   \
   HOW template void remat::detail::check_names<>(const remat::Program&);                                             \
+  HOW template remat::Counted<remat::Program> remat::detail::begin_program<>(const remat::TapeOptions&);             \
   HOW template void remat::detail::delete_program<>(remat::Program*);                                                \
   HOW template void remat::Program::label_late<>(remat::SlotId);                                                     \
   HOW template void remat::Program::nothing_follows<>(remat::SlotId);                                                \
+  HOW template void remat::Program::end<>();                                                                         \
+  HOW template remat::SlotId remat::RecordedProgram::add_leaf<>(remat::AnyTensor, bool);                             \
+  HOW template void remat::RecordedProgram::add_label<>(remat::SlotId, const std::string&);                          \
+  HOW template std::int32_t remat::RecordedProgram::path_id<>(std::string_view);                                     \
   HOW template remat::SlotId remat::RecordedProgram::parameter_slot<>(const std::shared_ptr<remat::ParameterEntry>&, \
                                                                       remat::DType);                                 \
+  HOW template remat::TapeStats remat::Tape::stats<>() const;                                                        \
+  HOW template std::string remat::Tape::frozen_note<>() const;                                                       \
+  HOW template remat::RandomStream remat::Tape::next_random_of_batch<>(const char*);                                 \
+  HOW template std::vector<remat::MemorySample> remat::memory_timeline<>(const remat::Program&);                     \
+  HOW template std::vector<remat::SavedResidual> remat::saved_residuals<>(remat::Tape&);                             \
+  HOW template remat::Storage remat::Pool::allocate<>(std::size_t, const remat::Counted<remat::Account>&);           \
+  HOW template void remat::Pool::release<>(remat::Block*);                                                           \
+  HOW template void remat::MemoryLog::compact<>();                                                                   \
+  HOW template std::vector<remat::MemoryBlock> remat::MemoryLog::at_peak<>() const;                                  \
+  HOW template remat::Scope remat::Scope::inside<>(std::string_view) const;                                          \
+  HOW template std::shared_ptr<remat::detail::RegistryState> remat::detail::new_registry_state<>(std::uint64_t);     \
+  HOW template std::string remat::detail::text_of<>(const remat::Shape&);                                            \
+  HOW template struct remat::ops::Slice<std::int32_t>;                                                               \
+  HOW template std::shared_ptr<remat::ParameterEntry> remat::Scope::entry<>(                                         \
+      const std::string&, remat::DType, const remat::Shape&, const remat::Initializer&, remat::Scope::Fill) const;   \
+  HOW template remat::Scope remat::Scope::shared_as<>(const std::string&) const;                                     \
+  HOW template void remat::LayerScope::complete<>() const;                                                           \
+  HOW template std::vector<std::shared_ptr<remat::ParameterEntry>> remat::ParameterRegistry::entries<>() const;      \
+  HOW template std::string remat::ParameterRegistry::near<>(const std::string&) const;                               \
+  HOW template remat::Index remat::ParameterRegistry::set_frozen<>(std::string_view, bool, const char*) const;       \
+  HOW template void remat::ParameterUses::begin<>(remat::ParameterUse, const std::string&);                          \
+  HOW template void remat::ParameterUses::end<>(remat::ParameterUse, std::thread::id);                               \
+  HOW template void remat::detail::SharedUses::check<>();                                                            \
+  HOW template remat::PlannedPolicy remat::Plan::planned<>(std::string, const remat::Policy&,                        \
+                                                           const std::optional<remat::Policy>&) const;               \
+  HOW template void remat::Plan::make_frontier<>() const;                                                            \
+  HOW template remat::CostModel remat::detail::calibrated<>(const std::filesystem::path&, bool);                     \
   HOW template void remat::optim::AdamW::update_all<>(double, double);
 
 REMAT_EACH_ENTRANCE(extern)

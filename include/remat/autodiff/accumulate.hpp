@@ -17,7 +17,8 @@ void add_arrays(T* sum, const T* a, const U* b, Index count) {
 }
 
 /// The same for a sum of type `dtype` and terms of type `term`: equal ones, or one float32 and the other bfloat16.
-inline void add_arrays(DType dtype, void* sum, const void* a, DType term, const void* b, Index count) {
+template <class = void>
+void add_arrays(DType dtype, void* sum, const void* a, DType term, const void* b, Index count) {
   const auto add = [&]<class T, class U>(T* to, const U* from) {
     add_arrays(to, static_cast<const T*>(a), from, count);
   };

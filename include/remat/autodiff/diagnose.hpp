@@ -53,8 +53,8 @@ inline std::uint64_t print_of(const std::byte* data, std::size_t bytes) {
 }
 
 /// After a forward, recorded or replayed.
-inline void diagnose_forward(Program& program, const Op& op, std::int32_t path, SlotId first, int count,
-                             bool is_replay) {
+template <class = void>
+void diagnose_forward(Program& program, const Op& op, std::int32_t path, SlotId first, int count, bool is_replay) {
   if (!(program.verify || program.find_nan) || !program.computes()) return;
   for (SlotId id = first; id < first + count; ++id) {
     const Spec& spec = program.slot(id).spec;
@@ -73,7 +73,8 @@ inline void diagnose_forward(Program& program, const Op& op, std::int32_t path, 
 
 /// How many more results of the op of this name are to be compared with a replay in this process: a few, since an op
 /// that is not pure shows it at once, and later steps must pay nothing. Null when there are too many ops.
-inline std::atomic<int>* left_to_watch(const char* op) {
+template <class = void>
+std::atomic<int>* left_to_watch(const char* op) {
   struct Entry {
     std::atomic<const char*> op{nullptr};
     std::atomic<int> left{8};
@@ -89,7 +90,8 @@ inline std::atomic<int>* left_to_watch(const char* op) {
 }
 
 /// Of the first 16 KiB of each result.
-inline std::uint64_t print_of_results(Program& program, SlotId first, int count) {
+template <class = void>
+std::uint64_t print_of_results(Program& program, SlotId first, int count) {
   std::uint64_t print = 0;
   for (SlotId id = first; id < first + count; ++id)
     print = print * 31 + print_of(program.data(id, 0), std::min(program.slot(id).spec.bytes(), std::size_t{16384}));
@@ -97,7 +99,8 @@ inline std::uint64_t print_of_results(Program& program, SlotId first, int count)
 }
 
 /// After a forward was recorded: what a region may replay is printed, the first few times for each op.
-inline void watch_forward(Program& program, const Op& op, SlotId first, int count) {
+template <class = void>
+void watch_forward(Program& program, const Op& op, SlotId first, int count) {
   if (program.mode != Mode::train || program.open_regions.empty() || program.verify || !op.replayable()) return;
   std::atomic<int>* left = left_to_watch(op.name());
   if (left == nullptr || left->load(std::memory_order_relaxed) <= 0 || program.ruling_region() < 0) return;
@@ -105,7 +108,8 @@ inline void watch_forward(Program& program, const Op& op, SlotId first, int coun
   program.watched.emplace_back(first, print_of_results(program, first, count));
 }
 /// After a replay. Behind a value that was kept in fewer bits, replays give other bits by right.
-inline void check_watched(Program& program, const Op& op, std::int32_t path, SlotId first, int count) {
+template <class = void>
+void check_watched(Program& program, const Op& op, std::int32_t path, SlotId first, int count) {
   if (program.watched.empty() || program.has_packed) return;
   for (const auto& [slot, print] : program.watched) {
     if (slot != first) continue;
@@ -119,8 +123,9 @@ inline void check_watched(Program& program, const Op& op, std::int32_t path, Slo
 }
 
 /// After a backward.
-inline void diagnose_gradient(const Program& program, const Op& op, std::int32_t path, DType dtype,
-                              const void* gradient, Index count) {
+template <class = void>
+void diagnose_gradient(const Program& program, const Op& op, std::int32_t path, DType dtype, const void* gradient,
+                       Index count) {
   require(!program.find_nan || gradient == nullptr || !has_nan(dtype, static_cast<const std::byte*>(gradient), count),
           "nan: ", op.name(), in_layer(program, path), " gave the first NaN, in backward");
 }

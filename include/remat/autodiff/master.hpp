@@ -9,7 +9,8 @@
 namespace remat { inline namespace REMAT_ABI { namespace detail {
 
 /// The float32 parameter rounded to bfloat16. Charged to nobody: it counts as parameters do.
-inline AnyTensor rounded(ParameterEntry& entry) {
+template <class = void>
+AnyTensor rounded(ParameterEntry& entry) {
   const std::lock_guard lock(ParameterEntry::cast_mutex());
   const AnyTensor& master = entry.value;
   // The cast shares its master's bytes: whoever else writes there gets others, and a cast of those.

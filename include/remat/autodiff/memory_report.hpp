@@ -47,7 +47,8 @@ class MemoryClasses {
 };
 
 /// The blocks that were alive at the peak, largest first.
-inline std::vector<LiveBlock> peak_blocks(const Program& program) {
+template <class = void>
+std::vector<LiveBlock> peak_blocks(const Program& program) {
   const MemoryClasses classes(program);
   std::vector<LiveBlock> live_blocks;
   for (const MemoryBlock& block : program.account->with_log([](MemoryLog& log) { return log.at_peak(); })) {
@@ -75,7 +76,8 @@ inline std::vector<LiveBlock> peak_blocks(const Program& program) {
 
 /// Live bytes by class after every allocation and release, in order; of a tape made with `.timeline = true`, after
 /// backward. The largest `total()` is `stats().peak_bytes`.
-inline std::vector<MemorySample> memory_timeline(const Program& program) {
+template <class = void>
+std::vector<MemorySample> memory_timeline(const Program& program) {
   const detail::MemoryClasses classes(program);
   std::unordered_map<std::uint32_t, MemoryClass> living;
   std::vector<MemorySample> samples;
@@ -95,7 +97,8 @@ inline std::vector<MemorySample> memory_timeline(const Program& program) {
 }
 
 /// One line for each block; blocks of one class, op and size share a line.
-inline std::ostream& operator<<(std::ostream& out, const std::vector<LiveBlock>& live_blocks) {
+template <class = void>
+std::ostream& operator<<(std::ostream& out, const std::vector<LiveBlock>& live_blocks) {
   std::vector<std::pair<LiveBlock, std::size_t>> lines;
   std::size_t total = 0;
   for (const LiveBlock& who : live_blocks) {

@@ -19,6 +19,7 @@ struct KeptAround {
 
 /// What backward of a level reads (-1: the tape): one entry for each reader. Sets `replay_inputs` and `targets` of the
 /// regions inside. `around`: of the region around this one, if there is one.
+template <class = void>
 std::vector<Need> level_needs(Program& program, std::int32_t level, const KeptAround* around = nullptr);
 
 /// What a replay of region `id` starts from. `at_hand(slot)`: is a slot of the region held from outside already?
@@ -61,7 +62,8 @@ std::vector<Need> region_needs(Program& program, std::int32_t id, const KeptArou
   return needs;
 }
 
-inline std::vector<Need> level_needs(Program& program, std::int32_t level, const KeptAround* around) {
+template <class>
+std::vector<Need> level_needs(Program& program, std::int32_t level, const KeptAround* around) {
   const bool is_tape = level < 0;
   const SlotId slot_begin = is_tape ? 0 : program.region(level).slot_begin;
   const SlotId slot_end = is_tape ? static_cast<SlotId>(program.slots.size()) : program.region(level).slot_end;
@@ -102,7 +104,8 @@ inline std::vector<Need> level_needs(Program& program, std::int32_t level, const
   return needs;
 }
 
-inline void Program::keep_replay_inputs(std::int32_t id) {
+template <class>
+void Program::keep_replay_inputs(std::int32_t id) {
   const std::vector<Need> needs = region_needs(*this, id, nullptr, [](SlotId) { return false; });
   region(id).replay_inputs.clear();
   for (const Need& need : needs) {

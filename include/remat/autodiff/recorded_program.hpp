@@ -100,36 +100,11 @@ struct RecordedProgram {
     return s.value->data() + static_cast<std::size_t>(s.offset + offset) * size_of(s.spec.dtype);
   }
 
-  SlotId add_leaf(AnyTensor tensor, bool wants_gradient) {
-    const SlotId id = add_slots(1);
-    Slot& s = slot(id);
-    s.spec = {tensor.dtype, tensor.shape};
-    s.offset = tensor.offset;
-    s.value = std::move(tensor.storage);
-    s.wants_gradient = wants_gradient && is_floating(s.spec.dtype);
-    return id;
-  }
+  template <class = void>
+  SlotId add_leaf(AnyTensor tensor, bool wants_gradient);
   /// The one slot of a parameter, whatever region asks first; in bfloat16, where its master is float32, that of a cast.
   template <class = void>
-  SlotId parameter_slot(const std::shared_ptr<ParameterEntry>& entry, DType as) {
-    ParameterSlots& slots_of = parameter_slots[entry.get()];
-    if (slots_of.parameter < 0) {
-      entry->uses.begin(parameter_use(), entry->path);
-      slots_of.user = std::this_thread::get_id();
-      slots_of.wants_gradient = mode != Mode::evaluate && !entry->is_frozen;
-      slots_of.parameter = static_cast<std::int32_t>(parameters.size());
-      parameters.push_back(entry);
-    }
-    const bool is_cast = as != entry->value.dtype;
-    SlotId& found = is_cast ? slots_of.cast : slots_of.value;
-    if (found < 0) {
-      require(!is_cast || (as == DType::bfloat16 && entry->value.dtype == DType::float32), entry->path, ": holds ",
-              name_of(entry->value.dtype), ", asked for ", name_of(as));
-      found = add_leaf(is_cast ? cast_of(*entry) : entry->value, slots_of.wants_gradient);
-      slot(found).parameter = slots_of.parameter;
-    }
-    return found;
-  }
+  SlotId parameter_slot(const std::shared_ptr<ParameterEntry>& entry, DType as);
   ParameterUse parameter_use() const { return mode == Mode::train ? ParameterUse::train : ParameterUse::read; }
   /// From now on this tape reads no parameter and adds to no gradient.
   void release_parameters() {
@@ -168,28 +143,15 @@ struct RecordedProgram {
       free_runs[count].push_back(first);
   }
   /// The number of a layer path, the same whenever it is asked for.
-  std::int32_t path_id(std::string_view layer) {
-    const auto [found, is_new] = path_ids.try_emplace(std::string(layer), static_cast<std::int32_t>(paths.size()));
-    if (is_new) paths.emplace_back(layer);
-    return found->second;
-  }
+  template <class = void>
+  std::int32_t path_id(std::string_view layer);
 
   void note(Event::Kind kind, std::int32_t id) {
     if (mode == Mode::plan && !finished) events.push_back({kind, id});
   }
   /// Adds a label to the slot's set. Evaluate mode asks no policy.
-  void add_label(SlotId id, const std::string& label) {
-    if (mode == Mode::evaluate) return;
-    Slot& s = slot(id);
-    if (s.labels < 0) {
-      s.labels = static_cast<std::int32_t>(labels.size());
-      labels.emplace_back();
-    }
-    auto& all = labels[static_cast<std::size_t>(s.labels)];
-    if (std::find(all.begin(), all.end(), label) != all.end()) return;
-    all.push_back(label);
-    note(Event::Kind::label, id);
-  }
+  template <class = void>
+  void add_label(SlotId id, const std::string& label);
 
   /// A slot as policies see it.
   SlotInfo describe(SlotId id) const {
@@ -218,5 +180,58 @@ struct RecordedProgram {
     return {DType::bfloat16, master.value.shape, pool().allocate_virtual(0, {}), 0};
   }
 };
+
+template <class>
+SlotId RecordedProgram::parameter_slot(const std::shared_ptr<ParameterEntry>& entry, DType as) {
+  ParameterSlots& slots_of = parameter_slots[entry.get()];
+  if (slots_of.parameter < 0) {
+    entry->uses.begin(parameter_use(), entry->path);
+    slots_of.user = std::this_thread::get_id();
+    slots_of.wants_gradient = mode != Mode::evaluate && !entry->is_frozen;
+    slots_of.parameter = static_cast<std::int32_t>(parameters.size());
+    parameters.push_back(entry);
+  }
+  const bool is_cast = as != entry->value.dtype;
+  SlotId& found = is_cast ? slots_of.cast : slots_of.value;
+  if (found < 0) {
+    require(!is_cast || (as == DType::bfloat16 && entry->value.dtype == DType::float32), entry->path, ": holds ",
+            name_of(entry->value.dtype), ", asked for ", name_of(as));
+    found = add_leaf(is_cast ? cast_of(*entry) : entry->value, slots_of.wants_gradient);
+    slot(found).parameter = slots_of.parameter;
+  }
+  return found;
+}
+
+template <class>
+SlotId RecordedProgram::add_leaf(AnyTensor tensor, bool wants_gradient) {
+  const SlotId id = add_slots(1);
+  Slot& s = slot(id);
+  s.spec = {tensor.dtype, tensor.shape};
+  s.offset = tensor.offset;
+  s.value = std::move(tensor.storage);
+  s.wants_gradient = wants_gradient && is_floating(s.spec.dtype);
+  return id;
+}
+
+template <class>
+std::int32_t RecordedProgram::path_id(std::string_view layer) {
+  const auto [found, is_new] = path_ids.try_emplace(std::string(layer), static_cast<std::int32_t>(paths.size()));
+  if (is_new) paths.emplace_back(layer);
+  return found->second;
+}
+
+template <class>
+void RecordedProgram::add_label(SlotId id, const std::string& label) {
+  if (mode == Mode::evaluate) return;
+  Slot& s = slot(id);
+  if (s.labels < 0) {
+    s.labels = static_cast<std::int32_t>(labels.size());
+    labels.emplace_back();
+  }
+  auto& all = labels[static_cast<std::size_t>(s.labels)];
+  if (std::find(all.begin(), all.end(), label) != all.end()) return;
+  all.push_back(label);
+  note(Event::Kind::label, id);
+}
 
 }}  // namespace remat

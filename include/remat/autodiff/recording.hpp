@@ -10,8 +10,9 @@
 namespace remat { inline namespace REMAT_ABI { namespace detail {
 
 /// Points the program's frame at the values of one run. `reads` limits what a backward may see.
-inline void set_values(Program& program, Frame& frame, std::span<const Operand> operands, SlotId first_output,
-                       int output_count, const Residuals* reads) {
+template <class = void>
+void set_values(Program& program, Frame& frame, std::span<const Operand> operands, SlotId first_output,
+                int output_count, const Residuals* reads) {
   frame.inputs.resize(operands.size());
   for (std::size_t i = 0; i < operands.size(); ++i) {
     Frame::Value& value = frame.inputs[i];
@@ -61,8 +62,8 @@ void run_op(Program& program, const Op& op, const Cost& cost, std::int32_t node,
 }
 
 /// The operands as `infer` sees them. Refuses values that are gone or that belong to a closed region.
-inline std::vector<OperandSpec> operand_specs(const Program& program, std::span<const Operand> operands,
-                                              const char* op) {
+template <class = void>
+std::vector<OperandSpec> operand_specs(const Program& program, std::span<const Operand> operands, const char* op) {
   std::vector<OperandSpec> specs;
   specs.reserve(operands.size());
   for (const Operand& operand : operands) {
@@ -82,7 +83,8 @@ inline std::vector<OperandSpec> operand_specs(const Program& program, std::span<
 }
 
 /// While a region is open, what its ops read from outside must stay.
-inline void keep_for_open_region(Program& program, std::span<const Operand> operands) {
+template <class = void>
+void keep_for_open_region(Program& program, std::span<const Operand> operands) {
   Region& outer = program.region(program.ruling_region());
   for (const Operand& operand : operands) {
     if (operand.slot < 0 || operand.slot >= outer.slot_begin || program.slot(operand.slot).is_leaf()) continue;
@@ -101,7 +103,8 @@ struct Checked {
 };
 
 /// Asks the op its questions about the operands; errors gain the op's name and layer path.
-inline Checked check(Program& program, std::shared_ptr<const Op> op, std::span<const Operand> operands) {
+template <class = void>
+Checked check(Program& program, std::shared_ptr<const Op> op, std::span<const Operand> operands) {
   program.rethrow();
   require(!program.finished, op->name(), ": backward has ended the recording of this tape; make a new tape");
   require(!program.is_running, op->name(), ": recorded by an op that this tape is running; an op's own code may use a ",
@@ -123,7 +126,8 @@ inline Checked check(Program& program, std::shared_ptr<const Op> op, std::span<c
 
 /// Runs a checked op and writes it down. Returns the slot of its first result; results follow each other, each with one
 /// Var counted, which the caller takes over. Whatever throws leaves the tape as it was.
-inline SlotId run_and_write(Program& program, const Checked& checked, std::span<const Operand> operands) {
+template <class = void>
+SlotId run_and_write(Program& program, const Checked& checked, std::span<const Operand> operands) {
   const Op& op = *checked.op;
   const int count = static_cast<int>(checked.outputs.size());
   std::vector<Storage> values;

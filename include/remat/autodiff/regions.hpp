@@ -33,7 +33,8 @@ std::int32_t open_region(Program& program, const Policy& policy) {
 }
 
 /// Every op that cannot run again must have its results kept, whoever reads them.
-inline void refuse_unreplayable(Program& program, std::int32_t id) {
+template <class = void>
+void refuse_unreplayable(Program& program, std::int32_t id) {
   const Region& r = program.region(id);
   if (r.keeps_everything) return;
   for (std::int32_t i = r.node_begin; i < r.node_end; ++i) {

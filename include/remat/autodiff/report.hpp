@@ -28,7 +28,8 @@ struct SavedResidual {
 
 namespace detail {
 
-inline Verdict outermost_verdict(const Program& program, SlotId id) {
+template <class = void>
+Verdict outermost_verdict(const Program& program, SlotId id) {
   const std::int32_t region = program.outermost_region(id);
   if (region < 0) return Verdict::save;
   const Region& r = program.region(region);
@@ -47,7 +48,8 @@ inline std::string join(const std::vector<std::string>& words) {
 
 /// Every value held for backward, in tape order, with its reason. After `backward` it reports the moment when backward
 /// began; before, what would be held if backward began now.
-inline std::vector<SavedResidual> saved_residuals(Tape& tape) {
+template <class = void>
+std::vector<SavedResidual> saved_residuals(Tape& tape) {
   Program& program = tape.program();
   require(program.open_regions.empty(), "saved_residuals: a checkpoint region is still open");
   std::vector<Need> needs = program.finished ? program.saved : level_needs(program, -1);
@@ -78,7 +80,8 @@ inline std::vector<SavedResidual> saved_residuals(Tape& tape) {
 }
 
 /// One line for each residual: labels or op, type and shape, bytes, verdict, layer path, reason; then the total.
-inline std::ostream& operator<<(std::ostream& out, const std::vector<SavedResidual>& saved) {
+template <class = void>
+std::ostream& operator<<(std::ostream& out, const std::vector<SavedResidual>& saved) {
   std::size_t total = 0;
   for (const SavedResidual& s : saved) {
     const std::string what = s.labels.empty() ? s.op : s.op + " \"" + detail::join(s.labels) + '"';
@@ -93,7 +96,8 @@ inline std::ostream& operator<<(std::ostream& out, const std::vector<SavedResidu
 }
 
 /// What a step did and held: ops, flops, bytes, replays by op, and the five largest blocks of the peak.
-inline std::ostream& operator<<(std::ostream& out, const TapeStats& stats) {
+template <class = void>
+std::ostream& operator<<(std::ostream& out, const TapeStats& stats) {
   const auto line = [&out](std::string_view what, const auto& value, std::string_view unit) {
     out << std::left << std::setw(28) << what << std::right << std::setw(14) << value << ' ' << unit << '\n';
   };
@@ -114,7 +118,8 @@ inline std::ostream& operator<<(std::ostream& out, const TapeStats& stats) {
 }
 
 /// The recorded program, one line a slot: name, op, operands, shape, bytes, verdict, region, layer path.
-inline std::ostream& operator<<(std::ostream& out, const Tape& tape) {
+template <class = void>
+std::ostream& operator<<(std::ostream& out, const Tape& tape) {
   const Program& program = tape.program();
   const auto name = [&](const Operand& operand) {
     if (operand.slot < 0) return std::string("-");

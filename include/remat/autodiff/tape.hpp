@@ -35,6 +35,29 @@ struct InputOptions {
 
 namespace detail {
 inline constexpr Index max_rows = Index{1} << 29;  // of a step's batch, see ops::first_in_batch
+
+/// The empty program of a tape.
+template <class = void>
+Counted<Program> begin_program(const TapeOptions& options) {
+  Counted<Program> program(new Program);
+  program->mode = options.mode;
+  program->seed = options.seed;
+  const Index step = options.step.value_or(0);
+  require(step >= 0 && step <= 0xFFFFFFFF, "tape: step ", step, " is not in [0, 2^32)");
+  require(options.first_row >= 0 && options.first_row < detail::max_rows && options.rows >= 0, "tape: first_row ",
+          options.first_row, " is not in [0, ", detail::max_rows, ") or rows ", options.rows, " is negative");
+  require(options.first_row == 0 || options.rows > 0, "tape: first_row is ", options.first_row, " and rows is 0; ",
+          "a part of a batch needs both, {.first_row = part.first_row, .rows = part.inputs.shape()[0]}");
+  program->step = static_cast<std::uint32_t>(step);
+  program->has_step = options.step.has_value();
+  program->part = {options.first_row, options.rows};
+  program->offload_directory = options.offload_directory;
+  program->tracing = options.trace;
+  if (options.timeline) program->account->with_log([](MemoryLog& log) { log.keep_all(); });
+  program->verify = options.verify && options.mode == Mode::train;
+  program->find_nan = options.find_nan || detail::find_nan_by_environment();
+  return program;
+}
 }
 
 /// Records ops, then runs their backward once. Not copyable; Vars may outlive it but not be read any more.
@@ -45,25 +68,7 @@ inline constexpr Index max_rows = Index{1} << 29;  // of a step's batch, see ops
 class Tape {
  public:
   /// An empty tape; an `Error` for a step or rows out of range.
-  explicit Tape(const TapeOptions& options = {}) : program_(new Program) {
-    program_->tape = this;
-    program_->mode = options.mode;
-    program_->seed = options.seed;
-    const Index step = options.step.value_or(0);
-    require(step >= 0 && step <= 0xFFFFFFFF, "tape: step ", step, " is not in [0, 2^32)");
-    require(options.first_row >= 0 && options.first_row < detail::max_rows && options.rows >= 0, "tape: first_row ",
-            options.first_row, " is not in [0, ", detail::max_rows, ") or rows ", options.rows, " is negative");
-    require(options.first_row == 0 || options.rows > 0, "tape: first_row is ", options.first_row, " and rows is 0; ",
-            "a part of a batch needs both, {.first_row = part.first_row, .rows = part.inputs.shape()[0]}");
-    program_->step = static_cast<std::uint32_t>(step);
-    program_->has_step = options.step.has_value();
-    program_->part = {options.first_row, options.rows};
-    program_->offload_directory = options.offload_directory;
-    program_->tracing = options.trace;
-    if (options.timeline) program_->account->with_log([](MemoryLog& log) { log.keep_all(); });
-    program_->verify = options.verify && options.mode == Mode::train;
-    program_->find_nan = options.find_nan || detail::find_nan_by_environment();
-  }
+  explicit Tape(const TapeOptions& options = {}) : program_(detail::begin_program(options)) { program_->tape = this; }
   Tape(const Tape&) = delete;
   Tape& operator=(const Tape&) = delete;
   ~Tape() { program_->end(); }
@@ -197,12 +202,8 @@ class Tape {
   }
 
   /// What the step did and held until now; all of it after backward.
-  TapeStats stats() const {
-    TapeStats stats = program_->stats;
-    stats.peak_bytes = program_->account->peak_bytes;
-    stats.at_peak = detail::peak_blocks(*program_);
-    return stats;
-  }
+  template <class = void>
+  TapeStats stats() const;
 
   /// Live bytes by class over time, if the tape was made with `.timeline = true`; after backward.
   std::vector<MemorySample> memory_timeline() const { return remat::memory_timeline(*program_); }
@@ -218,12 +219,8 @@ class Tape {
     return stream;
   }
   /// The same stream in all parts of a batch, for an op that counts its elements from `part().first_row` on.
-  RandomStream next_random_of_batch(const char* op) {
-    require(
-        mode() != Mode::train || program_->has_step, op, detail::in_layer(*program_, program_->path),
-        ": this tape was given no step, so every step would draw the same masks: Tape tape({.seed = 1, .step = step})");
-    return {program_->seed, program_->step, program_->next_site++};
-  }
+  template <class = void>
+  RandomStream next_random_of_batch(const char* op);
 
   /// The rows of the step's batch that this tape works on.
   const BatchPart& part() const { return program_->part; }
@@ -274,12 +271,8 @@ class Tape {
 
  private:
   /// Why there may be none to differentiate by.
-  std::string frozen_note() const {
-    Index frozen = 0;
-    for (const auto& [entry, slots] : program_->parameter_slots) frozen += slots.wants_gradient ? 0 : 1;
-    if (frozen == 0) return "";
-    return " (" + std::to_string(frozen) + " of the step's parameters are frozen; parameters.unfreeze some)";
-  }
+  template <class = void>
+  std::string frozen_note() const;
   /// The slots of the Vars in what a region's function gave; an `Error` where one was never set or lies elsewhere.
   template <class Made>
   std::vector<SlotId> returned_by(const Made& made, const char* what) const {
@@ -294,5 +287,29 @@ class Tape {
 
   Counted<Program> program_;
 };
+
+template <class>
+RandomStream Tape::next_random_of_batch(const char* op) {
+  require(
+      mode() != Mode::train || program_->has_step, op, detail::in_layer(*program_, program_->path),
+      ": this tape was given no step, so every step would draw the same masks: Tape tape({.seed = 1, .step = step})");
+  return {program_->seed, program_->step, program_->next_site++};
+}
+
+template <class>
+std::string Tape::frozen_note() const {
+  Index frozen = 0;
+  for (const auto& [entry, slots] : program_->parameter_slots) frozen += slots.wants_gradient ? 0 : 1;
+  if (frozen == 0) return "";
+  return " (" + std::to_string(frozen) + " of the step's parameters are frozen; parameters.unfreeze some)";
+}
+
+template <class>
+TapeStats Tape::stats() const {
+  TapeStats stats = program_->stats;
+  stats.peak_bytes = program_->account->peak_bytes;
+  stats.at_peak = detail::peak_blocks(*program_);
+  return stats;
+}
 
 }}  // namespace remat

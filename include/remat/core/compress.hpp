@@ -93,11 +93,13 @@ constexpr std::size_t compressed_bytes(Compression how, DType dtype, Index count
 /// float32 and float64 only.
 constexpr bool is_compressible(DType dtype) { return dtype == DType::float32 || dtype == DType::float64; }
 
-inline void compress(Compression how, DType dtype, const std::byte* from, Index count, std::byte* to) {
+template <class = void>
+void compress(Compression how, DType dtype, const std::byte* from, Index count, std::byte* to) {
   if (dtype == DType::float32) detail::compress(how, reinterpret_cast<const float*>(from), count, to);
   if (dtype == DType::float64) detail::compress(how, reinterpret_cast<const double*>(from), count, to);
 }
-inline void decompress(Compression how, DType dtype, const std::byte* from, Index count, std::byte* to) {
+template <class = void>
+void decompress(Compression how, DType dtype, const std::byte* from, Index count, std::byte* to) {
   if (dtype == DType::float32) detail::decompress(how, from, count, reinterpret_cast<float*>(to));
   if (dtype == DType::float64) detail::decompress(how, from, count, reinterpret_cast<double*>(to));
 }

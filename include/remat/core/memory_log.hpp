@@ -53,7 +53,8 @@ class MemoryLog {
   /// The blocks that are alive now are more than ever before.
   void mark_peak() { peak_end_ = events_.size(); }
 
-  std::vector<MemoryBlock> at_peak() const { return peak_end_ > 0 ? alive_after({events_.data(), peak_end_}) : peak_; }
+  template <class = void>
+  std::vector<MemoryBlock> at_peak() const;
   /// All of them, if `keep_all` was called before the first.
   std::span<const MemoryEvent> events() const { return events_; }
 
@@ -61,23 +62,10 @@ class MemoryLog {
   double seconds() const { return std::chrono::duration<double>(std::chrono::steady_clock::now() - begun_).count(); }
 
   // Numbers grow, so births are sorted.
-  static std::vector<MemoryBlock> alive_after(std::span<const MemoryEvent> events) {
-    std::vector<MemoryBlock> born;
-    std::vector<std::uint32_t> dead;
-    for (const MemoryEvent& event : events)
-      event.is_birth ? born.push_back(event.block) : dead.push_back(event.block.number);
-    std::sort(dead.begin(), dead.end());
-    std::erase_if(born, [&](const MemoryBlock& b) { return std::binary_search(dead.begin(), dead.end(), b.number); });
-    return born;
-  }
-  void compact() {
-    if (peak_end_ > 0) peak_ = at_peak();
-    peak_end_ = 0;
-    const std::vector<MemoryBlock> alive = alive_after(events_);
-    events_.clear();
-    for (const MemoryBlock& block : alive) events_.push_back({block, true, 0});
-    limit_ = std::max<std::size_t>(4096, 4 * alive.size());
-  }
+  template <class = void>
+  static std::vector<MemoryBlock> alive_after(std::span<const MemoryEvent> events);
+  template <class = void>
+  void compact();
 
   std::vector<MemoryEvent> events_;  // since the log was last made smaller
   std::vector<MemoryBlock> peak_;    // alive at the peak, when that was before
@@ -86,5 +74,31 @@ class MemoryLog {
   bool keeps_all_ = false, keeps_nothing_ = false;
   std::chrono::steady_clock::time_point begun_ = std::chrono::steady_clock::now();
 };
+
+template <class>
+std::vector<MemoryBlock> MemoryLog::at_peak() const {
+  return peak_end_ > 0 ? alive_after({events_.data(), peak_end_}) : peak_;
+}
+
+template <class>
+std::vector<MemoryBlock> MemoryLog::alive_after(std::span<const MemoryEvent> events) {
+  std::vector<MemoryBlock> born;
+  std::vector<std::uint32_t> dead;
+  for (const MemoryEvent& event : events)
+    event.is_birth ? born.push_back(event.block) : dead.push_back(event.block.number);
+  std::sort(dead.begin(), dead.end());
+  std::erase_if(born, [&](const MemoryBlock& b) { return std::binary_search(dead.begin(), dead.end(), b.number); });
+  return born;
+}
+
+template <class>
+void MemoryLog::compact() {
+  if (peak_end_ > 0) peak_ = at_peak();
+  peak_end_ = 0;
+  const std::vector<MemoryBlock> alive = alive_after(events_);
+  events_.clear();
+  for (const MemoryBlock& block : alive) events_.push_back({block, true, 0});
+  limit_ = std::max<std::size_t>(4096, 4 * alive.size());
+}
 
 }}  // namespace remat

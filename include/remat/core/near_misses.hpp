@@ -13,7 +13,8 @@
 namespace remat { inline namespace REMAT_ABI { namespace detail {
 
 /// The least number of letters to insert, remove or replace to turn `a` into `b` (Levenshtein 1966).
-inline std::size_t edit_distance(std::string_view a, std::string_view b) {
+template <class = void>
+std::size_t edit_distance(std::string_view a, std::string_view b) {
   std::vector<std::size_t> row(b.size() + 1);
   std::iota(row.begin(), row.end(), std::size_t{0});
   for (std::size_t i = 0; i < a.size(); ++i) {
@@ -28,7 +29,8 @@ inline std::size_t edit_distance(std::string_view a, std::string_view b) {
 }
 
 /// Up to three of `candidates` that `word` may have meant, nearest first.
-inline std::vector<std::string> near_misses(std::string_view word, const std::vector<std::string>& candidates) {
+template <class = void>
+std::vector<std::string> near_misses(std::string_view word, const std::vector<std::string>& candidates) {
   std::vector<std::pair<std::size_t, std::string>> found;
   const std::size_t most = 1 + word.size() / 4;
   for (const std::string& candidate : candidates) {
@@ -44,7 +46,8 @@ inline std::vector<std::string> near_misses(std::string_view word, const std::ve
 }
 
 /// `; did you mean "dots"?`, or nothing when no candidate is near.
-inline std::string did_you_mean(std::string_view word, const std::vector<std::string>& candidates) {
+template <class = void>
+std::string did_you_mean(std::string_view word, const std::vector<std::string>& candidates) {
   std::string text;
   for (const std::string& near : near_misses(word, candidates))
     text += (text.empty() ? "; did you mean \"" : " or \"") + near + "\"";
@@ -52,7 +55,8 @@ inline std::string did_you_mean(std::string_view word, const std::vector<std::st
 }
 
 /// The words with ", " between them.
-inline std::string joined(const std::vector<std::string>& words) {
+template <class = void>
+std::string joined(const std::vector<std::string>& words) {
   std::string text;
   for (const std::string& word : words) text += (text.empty() ? "" : ", ") + word;
   return text;
@@ -60,7 +64,8 @@ inline std::string joined(const std::vector<std::string>& words) {
 
 /// `; the nearest names are ...`: up to three of `names`, those that share the longest beginning and end with `name`.
 /// For paths, where a whole word more or less is a small mistake.
-inline std::string nearest_names(std::string_view name, std::vector<std::string> names) {
+template <class = void>
+std::string nearest_names(std::string_view name, std::vector<std::string> names) {
   const auto likeness = [name](std::string_view other) {
     const auto begins = std::mismatch(name.begin(), name.end(), other.begin(), other.end());
     const auto ends = std::mismatch(name.rbegin(), name.rend(), other.rbegin(), other.rend());

@@ -137,47 +137,16 @@ using Storage = Counted<Block>;
 class Pool {
  public:
   /// `bytes` uninitialized bytes, charged to `account` when there is one. Throws `Error` when memory is out.
-  Storage allocate(std::size_t bytes, const Counted<Account>& account = {}) {
-    require(bytes <= SIZE_MAX / 2, "pool: ", bytes, " bytes asked, which no memory has");  // no sum below overflows
-    bytes = round_up(bytes);
-    const int size_class = class_of(bytes);
-    Block* block = nullptr;
-    {
-      const std::lock_guard lock(mutex_);
-      require(bytes <= limit_ && live_bytes_ <= limit_ - bytes, "pool: ", bytes, " bytes asked beside ", live_bytes_,
-              " in use, and the limit is ", limit_, "; raise it with pool().set_limit, or plan for less");
-      auto& free = free_[static_cast<std::size_t>(size_class)];
-      if (!free.empty()) {
-        block = free.back();
-        free.pop_back();
-        cached_bytes_ -= class_bytes(size_class);
-      } else {
-        // Blocks of sizes that are asked for no more must not pile up: what lies unused makes room, up to 1/16 + 24 MB.
-        const std::size_t most = std::max<std::size_t>(peak_bytes_, live_bytes_ + bytes);
-        const std::size_t wanted = live_bytes_ + class_bytes(size_class), limit = most + most / 16 + 24'000'000;
-        if (wanted + cached_bytes_ > limit) free_unused(limit > wanted ? limit - wanted : 0);
-        block = from_system(size_class);
-      }
-      live_bytes_ += bytes;
-      peak_bytes_ = std::max(peak_bytes_.load(), live_bytes_.load());
-    }
-#if defined(REMAT_ASAN)
-    __asan_unpoison_memory_region(block + 1, bytes);
-#endif
-    return charged(new (block) Block, size_class, bytes, account);
-  }
+  template <class = void>
+  Storage allocate(std::size_t bytes, const Counted<Account>& account = {});
 
   /// A block without bytes that is charged all the same: what plan mode computes with.
-  Storage allocate_virtual(std::size_t bytes, const Counted<Account>& account) {
-    return charged(new Block, -1, round_up(bytes), account);
-  }
+  template <class = void>
+  Storage allocate_virtual(std::size_t bytes, const Counted<Account>& account);
 
   /// A block over bytes of another owner, who keeps them until the last tensor over them is gone; never written to.
-  Storage borrow(const std::byte* bytes) {
-    Storage block = charged(new Block, -1, 0, {});
-    block->borrowed = const_cast<std::byte*>(bytes);
-    return block;
-  }
+  template <class = void>
+  Storage borrow(const std::byte* bytes);
 
   /// From now on an allocation that would bring all living blocks over `bytes` is an `Error`, which leaves everything
   /// as it was; what lies unused for reuse does not count. Without a number there is no limit, as at first.
@@ -220,60 +189,119 @@ class Pool {
   }
 
   /// Gives back unused blocks, large ones first, until at most `most` bytes of them are left.
-  void free_unused(std::size_t most) {
-    for (auto list = free_.rbegin(); list != free_.rend(); ++list)
-      while (cached_bytes_ > most && !list->empty()) {
-        std::free(list->back());
-        list->pop_back();
-        cached_bytes_ -= class_bytes(static_cast<int>(free_.rend() - list) - 1);
-      }
-#if defined(__GLIBC__)
-    malloc_trim(0);  // free() alone keeps blocks below its threshold, which grows up to 32 MB
-#endif
-  }
+  template <class = void>
+  void free_unused(std::size_t most);
 
-  static Storage charged(Block* block, int size_class, std::size_t bytes, const Counted<Account>& account) {
-    block->size_class = size_class;
-    block->bytes = bytes;
-    block->account = account;
-    if (account) block->number = account->charge(bytes);
-    return Storage(block);
-  }
+  template <class = void>
+  static Storage charged(Block* block, int size_class, std::size_t bytes, const Counted<Account>& account);
 
-  Block* from_system(int size_class) {
-    constexpr std::size_t huge = std::size_t{2} << 20;
-    const std::size_t total = sizeof(Block) + class_bytes(size_class);
-    const bool is_huge = total >= 2 * huge;
-    void* memory = std::aligned_alloc(is_huge ? huge : alignment, is_huge ? (total + huge - 1) / huge * huge : total);
-    if (memory == nullptr) fail("pool: out of memory: ", total, " bytes asked, ", live_bytes_, " in use");
-    if (is_huge) madvise(memory, total, MADV_HUGEPAGE);  // a hint: failure costs speed only
-    ++system_allocations_;
-    return static_cast<Block*>(memory);
-  }
+  template <class = void>
+  Block* from_system(int size_class);
 
-  void release(Block* block) {
-    if (block->account) block->account->refund(block->number, block->bytes);
-    if (block->size_class < 0) {
-      delete block;
-      return;
-    }
-    const std::size_t bytes = block->bytes;
-    const int size_class = block->size_class;
-    block->~Block();
-#if defined(REMAT_ASAN)
-    __asan_poison_memory_region(block + 1, class_bytes(size_class));
-#endif
-    const std::lock_guard lock(mutex_);
-    live_bytes_ -= bytes;
-    cached_bytes_ += class_bytes(size_class);
-    free_[static_cast<std::size_t>(size_class)].push_back(block);
-  }
+  template <class = void>
+  void release(Block* block);
 
   std::mutex mutex_;
   std::size_t limit_ = SIZE_MAX;
   std::array<std::vector<Block*>, 8 * 64> free_;
   std::atomic<std::size_t> live_bytes_{0}, peak_bytes_{0}, cached_bytes_{0}, system_allocations_{0};
 };
+
+template <class>
+Storage Pool::allocate(std::size_t bytes, const Counted<Account>& account) {
+  require(bytes <= SIZE_MAX / 2, "pool: ", bytes, " bytes asked, which no memory has");  // no sum below overflows
+  bytes = round_up(bytes);
+  const int size_class = class_of(bytes);
+  Block* block = nullptr;
+  {
+    const std::lock_guard lock(mutex_);
+    require(bytes <= limit_ && live_bytes_ <= limit_ - bytes, "pool: ", bytes, " bytes asked beside ", live_bytes_,
+            " in use, and the limit is ", limit_, "; raise it with pool().set_limit, or plan for less");
+    auto& free = free_[static_cast<std::size_t>(size_class)];
+    if (!free.empty()) {
+      block = free.back();
+      free.pop_back();
+      cached_bytes_ -= class_bytes(size_class);
+    } else {
+      // Blocks of sizes that are asked for no more must not pile up: what lies unused makes room, up to 1/16 + 24 MB.
+      const std::size_t most = std::max<std::size_t>(peak_bytes_, live_bytes_ + bytes);
+      const std::size_t wanted = live_bytes_ + class_bytes(size_class), limit = most + most / 16 + 24'000'000;
+      if (wanted + cached_bytes_ > limit) free_unused(limit > wanted ? limit - wanted : 0);
+      block = from_system(size_class);
+    }
+    live_bytes_ += bytes;
+    peak_bytes_ = std::max(peak_bytes_.load(), live_bytes_.load());
+  }
+#if defined(REMAT_ASAN)
+  __asan_unpoison_memory_region(block + 1, bytes);
+#endif
+  return charged(new (block) Block, size_class, bytes, account);
+}
+
+template <class>
+Storage Pool::allocate_virtual(std::size_t bytes, const Counted<Account>& account) {
+  return charged(new Block, -1, round_up(bytes), account);
+}
+
+template <class>
+Storage Pool::borrow(const std::byte* bytes) {
+  Storage block = charged(new Block, -1, 0, {});
+  block->borrowed = const_cast<std::byte*>(bytes);
+  return block;
+}
+
+template <class>
+void Pool::release(Block* block) {
+  if (block->account) block->account->refund(block->number, block->bytes);
+  if (block->size_class < 0) {
+    delete block;
+    return;
+  }
+  const std::size_t bytes = block->bytes;
+  const int size_class = block->size_class;
+  block->~Block();
+#if defined(REMAT_ASAN)
+  __asan_poison_memory_region(block + 1, class_bytes(size_class));
+#endif
+  const std::lock_guard lock(mutex_);
+  live_bytes_ -= bytes;
+  cached_bytes_ += class_bytes(size_class);
+  free_[static_cast<std::size_t>(size_class)].push_back(block);
+}
+
+template <class>
+void Pool::free_unused(std::size_t most) {
+  for (auto list = free_.rbegin(); list != free_.rend(); ++list)
+    while (cached_bytes_ > most && !list->empty()) {
+      std::free(list->back());
+      list->pop_back();
+      cached_bytes_ -= class_bytes(static_cast<int>(free_.rend() - list) - 1);
+    }
+#if defined(__GLIBC__)
+  malloc_trim(0);  // free() alone keeps blocks below its threshold, which grows up to 32 MB
+#endif
+}
+
+template <class>
+Block* Pool::from_system(int size_class) {
+  constexpr std::size_t huge = std::size_t{2} << 20;
+  const std::size_t total = sizeof(Block) + class_bytes(size_class);
+  const bool is_huge = total >= 2 * huge;
+  void* memory = std::aligned_alloc(is_huge ? huge : alignment, is_huge ? (total + huge - 1) / huge * huge : total);
+  if (memory == nullptr) fail("pool: out of memory: ", total, " bytes asked, ", live_bytes_, " in use");
+  if (is_huge) madvise(memory, total, MADV_HUGEPAGE);  // a hint: failure costs speed only
+  ++system_allocations_;
+  return static_cast<Block*>(memory);
+}
+
+template <class>
+Storage Pool::charged(Block* block, int size_class, std::size_t bytes, const Counted<Account>& account) {
+  block->size_class = size_class;
+  block->bytes = bytes;
+  block->account = account;
+  if (account) block->number = account->charge(bytes);
+  return Storage(block);
+}
 
 /// The pool. Never destroyed, so tensors may outlive `main`.
 inline Pool& pool() {

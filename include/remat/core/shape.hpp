@@ -116,11 +116,15 @@ class Shape {
   int rank_ = 0;
 };
 
-inline std::string Shape::to_string() const {
+namespace detail {
+template <class = void>
+std::string text_of(const Shape& shape) {
   std::string text = "[";
-  for (int i = 0; i < rank_; ++i) text += (i ? ", " : "") + std::to_string((*this)[i]);
+  for (int i = 0; i < shape.rank(); ++i) text += (i ? ", " : "") + std::to_string(shape[i]);
   return text + "]";
 }
+}  // namespace detail
+inline std::string Shape::to_string() const { return detail::text_of(*this); }
 
 /// What `reshape` takes: a shape, or axis lengths of which one is -1, which then is as long as the elements suffice
 /// for.
@@ -169,7 +173,8 @@ class Axes {
 };
 
 /// The NumPy broadcast of two shapes; an `Error` names `what` and both shapes when they do not fit.
-inline Shape broadcast(const Shape& a, const Shape& b, const char* what) {
+template <class = void>
+Shape broadcast(const Shape& a, const Shape& b, const char* what) {
   const int rank = std::max(a.rank(), b.rank());
   Shape shape;
   for (int i = 0; i < rank; ++i) {

@@ -53,73 +53,96 @@ struct MultiHeadAttention {
   using Masks = AttentionMasks<T>;  // what a call may see
 
   /// Self attention: x [B, T, D] -> [B, T, D]; `layer(x, {.key_lengths = lengths})` where a part is padding.
-  Var<T> operator()(const Var<T>& x, const Masks& masks = {}) const {
-    const auto here = x.tape().layer(path);
-    require(x.shape().rank() == 3, path, ": x has shape ", x.shape(), ", [B, T, D] is needed");
-    if (!qkv) return attend(x, keys_values(x), 0, masks);
-    const Var<T> projected = checkpoint_name((*qkv)(x), "combined_qkv_proj");
-    const AttentionOptions how = options(config.causal, {});
-    if (config.fused) return project(attention_qkv(projected, config.num_heads, config.num_kv_heads, how, masks));
-    const Index width = projected.shape()[2] / 3;  // plain attention has no groups
-    const auto part = [&](Index i) { return slice(projected, 2, i * width, (i + 1) * width); };
-    return look(part(0), part(1), part(2), how, masks);
-  }
+  Var<T> operator()(const Var<T>& x, const Masks& masks = {}) const;
   /// Cross attention: queries from x [B, T, D], keys and values from all of memory [B, S, Dm] -> [B, T, D].
-  Var<T> operator()(const Var<T>& x, const Var<T>& memory, const Masks& masks = {}) const {
-    const auto here = x.tape().layer(path);
-    require(!qkv, path, ": cross attention projects queries and memory apart; set combined_qkv = false");
-    require(x.shape().rank() == 3, path, ": x has shape ", x.shape(), ", [B, T, D] is needed");
-    require(memory.shape().rank() == 3 && memory.shape()[0] == x.shape()[0] && memory.shape()[2] == config.memory_dims,
-            path, ": memory has shape ", memory.shape(), ", x of shape ", x.shape(), " needs [", x.shape()[0], ", S, ",
-            config.memory_dims, "]");
-    return attend(x, keys_values(memory), {}, masks);
-  }
+  Var<T> operator()(const Var<T>& x, const Var<T>& memory, const Masks& masks = {}) const;
 
   /// Keys and values of memory [B, S, Dm], or of x itself.
-  KeysValues keys_values(const Var<T>& memory) const {
-    const auto here = memory.tape().layer(path);
-    require(!qkv, path, ": queries are projected apart from keys and values here; set combined_qkv = false");
-    return {checkpoint_name((*key)(memory), "key_proj"), checkpoint_name((*value)(memory), "value_proj")};
-  }
+  KeysValues keys_values(const Var<T>& memory) const;
   /// Of queries x [B, T, D], the first at position `offset` of the keys' sequence in self attention; without it, to all
   /// keys that the masks let see -> [B, T, D].
   Var<T> attend(const Var<T>& x, const KeysValues& memory, std::optional<Index> offset = {},
-                const Masks& masks = {}) const {
-    const auto here = x.tape().layer(path);
-    require(
-        offset.has_value() || !depends_on_positions(config), path,
-        ": window, rotary_base and alibi are of self attention; build cross attention of cross_attention_like(config)");
-    const Var<T> q = checkpoint_name((*query)(x), "query_proj");
-    return look(q, memory.keys, memory.values, options(config.causal && offset.has_value(), offset), masks);
-  }
+                const Masks& masks = {}) const;
 
  private:
   // Queries [B, T, N H] at keys and values [B, S, K H] -> [B, T, D].
   Var<T> look(const Var<T>& queries, const Var<T>& keys, const Var<T>& values, const AttentionOptions& how,
-              const Masks& masks) const {
-    require(config.fused || !detail::masks_anything(masks), path,
-            ": fused = false computes attention by its plain formula, without masks and biases; set fused = true");
-    const auto heads = [&](const Var<T>& y, Index count) {
-      return y.reshape({y.shape()[0], y.shape()[1], count, config.head_dims});
-    };
-    const Var<T> q = heads(queries, config.num_heads), k = heads(keys, config.num_kv_heads),
-                 v = heads(values, config.num_kv_heads);
-    const Var<T> context = config.fused ? attention(q, k, v, how, masks) : plain_attention(q, k, v, how);
-    return project(context.reshape(queries.shape()));
-  }
+              const Masks& masks) const;
   // context [B, T, N H] -> [B, T, D]
-  Var<T> project(const Var<T>& context) const {
-    return checkpoint_name((*out)(checkpoint_name(context, "context")), "out_proj");
-  }
-  AttentionOptions options(bool causal, std::optional<Index> offset) const {
-    AttentionOptions o{.causal = causal, .offset = offset, .dropout = config.dropout};
-    o.soft_cap = config.soft_cap;
-    o.key_chunk = config.key_chunk;
-    o.window = config.window;
-    o.rotary_base = config.rotary_base, o.rotary_dims = config.rotary_dims;
-    o.alibi = config.alibi;
-    return o;
-  }
+  Var<T> project(const Var<T>& context) const;
+  AttentionOptions options(bool causal, std::optional<Index> offset) const;
 };
+
+template <class T>
+typename MultiHeadAttention<T>::KeysValues MultiHeadAttention<T>::keys_values(const Var<T>& memory) const {
+  const auto here = memory.tape().layer(path);
+  require(!qkv, path, ": queries are projected apart from keys and values here; set combined_qkv = false");
+  return {checkpoint_name((*key)(memory), "key_proj"), checkpoint_name((*value)(memory), "value_proj")};
+}
+
+template <class T>
+Var<T> MultiHeadAttention<T>::attend(const Var<T>& x, const KeysValues& memory, std::optional<Index> offset,
+                                     const Masks& masks) const {
+  const auto here = x.tape().layer(path);
+  require(
+      offset.has_value() || !depends_on_positions(config), path,
+      ": window, rotary_base and alibi are of self attention; build cross attention of cross_attention_like(config)");
+  const Var<T> q = checkpoint_name((*query)(x), "query_proj");
+  return look(q, memory.keys, memory.values, options(config.causal && offset.has_value(), offset), masks);
+}
+
+template <class T>
+Var<T> MultiHeadAttention<T>::look(const Var<T>& queries, const Var<T>& keys, const Var<T>& values,
+                                   const AttentionOptions& how, const Masks& masks) const {
+  require(config.fused || !detail::masks_anything(masks), path,
+          ": fused = false computes attention by its plain formula, without masks and biases; set fused = true");
+  const auto heads = [&](const Var<T>& y, Index count) {
+    return y.reshape({y.shape()[0], y.shape()[1], count, config.head_dims});
+  };
+  const Var<T> q = heads(queries, config.num_heads), k = heads(keys, config.num_kv_heads),
+               v = heads(values, config.num_kv_heads);
+  const Var<T> context = config.fused ? attention(q, k, v, how, masks) : plain_attention(q, k, v, how);
+  return project(context.reshape(queries.shape()));
+}
+
+template <class T>
+Var<T> MultiHeadAttention<T>::project(const Var<T>& context) const {
+  return checkpoint_name((*out)(checkpoint_name(context, "context")), "out_proj");
+}
+
+template <class T>
+AttentionOptions MultiHeadAttention<T>::options(bool causal, std::optional<Index> offset) const {
+  AttentionOptions o{.causal = causal, .offset = offset, .dropout = config.dropout};
+  o.soft_cap = config.soft_cap;
+  o.key_chunk = config.key_chunk;
+  o.window = config.window;
+  o.rotary_base = config.rotary_base, o.rotary_dims = config.rotary_dims;
+  o.alibi = config.alibi;
+  return o;
+}
+
+template <class T>
+Var<T> MultiHeadAttention<T>::operator()(const Var<T>& x, const Masks& masks) const {
+  const auto here = x.tape().layer(path);
+  require(x.shape().rank() == 3, path, ": x has shape ", x.shape(), ", [B, T, D] is needed");
+  if (!qkv) return attend(x, keys_values(x), 0, masks);
+  const Var<T> projected = checkpoint_name((*qkv)(x), "combined_qkv_proj");
+  const AttentionOptions how = options(config.causal, {});
+  if (config.fused) return project(attention_qkv(projected, config.num_heads, config.num_kv_heads, how, masks));
+  const Index width = projected.shape()[2] / 3;  // plain attention has no groups
+  const auto part = [&](Index i) { return slice(projected, 2, i * width, (i + 1) * width); };
+  return look(part(0), part(1), part(2), how, masks);
+}
+
+template <class T>
+Var<T> MultiHeadAttention<T>::operator()(const Var<T>& x, const Var<T>& memory, const Masks& masks) const {
+  const auto here = x.tape().layer(path);
+  require(!qkv, path, ": cross attention projects queries and memory apart; set combined_qkv = false");
+  require(x.shape().rank() == 3, path, ": x has shape ", x.shape(), ", [B, T, D] is needed");
+  require(memory.shape().rank() == 3 && memory.shape()[0] == x.shape()[0] && memory.shape()[2] == config.memory_dims,
+          path, ": memory has shape ", memory.shape(), ", x of shape ", x.shape(), " needs [", x.shape()[0], ", S, ",
+          config.memory_dims, "]");
+  return attend(x, keys_values(memory), {}, masks);
+}
 
 }}}  // namespace remat::nn

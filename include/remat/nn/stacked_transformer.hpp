@@ -49,7 +49,7 @@ struct StackedTransformer {
   /// x [B, T, D] -> [B, T, D], every layer with the same masks: `stack(x, {.key_lengths = lengths})`.
   template <SkipTypeOf<T> X>
   Var<X> operator()(const Var<X>& x, const Masks& masks = {}) const {
-    return along_stream(x, [&](const TransformerLayer<T>& layer, const auto& h) { return layer(h, masks); });
+    return along_stream(x, nullptr, masks, {});
   }
   /// A decoder, every layer with cross attention to one memory: x [B, T, D], memory [B, S, Dm] -> [B, T, D]; masks of
   /// self attention, and of attention to the memory.
@@ -57,57 +57,76 @@ struct StackedTransformer {
   Var<X> operator()(const Var<X>& x, const Var<M>& memory, const Masks& masks = {},
                     const Masks& memory_masks = {}) const {
     const Var<T> seen = cast<T>(memory);
-    return along_stream(
-        x, [&](const TransformerLayer<T>& layer, const auto& h) { return layer(h, seen, masks, memory_masks); });
+    return along_stream(x, &seen, masks, memory_masks);
   }
 
  private:
-  static TransformerLayerConfig with_stream(const StackedTransformerConfig& config, std::size_t i) {
-    TransformerLayerConfig layer = config.layers[i];
-    layer.skip_stream = config.skip_stream.value_or(layer.skip_stream);
-    return layer;
-  }
+  static TransformerLayerConfig with_stream(const StackedTransformerConfig& config, std::size_t i);
   /// Before any parameter is made.
-  void check(const StackedTransformerConfig& config) const {
-    require(remat_every > 0, path, ": remat_every must be > 0, got ", remat_every);
-    std::optional<TransformerLayerConfig> first;
-    for (std::size_t i = 0; i < config.layers.size(); ++i) {
-      const std::string name = "layer_" + std::to_string(i);
-      const TransformerLayerConfig layer = completed(with_stream(config, i), path + "/" + name);
-      if (!first) first = layer;
-      require(layer.model_dims == first->model_dims, path, ": ", name, " has model_dims ", layer.model_dims,
-              ", layer_0 has ", first->model_dims, "; a stack has one stream");
-      require(layer.skip_stream == first->skip_stream, path, ": ", name,
-              " has another skip_stream than layer_0; set that of the stack, or one for all layers");
-      require(layer.cross_attention.has_value() == first->cross_attention.has_value(), path, ": one of layer_0 and ",
-              name, " has cross_attention, the other has none; a stack looks at its memory in every layer or in none");
-      require(!layer.cross_attention || layer.cross_attention->memory_dims == first->cross_attention->memory_dims, path,
-              ": the cross_attention of ", name, " and of layer_0 have unlike memory_dims; a stack has one memory");
-    }
-  }
-  template <class X, class Apply>
-  Var<X> along_stream(const Var<X>& x, const Apply& apply) const {
-    if (layers.empty()) return x;
-    const auto here = x.tape().layer(path);
-    require(remat_every > 0, path, ": remat_every must be > 0, got ", remat_every);
-    const bool is_accum = layers[0].config.skip_stream == SkipStream::accum;
-    return is_accum ? cast<X>(run(cast<Accum<T>>(x), apply)) : cast<X>(run(cast<T>(x), apply));
-  }
-  template <class X, class Apply>
-  Var<X> run(const Var<X>& x, const Apply& apply) const {
-    Var<X> h = x;
-    const auto every = static_cast<std::size_t>(remat_every);
-    for (std::size_t first = 0; first < layers.size(); first += every) {
-      const auto region = [&] {
-        Var<X> y = h;
-        for (std::size_t i = first; i < std::min(first + every, layers.size()); ++i)
-          y = apply(layers[i], checkpoint_name(y, "iteration_input"));
-        return y;
-      };
-      h = x.tape().region(remat, region);
-    }
-    return h;
-  }
+  void check(const StackedTransformerConfig& config) const;
+  /// At `memory` too, where it is not null.
+  template <class X>
+  Var<X> along_stream(const Var<X>& x, const Var<T>* memory, const Masks& masks, const Masks& memory_masks) const;
+  template <class X>
+  Var<X> run(const Var<X>& x, const Var<T>* memory, const Masks& masks, const Masks& memory_masks) const;
 };
+
+template <class T>
+template <class X>
+Var<X> StackedTransformer<T>::run(const Var<X>& x, const Var<T>* memory, const Masks& masks,
+                                  const Masks& memory_masks) const {
+  Var<X> h = x;
+  const auto every = static_cast<std::size_t>(remat_every);
+  for (std::size_t first = 0; first < layers.size(); first += every) {
+    const auto region = [&] {
+      Var<X> y = h;
+      for (std::size_t i = first; i < std::min(first + every, layers.size()); ++i) {
+        const Var<X> input = checkpoint_name(y, "iteration_input");
+        y = memory != nullptr ? layers[i](input, *memory, masks, memory_masks) : layers[i](input, masks);
+      }
+      return y;
+    };
+    h = x.tape().region(remat, region);
+  }
+  return h;
+}
+
+template <class T>
+template <class X>
+Var<X> StackedTransformer<T>::along_stream(const Var<X>& x, const Var<T>* memory, const Masks& masks,
+                                           const Masks& memory_masks) const {
+  if (layers.empty()) return x;
+  const auto here = x.tape().layer(path);
+  require(remat_every > 0, path, ": remat_every must be > 0, got ", remat_every);
+  const bool is_accum = layers[0].config.skip_stream == SkipStream::accum;
+  return is_accum ? cast<X>(run(cast<Accum<T>>(x), memory, masks, memory_masks))
+                  : cast<X>(run(cast<T>(x), memory, masks, memory_masks));
+}
+
+template <class T>
+void StackedTransformer<T>::check(const StackedTransformerConfig& config) const {
+  require(remat_every > 0, path, ": remat_every must be > 0, got ", remat_every);
+  std::optional<TransformerLayerConfig> first;
+  for (std::size_t i = 0; i < config.layers.size(); ++i) {
+    const std::string name = "layer_" + std::to_string(i);
+    const TransformerLayerConfig layer = completed(with_stream(config, i), path + "/" + name);
+    if (!first) first = layer;
+    require(layer.model_dims == first->model_dims, path, ": ", name, " has model_dims ", layer.model_dims,
+            ", layer_0 has ", first->model_dims, "; a stack has one stream");
+    require(layer.skip_stream == first->skip_stream, path, ": ", name,
+            " has another skip_stream than layer_0; set that of the stack, or one for all layers");
+    require(layer.cross_attention.has_value() == first->cross_attention.has_value(), path, ": one of layer_0 and ",
+            name, " has cross_attention, the other has none; a stack looks at its memory in every layer or in none");
+    require(!layer.cross_attention || layer.cross_attention->memory_dims == first->cross_attention->memory_dims, path,
+            ": the cross_attention of ", name, " and of layer_0 have unlike memory_dims; a stack has one memory");
+  }
+}
+
+template <class T>
+TransformerLayerConfig StackedTransformer<T>::with_stream(const StackedTransformerConfig& config, std::size_t i) {
+  TransformerLayerConfig layer = config.layers[i];
+  layer.skip_stream = config.skip_stream.value_or(layer.skip_stream);
+  return layer;
+}
 
 }}}  // namespace remat::nn

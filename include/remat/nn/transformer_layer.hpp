@@ -98,11 +98,7 @@ struct TransformerLayer {
   Var<X> operator()(const Var<X>& x, const Masks& masks = {}) const {
     require(!cross_attention, path, ": has cross attention, so it needs a memory: layer(x, memory)");
     const auto here = x.tape().layer(path);
-    return along_stream(x, [&](const auto& h) {
-      if (config.blockwise.query_chunk > 0) return by_chunks(h, nullptr, masks, {});
-      return branches(
-          h, [&](const Var<T>& y) { return attention(y, masks); }, none);
-    });
+    return run(x, nullptr, masks, {});
   }
   /// x [B, T, D], memory [B, S, Dm] -> [B, T, D]; masks of self attention, and of attention to the memory.
   template <SkipTypeOf<T> X, SkipTypeOf<T> M>
@@ -111,29 +107,14 @@ struct TransformerLayer {
     require(cross_attention.has_value(), path, ": was given a memory, but its config has no cross_attention");
     const auto here = x.tape().layer(path);
     const Var<T> seen = cast<T>(memory);
-    const auto look = [&](const Var<T>& h) { return (*cross_attention)(h, seen, memory_masks); };
-    return along_stream(x, [&](const auto& h) {
-      if (config.blockwise.query_chunk > 0) return by_chunks(h, &seen, masks, memory_masks);
-      return branches(
-          h, [&](const Var<T>& y) { return attention(y, masks); }, look);
-    });
+    return run(x, &seen, masks, memory_masks);
   }
 
  private:
-  TransformerLayer(const LayerScope& scope, const TransformerLayerConfig& c, int)
-      : config(c),
-        path(scope.use_path()),
-        attention_norm(scope / "attention_norm", c.norm, c.model_dims, c.norm_bias),
-        attention(scope / "attention", c.attention),
-        ffn_norm(scope / "ffn_norm", c.norm, c.model_dims, c.norm_bias),
-        ffn(scope / "ffn", c.ffn) {
-    if (c.cross_attention) {
-      cross_attention_norm.emplace(scope / "cross_attention_norm", c.norm, c.model_dims, c.norm_bias);
-      cross_attention.emplace(scope / "cross_attention", *c.cross_attention);
-    }
-    scope.complete();
-  }
-
+  TransformerLayer(const LayerScope& scope, const TransformerLayerConfig& c, int);
+  /// At `memory` too, where it is not null.
+  template <class X>
+  Var<X> run(const Var<X>& x, const Var<T>* memory, const Masks& masks, const Masks& memory_masks) const;
   /// What `whole` makes of x in the stream's type, in the type of x.
   template <class X, class Whole>
   Var<X> along_stream(const Var<X>& x, const Whole& whole) const {
@@ -155,31 +136,60 @@ struct TransformerLayer {
     if (cross_attention) h = ffn_norm(h.sum, look(h.normal), rate);
     return skip_add(h.sum, ffn(h.normal), rate);
   }
-  /// Cross attention where there is none.
-  static Var<T> none(const Var<T>& x) { return x; }
-
   /// The Blockwise Parallel Transformer: keys and values by chunks, then the rest of the layer for each chunk of
   /// queries.
   template <class X>
-  Var<X> by_chunks(const Var<X>& x, const Var<T>* memory, const Masks& masks, const Masks& memory_masks) const {
-    using KeysValues = typename MultiHeadAttention<T>::KeysValues;
-    const BlockwiseConfig& c = config.blockwise;
-    require(x.shape().rank() == 3, path, ": x has shape ", x.shape(), ", [B, T, D] is needed");
-    const auto [keys, values] = blockwise(x, 1, c.query_chunk, c.policy, [&](const Var<X>& part, Index) {
-      const bool is_pre = config.norm_placement == NormPlacement::pre;
-      const KeysValues own = attention.keys_values(is_pre ? attention_norm(part) : cast<T>(part));
-      return std::tuple(own.keys, own.values);
-    });
-    const KeysValues own{keys, values};
-    const KeysValues others = memory != nullptr ? cross_attention->keys_values(*memory) : KeysValues{};
-    const detail::MasksByChunk<T> seen(masks, x, path), seen_of_memory(memory_masks, x, path);
-    return blockwise(x, 1, c.query_chunk, c.policy, [&](const Var<X>& part, Index offset) {
-      const Index count = part.shape()[1];
-      return branches(
-          part, [&](const Var<T>& y) { return attention.attend(y, own, offset, seen.of(offset, count)); },
-          [&](const Var<T>& y) { return cross_attention->attend(y, others, {}, seen_of_memory.of(offset, count)); });
-    });
-  }
+  Var<X> by_chunks(const Var<X>& x, const Var<T>* memory, const Masks& masks, const Masks& memory_masks) const;
 };
+
+template <class T>
+TransformerLayer<T>::TransformerLayer(const LayerScope& scope, const TransformerLayerConfig& c, int)
+    : config(c),
+      path(scope.use_path()),
+      attention_norm(scope / "attention_norm", c.norm, c.model_dims, c.norm_bias),
+      attention(scope / "attention", c.attention),
+      ffn_norm(scope / "ffn_norm", c.norm, c.model_dims, c.norm_bias),
+      ffn(scope / "ffn", c.ffn) {
+  if (c.cross_attention) {
+    cross_attention_norm.emplace(scope / "cross_attention_norm", c.norm, c.model_dims, c.norm_bias);
+    cross_attention.emplace(scope / "cross_attention", *c.cross_attention);
+  }
+  scope.complete();
+}
+
+template <class T>
+template <class X>
+Var<X> TransformerLayer<T>::run(const Var<X>& x, const Var<T>* memory, const Masks& masks,
+                                const Masks& memory_masks) const {
+  return along_stream(x, [&](const auto& h) {
+    if (config.blockwise.query_chunk > 0) return by_chunks(h, memory, masks, memory_masks);
+    return branches(
+        h, [&](const Var<T>& y) { return attention(y, masks); },
+        [&](const Var<T>& y) { return (*cross_attention)(y, *memory, memory_masks); });
+  });
+}
+
+template <class T>
+template <class X>
+Var<X> TransformerLayer<T>::by_chunks(const Var<X>& x, const Var<T>* memory, const Masks& masks,
+                                      const Masks& memory_masks) const {
+  using KeysValues = typename MultiHeadAttention<T>::KeysValues;
+  const BlockwiseConfig& c = config.blockwise;
+  require(x.shape().rank() == 3, path, ": x has shape ", x.shape(), ", [B, T, D] is needed");
+  const auto [keys, values] = blockwise(x, 1, c.query_chunk, c.policy, [&](const Var<X>& part, Index) {
+    const bool is_pre = config.norm_placement == NormPlacement::pre;
+    const KeysValues own = attention.keys_values(is_pre ? attention_norm(part) : cast<T>(part));
+    return std::tuple(own.keys, own.values);
+  });
+  const KeysValues own{keys, values};
+  const KeysValues others = memory != nullptr ? cross_attention->keys_values(*memory) : KeysValues{};
+  const detail::MasksByChunk<T> seen(masks, x, path), seen_of_memory(memory_masks, x, path);
+  return blockwise(x, 1, c.query_chunk, c.policy, [&](const Var<X>& part, Index offset) {
+    const Index count = part.shape()[1];
+    return branches(
+        part, [&](const Var<T>& y) { return attention.attend(y, own, offset, seen.of(offset, count)); },
+        [&](const Var<T>& y) { return cross_attention->attend(y, others, {}, seen_of_memory.of(offset, count)); });
+  });
+}
 
 }}}  // namespace remat::nn

@@ -115,19 +115,7 @@ class AdamW {
   };
 
   template <class = void>
-  void update_all(double learning_rate, double grad_scale) {
-    check(learning_rate, grad_scale);
-    check_groups();
-    std::vector<Update> updates;
-    for (const auto& entry : parameters_->entries())
-      if (entry->has_grad) updates.push_back(prepared(*entry));
-    const bool is_frozen = parameters_->count() > 0 && parameters_->trainable_count() == 0;
-    require(!updates.empty(), "adamw: no parameter has a gradient; ",
-            is_frozen ? "all are frozen, parameters.unfreeze those to train"
-                      : "call tape.backward(loss) before step (in_backward leaves none: it has made its step)");
-    for (const Update& update : updates) apply(update, learning_rate, grad_scale);
-    ++steps_;
-  }
+  void update_all(double learning_rate, double grad_scale);
 
   // All that can fail, before the first value changes. The value is unshared here: a tape may still read the old one.
   Update prepared(ParameterEntry& entry) {
@@ -215,5 +203,20 @@ class AdamW {
   double steps_ = 0;
   bool groups_are_checked_ = false;
 };
+
+template <class>
+void AdamW::update_all(double learning_rate, double grad_scale) {
+  check(learning_rate, grad_scale);
+  check_groups();
+  std::vector<Update> updates;
+  for (const auto& entry : parameters_->entries())
+    if (entry->has_grad) updates.push_back(prepared(*entry));
+  const bool is_frozen = parameters_->count() > 0 && parameters_->trainable_count() == 0;
+  require(!updates.empty(), "adamw: no parameter has a gradient; ",
+          is_frozen ? "all are frozen, parameters.unfreeze those to train"
+                    : "call tape.backward(loss) before step (in_backward leaves none: it has made its step)");
+  for (const Update& update : updates) apply(update, learning_rate, grad_scale);
+  ++steps_;
+}
 
 }}}  // namespace remat::optim

@@ -22,7 +22,8 @@ double squared_norm(const T* data, Index size) {
   });
 }
 
-inline double squared_norm(const AnyTensor& tensor) {
+template <class = void>
+double squared_norm(const AnyTensor& tensor) {
   if (tensor.dtype == DType::float32) return squared_norm(reinterpret_cast<const float*>(tensor.data()), tensor.size());
   return squared_norm(reinterpret_cast<const double*>(tensor.data()), tensor.size());
 }

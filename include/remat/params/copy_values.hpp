@@ -10,7 +10,8 @@ namespace remat { inline namespace REMAT_ABI {
 
 /// Gives every parameter of `to` the value that `from` has at its path; nothing else changes. An `Error`, before any
 /// value changes, unless both have the same paths, each with one type and shape.
-inline void copy_values(const ParameterRegistry& from, const ParameterRegistry& to) {
+template <class = void>
+void copy_values(const ParameterRegistry& from, const ParameterRegistry& to) {
   const auto sources = from.entries(), targets = to.entries();
   const auto refuse_missing = [](const auto& some, const auto& others, const char* what) {
     for (const auto& entry : some)

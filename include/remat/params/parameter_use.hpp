@@ -19,32 +19,11 @@ enum class ParameterUse : std::uint8_t { read, train, write };
 class ParameterUses {
  public:
   /// An `Error` names the parameter where another thread uses it in a way that excludes this one.
-  void begin(ParameterUse use, const std::string& path) {
-    const std::lock_guard lock(mutex());
-    Thread* mine = nullptr;
-    for (Thread& thread : threads_) {
-      if (thread.id == std::this_thread::get_id()) {
-        mine = &thread;
-        continue;
-      }
-      const bool is_written = thread.count(ParameterUse::write) > 0, is_trained = thread.count(ParameterUse::train) > 0;
-      require(!is_written && (use == ParameterUse::read || (use == ParameterUse::train && !is_trained)), path, ": ",
-              is_written   ? "another thread is changing it"
-              : is_trained ? "another thread is training it"
-                           : "a tape of another thread reads it",
-              "; one thread at a time trains a registry, and none evaluates while values change: take turns, or give "
-              "each thread a registry of its own");
-    }
-    if (mine == nullptr) mine = &threads_.emplace_back(Thread{std::this_thread::get_id()});
-    ++mine->count(use);
-  }
+  template <class = void>
+  void begin(ParameterUse use, const std::string& path);
   /// The end of a use that `thread` began.
-  void end(ParameterUse use, std::thread::id thread) {
-    const std::lock_guard lock(mutex());
-    for (Thread& each : threads_)
-      if (each.id == thread) --each.count(use);
-    std::erase_if(threads_, [](const Thread& t) { return t.counts[0] + t.counts[1] + t.counts[2] == 0; });
-  }
+  template <class = void>
+  void end(ParameterUse use, std::thread::id thread);
 
  private:
   struct Thread {
@@ -58,6 +37,35 @@ class ParameterUses {
   }
   std::vector<Thread> threads_;
 };
+
+template <class>
+void ParameterUses::begin(ParameterUse use, const std::string& path) {
+  const std::lock_guard lock(mutex());
+  Thread* mine = nullptr;
+  for (Thread& thread : threads_) {
+    if (thread.id == std::this_thread::get_id()) {
+      mine = &thread;
+      continue;
+    }
+    const bool is_written = thread.count(ParameterUse::write) > 0, is_trained = thread.count(ParameterUse::train) > 0;
+    require(!is_written && (use == ParameterUse::read || (use == ParameterUse::train && !is_trained)), path, ": ",
+            is_written   ? "another thread is changing it"
+            : is_trained ? "another thread is training it"
+                         : "a tape of another thread reads it",
+            "; one thread at a time trains a registry, and none evaluates while values change: take turns, or give "
+            "each thread a registry of its own");
+  }
+  if (mine == nullptr) mine = &threads_.emplace_back(Thread{std::this_thread::get_id()});
+  ++mine->count(use);
+}
+
+template <class>
+void ParameterUses::end(ParameterUse use, std::thread::id thread) {
+  const std::lock_guard lock(mutex());
+  for (Thread& each : threads_)
+    if (each.id == thread) --each.count(use);
+  std::erase_if(threads_, [](const Thread& t) { return t.counts[0] + t.counts[1] + t.counts[2] == 0; });
+}
 
 /// A use for as long as the guard lives.
 class ParameterUseGuard {

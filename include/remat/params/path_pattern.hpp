@@ -33,7 +33,8 @@ inline std::size_t letters_off(std::string_view pattern, std::string_view path) 
 inline bool fits(std::string_view pattern, std::string_view path) { return letters_off(pattern, path) == 0; }
 
 /// `; the nearest paths are ...`: up to three that the pattern nearly fits, for errors.
-inline std::string nearest_paths(std::string_view pattern, const std::vector<std::string>& paths) {
+template <class = void>
+std::string nearest_paths(std::string_view pattern, const std::vector<std::string>& paths) {
   if (paths.empty()) return "; none has been made yet";
   std::vector<std::pair<std::size_t, std::string>> all;
   for (const std::string& path : paths) all.emplace_back(letters_off(pattern, path), path);

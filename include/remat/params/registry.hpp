@@ -27,7 +27,7 @@ class Scope;
 class ParameterRegistry {
  public:
   /// `seed` decides the initial values, together with each parameter's path.
-  explicit ParameterRegistry(std::uint64_t seed = 0) : state_(std::make_shared<State>()) { state_->seed = seed; }
+  explicit ParameterRegistry(std::uint64_t seed = 0) : state_(detail::new_registry_state(seed)) {}
   /// Values, gradients, what is frozen, users and ids are copied; from then on the two know nothing of each other.
   ParameterRegistry(const ParameterRegistry& other) : state_(std::make_shared<State>(other.state().copy())) {}
   ParameterRegistry(ParameterRegistry&&) noexcept = default;
@@ -45,12 +45,8 @@ class ParameterRegistry {
   Scope operator/(std::string_view name) const;
 
   /// Every parameter once, in order of path.
-  std::vector<std::shared_ptr<ParameterEntry>> entries() const {
-    state().uses.check();
-    std::vector<std::shared_ptr<ParameterEntry>> all;
-    for (const auto& [path, entry] : state().entries) all.push_back(entry);
-    return all;
-  }
+  template <class = void>
+  std::vector<std::shared_ptr<ParameterEntry>> entries() const;
   /// The parameter at `path`; an `Error` when there is none, which lists near paths, or when its type is another.
   template <class T>
   Parameter<T> at(const std::string& path) const {
@@ -93,12 +89,8 @@ class ParameterRegistry {
   const std::map<std::string, std::vector<std::string>>& shared_ids() const& { return state().ids; }
   std::map<std::string, std::vector<std::string>> shared_ids() && { return state().ids; }
   /// Ids that only one layer uses: most often a typing mistake.
-  std::vector<std::string> single_user_ids() const {
-    std::vector<std::string> single;
-    for (const auto& [id, users] : state().ids)
-      if (users.size() == 1) single.push_back(id);
-    return single;
-  }
+  template <class = void>
+  std::vector<std::string> single_user_ids() const;
 
  private:
   friend class Scope;
@@ -109,28 +101,12 @@ class ParameterRegistry {
     for (const auto& entry : entries()) sum += std::invoke(of, *entry);
     return sum;
   }
-  std::vector<std::string> paths() const {
-    std::vector<std::string> all;
-    for (const auto& [path, entry] : state().entries) all.push_back(path);
-    return all;
-  }
-  std::string near(const std::string& path) const {
-    return state().entries.empty() ? "; none has been made yet" : detail::nearest_names(path, paths());
-  }
-  Index set_frozen(std::string_view pattern, bool is_frozen, const char* what) const {
-    std::vector<std::shared_ptr<ParameterEntry>> found = entries();
-    std::erase_if(found, [&](const auto& entry) { return !detail::fits(pattern, entry->path); });
-    require(!found.empty(), "parameters: ", what, "(\"", pattern, "\") fits no parameter",
-            detail::nearest_paths(pattern, paths()));
-    std::vector<ParameterUseGuard> uses;  // all that can fail, before the first changes
-    uses.reserve(found.size());
-    for (const auto& entry : found) uses.push_back(entry->used(ParameterUse::write));
-    for (const auto& entry : found) {
-      entry->is_frozen = is_frozen;
-      if (is_frozen) entry->drop_grad();
-    }
-    return static_cast<Index>(found.size());
-  }
+  template <class = void>
+  std::vector<std::string> paths() const;
+  template <class = void>
+  std::string near(const std::string& path) const;
+  template <class = void>
+  Index set_frozen(std::string_view pattern, bool is_frozen, const char* what) const;
   explicit ParameterRegistry(std::shared_ptr<State> state) : state_(std::move(state)) {}
   const std::shared_ptr<State>& shared_state() const {
     require(state_ != nullptr, "parameters: used after they were moved to another registry");
@@ -141,41 +117,61 @@ class ParameterRegistry {
   std::shared_ptr<State> state_;
 };
 
+template <class>
+std::vector<std::shared_ptr<ParameterEntry>> ParameterRegistry::entries() const {
+  state().uses.check();
+  std::vector<std::shared_ptr<ParameterEntry>> all;
+  for (const auto& [path, entry] : state().entries) all.push_back(entry);
+  return all;
+}
+
+template <class>
+Index ParameterRegistry::set_frozen(std::string_view pattern, bool is_frozen, const char* what) const {
+  std::vector<std::shared_ptr<ParameterEntry>> found = entries();
+  std::erase_if(found, [&](const auto& entry) { return !detail::fits(pattern, entry->path); });
+  require(!found.empty(), "parameters: ", what, "(\"", pattern, "\") fits no parameter",
+          detail::nearest_paths(pattern, paths()));
+  std::vector<ParameterUseGuard> uses;  // all that can fail, before the first changes
+  uses.reserve(found.size());
+  for (const auto& entry : found) uses.push_back(entry->used(ParameterUse::write));
+  for (const auto& entry : found) {
+    entry->is_frozen = is_frozen;
+    if (is_frozen) entry->drop_grad();
+  }
+  return static_cast<Index>(found.size());
+}
+
+template <class>
+std::string ParameterRegistry::near(const std::string& path) const {
+  return state().entries.empty() ? "; none has been made yet" : detail::nearest_names(path, paths());
+}
+
+template <class>
+std::vector<std::string> ParameterRegistry::single_user_ids() const {
+  std::vector<std::string> single;
+  for (const auto& [id, users] : state().ids)
+    if (users.size() == 1) single.push_back(id);
+  return single;
+}
+
+template <class>
+std::vector<std::string> ParameterRegistry::paths() const {
+  std::vector<std::string> all;
+  for (const auto& [path, entry] : state().entries) all.push_back(path);
+  return all;
+}
+
 /// A place in the tree of parameters. `path()` names the parameters made here; `use_path()` names the layer that
 /// uses them, and differs from it inside a shared scope. Copies are places in the same registry.
 class Scope {
  public:
   /// The scope `name` inside this one; an `Error` unless it is one word without '/'.
-  Scope operator/(std::string_view name) const {
-    require(!name.empty() && name.find('/') == std::string_view::npos, use_path_.empty() ? "parameters" : use_path_,
-            ": a scope's name must be one word, got \"", name, "\"; write scope / \"a\" / \"b\" for two");
-    Scope child = *this;
-    child.path_ = join(path_, name);
-    child.use_path_ = join(use_path_, name);
-    return child;
-  }
+  Scope operator/(std::string_view name) const { return inside(name); }
   /// This scope for an empty id; else `shared/<id>` at the root, the same for every layer that gives the id. All of
   /// them must ask for the same parameters: a `LayerScope` finds out when the layer is built, the registry when it is
   /// read. An `Error` when the id is used inside itself.
-  Scope shared_as(const std::string& id) const {
-    if (id.empty()) return *this;
-    require(id.find('/') == std::string::npos, use_path_, ": shared_weight_id \"", id, "\" must not contain '/'");
-    require(std::none_of(shares_.begin(), shares_.end(), [&](const Share& s) { return s.id == id; }), use_path_,
-            ": shared_weight_id \"", id, "\" is used inside itself; give the inner layer another id");
-    Scope shared = *this;
-    shared.path_ = "shared/" + id;
-    shared.shares_.push_back({id, use_path_});
-    auto& users = state_->ids[id];
-    if (std::find(users.begin(), users.end(), use_path_) == users.end()) {
-      users.push_back(use_path_);
-      state_->construction.note([state = state_.get(), id] {
-        auto& layers = state->ids[id];
-        layers.pop_back();
-        if (layers.empty()) state->ids.erase(id);
-      });
-    }
-    return shared;
-  }
+  template <class = void>
+  Scope shared_as(const std::string& id) const;
   /// The parameter `name` of this scope, made on the first asking. Asking again is allowed from a shared scope, with
   /// the same shape, type and initializer; anything else is an `Error` that names both askers.
   template <class T>
@@ -198,6 +194,8 @@ class Scope {
   };
   using Fill = void (*)(AnyTensor&, const Initializer&, const RandomStream&);
 
+  template <class = void>
+  Scope inside(std::string_view name) const;
   explicit Scope(std::shared_ptr<ParameterRegistry::State> state) : state_(std::move(state)) {}
 
   static std::string join(const std::string& path, std::string_view name) {
@@ -210,50 +208,12 @@ class Scope {
       for (Index i = begin; i < end; ++i) data[i] = static_cast<T>(initializer(stream, i));
     });
   }
+  template <class = void>
   std::shared_ptr<ParameterEntry> entry(const std::string& name, DType dtype, const Shape& shape,
-                                        const Initializer& initializer, Fill fill_with) const {
-    require(!name.empty(), use_path_, ": a parameter needs a name, got \"\"");
-    const std::string path = join(path_, name), user = join(use_path_, name);
-    require(initializer.is_valid(), user, ": starts as ", initializer.to_string(),
-            "; a deviation or a half width must be >= 0 and finite, a constant a number");
-    if (const auto found = state_->entries.find(path); found != state_->entries.end()) {
-      const auto& entry = found->second;
-      const auto describe = [](DType type, const Shape& s, const Initializer& i) {
-        return std::string(name_of(type)) + s.to_string() + " " + i.to_string();
-      };
-      require(!shares_.empty() && entry->users.front() != path, path, ": the scope ", path_, " is taken already, ",
-              entry->users.front(), " owns it; build the second layer or model under another scope (or, for both to ",
-              "use the same parameters, give both layers one shared_weight_id)");
-      require(entry->value.dtype == dtype && entry->value.shape == shape && entry->initializer == initializer, path,
-              ": ", user, " asks for ", describe(dtype, shape, initializer), ", but ", entry->users.front(),
-              " made it as ", describe(entry->value.dtype, entry->value.shape, entry->initializer));
-      require(std::find(entry->users.begin(), entry->users.end(), user) == entry->users.end(), path,
-              ": asked for twice by ", user, "; one layer's parameters need different names");
-      entry->users.push_back(user);
-      state_->construction.note([entry] { entry->users.pop_back(); });
-      note_shares(path, user);
-      return entry;
-    }
-    auto entry = std::make_shared<ParameterEntry>(ParameterEntry{path, {dtype, shape, {}, 0}});
-    entry->initializer = initializer;
-    entry->value.storage = pool().allocate(checked_bytes(shape.size(), size_of(dtype), path.c_str()));
-    fill_with(entry->value, initializer, {state_->seed ^ hash(path), 0, 0});
-    entry->users.push_back(user);
-    state_->entries.emplace(path, entry);
-    state_->construction.note([state = state_.get(), path] { state->entries.erase(path); });
-    note_shares(path, user);
-    return entry;
-  }
+                                        const Initializer& initializer, Fill fill_with) const;
   // Every layer around that shares by id has asked, for the same only if the others get it from the same place.
-  void note_shares(const std::string& path, const std::string& user) const {
-    for (const Share& share : shares_) {
-      std::string name = user.substr(share.layer.size() + 1);
-      if (path != join("shared/" + share.id, name)) name += " from " + path;
-      state_->uses.ask(share.id, share.layer, name);
-      state_->construction.note(
-          [state = state_.get(), share, name] { state->uses.take_back(share.id, share.layer, name); });
-    }
-  }
+  template <class = void>
+  void note_shares(const std::string& path, const std::string& user) const;
   // FNV-1a: the same everywhere, unlike std::hash.
   static std::uint64_t hash(std::string_view text) {
     std::uint64_t h = 14695981039346656037ULL;
@@ -266,6 +226,84 @@ class Scope {
   std::vector<Share> shares_;  // shared ids around this scope and the layers that gave them, outermost first
 };
 
+template <class>
+std::shared_ptr<ParameterEntry> Scope::entry(const std::string& name, DType dtype, const Shape& shape,
+                                             const Initializer& initializer, Fill fill_with) const {
+  require(!name.empty(), use_path_, ": a parameter needs a name, got \"\"");
+  const std::string path = join(path_, name), user = join(use_path_, name);
+  require(initializer.is_valid(), user, ": starts as ", initializer.to_string(),
+          "; a deviation or a half width must be >= 0 and finite, a constant a number");
+  if (const auto found = state_->entries.find(path); found != state_->entries.end()) {
+    const auto& entry = found->second;
+    const auto describe = [](DType type, const Shape& s, const Initializer& i) {
+      return std::string(name_of(type)) + s.to_string() + " " + i.to_string();
+    };
+    require(!shares_.empty() && entry->users.front() != path, path, ": the scope ", path_, " is taken already, ",
+            entry->users.front(), " owns it; build the second layer or model under another scope (or, for both to ",
+            "use the same parameters, give both layers one shared_weight_id)");
+    require(entry->value.dtype == dtype && entry->value.shape == shape && entry->initializer == initializer, path, ": ",
+            user, " asks for ", describe(dtype, shape, initializer), ", but ", entry->users.front(), " made it as ",
+            describe(entry->value.dtype, entry->value.shape, entry->initializer));
+    require(std::find(entry->users.begin(), entry->users.end(), user) == entry->users.end(), path,
+            ": asked for twice by ", user, "; one layer's parameters need different names");
+    entry->users.push_back(user);
+    state_->construction.note([entry] { entry->users.pop_back(); });
+    note_shares(path, user);
+    return entry;
+  }
+  auto entry = std::make_shared<ParameterEntry>(ParameterEntry{path, {dtype, shape, {}, 0}});
+  entry->initializer = initializer;
+  entry->value.storage = pool().allocate(checked_bytes(shape.size(), size_of(dtype), path.c_str()));
+  fill_with(entry->value, initializer, {state_->seed ^ hash(path), 0, 0});
+  entry->users.push_back(user);
+  state_->entries.emplace(path, entry);
+  state_->construction.note([state = state_.get(), path] { state->entries.erase(path); });
+  note_shares(path, user);
+  return entry;
+}
+
+template <class>
+void Scope::note_shares(const std::string& path, const std::string& user) const {
+  for (const Share& share : shares_) {
+    std::string name = user.substr(share.layer.size() + 1);
+    if (path != join("shared/" + share.id, name)) name += " from " + path;
+    state_->uses.ask(share.id, share.layer, name);
+    state_->construction.note(
+        [state = state_.get(), share, name] { state->uses.take_back(share.id, share.layer, name); });
+  }
+}
+
+template <class>
+Scope Scope::shared_as(const std::string& id) const {
+  if (id.empty()) return *this;
+  require(id.find('/') == std::string::npos, use_path_, ": shared_weight_id \"", id, "\" must not contain '/'");
+  require(std::none_of(shares_.begin(), shares_.end(), [&](const Share& s) { return s.id == id; }), use_path_,
+          ": shared_weight_id \"", id, "\" is used inside itself; give the inner layer another id");
+  Scope shared = *this;
+  shared.path_ = "shared/" + id;
+  shared.shares_.push_back({id, use_path_});
+  auto& users = state_->ids[id];
+  if (std::find(users.begin(), users.end(), use_path_) == users.end()) {
+    users.push_back(use_path_);
+    state_->construction.note([state = state_.get(), id] {
+      auto& layers = state->ids[id];
+      layers.pop_back();
+      if (layers.empty()) state->ids.erase(id);
+    });
+  }
+  return shared;
+}
+
+template <class>
+Scope Scope::inside(std::string_view name) const {
+  require(!name.empty() && name.find('/') == std::string_view::npos, use_path_.empty() ? "parameters" : use_path_,
+          ": a scope's name must be one word, got \"", name, "\"; write scope / \"a\" / \"b\" for two");
+  Scope child = *this;
+  child.path_ = join(path_, name);
+  child.use_path_ = join(use_path_, name);
+  return child;
+}
+
 /// The scope of a layer while its constructor runs: `where`, or the shared scope of its id. If an exception ends the
 /// constructor, the registry forgets what the layer made and asked for.
 class LayerScope : private detail::Construction::Guard, public Scope {
@@ -276,22 +314,27 @@ class LayerScope : private detail::Construction::Guard, public Scope {
 
   /// The layer has all its parameters: an `Error` that names both layers and what differs unless the layers built
   /// before it with the same id asked for the same ones.
-  void complete() const {
-    if (id_.empty()) return;
-    state_->construction.note(
-        [state = state_.get(), id = id_, layer = use_path_] { state->uses.forget_completion(id, layer); });
-    state_->uses.complete(id_, use_path_);
-  }
+  template <class = void>
+  void complete() const;
 
  private:
   std::string id_;
 };
 
+template <class>
+void LayerScope::complete() const {
+  if (id_.empty()) return;
+  state_->construction.note(
+      [state = state_.get(), id = id_, layer = use_path_] { state->uses.forget_completion(id, layer); });
+  state_->uses.complete(id_, use_path_);
+}
+
 inline Scope ParameterRegistry::operator/(std::string_view name) const { return Scope(shared_state()) / name; }
 
 /// One line a parameter: path, shape, count, number of users; shared and frozen ones marked, shared ones counted once.
 /// Where some are frozen, the count of the others follows the total.
-inline std::ostream& operator<<(std::ostream& out, const ParameterRegistry& parameters) {
+template <class = void>
+std::ostream& operator<<(std::ostream& out, const ParameterRegistry& parameters) {
   std::size_t width = 9;
   for (const auto& entry : parameters.entries()) width = std::max(width, entry->path.size());
   const auto line = [&](std::string_view path, std::string_view shape, const auto& count, std::string_view users) {

@@ -26,4 +26,9 @@ struct RegistryState {
   }
 };
 
+template <class = void>
+std::shared_ptr<RegistryState> new_registry_state(std::uint64_t seed) {
+  return std::make_shared<RegistryState>(RegistryState{seed});
+}
+
 }}}  // namespace remat::detail

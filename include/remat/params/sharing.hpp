@@ -21,39 +21,18 @@ class SharedUses {
  public:
   using Names = std::set<std::string>;
 
-  void ask(const std::string& id, const std::string& layer, const std::string& name) {
-    use(id, layer).asked.insert(name);
-    is_checked_ = false;
-  }
-  void take_back(const std::string& id, const std::string& layer, const std::string& name) {
-    use(id, layer).asked.erase(name);
-    is_checked_ = false;
-  }
+  template <class = void>
+  void ask(const std::string& id, const std::string& layer, const std::string& name);
+  template <class = void>
+  void take_back(const std::string& id, const std::string& layer, const std::string& name);
   /// `layer` is built: an `Error` unless it asked for what the layers built before it did.
-  void complete(const std::string& id, const std::string& layer) {
-    const Use& mine = use(id, layer);
-    for (const Use& other : uses_[id])
-      if (&other != &mine && other.built) {
-        require_alike(id, other.layer, *other.built, layer, mine.asked);
-        break;
-      }
-    use(id, layer).built = mine.asked;
-  }
+  template <class = void>
+  void complete(const std::string& id, const std::string& layer);
   void forget_completion(const std::string& id, const std::string& layer) { use(id, layer).built.reset(); }
   /// An `Error` unless all layers of each id asked for the same, be they complete or not. Those that asked for nothing
   /// so far do not count.
-  void check() {
-    if (is_checked_) return;
-    for (const auto& [id, layers] : uses_) {
-      const Use* first = nullptr;
-      for (const Use& each : layers) {
-        if (each.asked.empty()) continue;
-        if (first == nullptr) first = &each;
-        require_alike(id, first->layer, first->asked, each.layer, each.asked);
-      }
-    }
-    is_checked_ = true;
-  }
+  template <class = void>
+  void check();
 
  private:
   struct Use {
@@ -62,28 +41,74 @@ class SharedUses {
     std::optional<Names> built{};  // what had been asked for when the layer was complete
   };
 
-  Use& use(const std::string& id, const std::string& layer) {
-    std::vector<Use>& layers = uses_[id];
-    const auto found = std::find_if(layers.begin(), layers.end(), [&](const Use& u) { return u.layer == layer; });
-    return found != layers.end() ? *found : layers.emplace_back(Use{layer});
-  }
+  template <class = void>
+  Use& use(const std::string& id, const std::string& layer);
   // Says the same whichever was built first.
+  template <class = void>
   static void require_alike(const std::string& id, const std::string& a, const Names& of_a, const std::string& b,
-                            const Names& of_b) {
-    if (of_a == of_b) return;
-    if (b < a) return require_alike(id, b, of_b, a, of_a);
-    const auto only = [](const std::string& layer, const Names& own, const Names& others) {
-      std::vector<std::string> names;
-      std::set_difference(own.begin(), own.end(), others.begin(), others.end(), std::back_inserter(names));
-      return names.empty() ? "" : "; only " + layer + " has " + joined(names);
-    };
-    fail(a, " and ", b, " share shared_weight_id \"", id, "\" but are unlike layers", only(a, of_a, of_b),
-         only(b, of_b, of_a), "; give one of them another id");
-  }
+                            const Names& of_b);
 
   std::map<std::string, std::vector<Use>> uses_;
   bool is_checked_ = true;
 };
+
+template <class>
+void SharedUses::ask(const std::string& id, const std::string& layer, const std::string& name) {
+  use(id, layer).asked.insert(name);
+  is_checked_ = false;
+}
+
+template <class>
+void SharedUses::take_back(const std::string& id, const std::string& layer, const std::string& name) {
+  use(id, layer).asked.erase(name);
+  is_checked_ = false;
+}
+
+template <class>
+void SharedUses::complete(const std::string& id, const std::string& layer) {
+  const Use& mine = use(id, layer);
+  for (const Use& other : uses_[id])
+    if (&other != &mine && other.built) {
+      require_alike(id, other.layer, *other.built, layer, mine.asked);
+      break;
+    }
+  use(id, layer).built = mine.asked;
+}
+
+template <class>
+void SharedUses::check() {
+  if (is_checked_) return;
+  for (const auto& [id, layers] : uses_) {
+    const Use* first = nullptr;
+    for (const Use& each : layers) {
+      if (each.asked.empty()) continue;
+      if (first == nullptr) first = &each;
+      require_alike(id, first->layer, first->asked, each.layer, each.asked);
+    }
+  }
+  is_checked_ = true;
+}
+
+template <class>
+SharedUses::Use& SharedUses::use(const std::string& id, const std::string& layer) {
+  std::vector<Use>& layers = uses_[id];
+  const auto found = std::find_if(layers.begin(), layers.end(), [&](const Use& u) { return u.layer == layer; });
+  return found != layers.end() ? *found : layers.emplace_back(Use{layer});
+}
+
+template <class>
+void SharedUses::require_alike(const std::string& id, const std::string& a, const Names& of_a, const std::string& b,
+                               const Names& of_b) {
+  if (of_a == of_b) return;
+  if (b < a) return require_alike(id, b, of_b, a, of_a);
+  const auto only = [](const std::string& layer, const Names& own, const Names& others) {
+    std::vector<std::string> names;
+    std::set_difference(own.begin(), own.end(), others.begin(), others.end(), std::back_inserter(names));
+    return names.empty() ? "" : "; only " + layer + " has " + joined(names);
+  };
+  fail(a, " and ", b, " share shared_weight_id \"", id, "\" but are unlike layers", only(a, of_a, of_b),
+       only(b, of_b, of_a), "; give one of them another id");
+}
 
 /// How to take back what layers under construction have made and asked for.
 class Construction {

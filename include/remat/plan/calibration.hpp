@@ -14,7 +14,8 @@
 namespace remat { inline namespace REMAT_ABI { namespace detail {
 
 /// What the rates depend on, in one line.
-inline std::string machine_line() {
+template <class = void>
+std::string machine_line() {
   std::string cpu;
   std::ifstream info("/proc/cpuinfo");
   while (std::getline(info, cpu) && cpu.rfind("model name", 0) != 0) {
@@ -24,7 +25,8 @@ inline std::string machine_line() {
 }
 
 /// REMAT_CACHE, else XDG_CACHE_HOME/remat, else HOME/.cache/remat; empty: nowhere.
-inline std::filesystem::path cache_folder() {
+template <class = void>
+std::filesystem::path cache_folder() {
   if (const char* own = std::getenv("REMAT_CACHE")) return own;
   if (const char* xdg = std::getenv("XDG_CACHE_HOME"); xdg != nullptr && *xdg != '\0')
     return std::filesystem::path(xdg) / "remat";
@@ -33,7 +35,8 @@ inline std::filesystem::path cache_folder() {
   return {};
 }
 
-inline bool read_rates(const std::filesystem::path& file, const std::string& machine, CostModel& model) {
+template <class = void>
+bool read_rates(const std::filesystem::path& file, const std::string& machine, CostModel& model) {
   std::ifstream in(file);
   std::string line;
   if (!std::getline(in, line) || line != machine) return false;
@@ -48,7 +51,8 @@ inline bool read_rates(const std::filesystem::path& file, const std::string& mac
 }
 
 /// Whatever fails here costs the next process 0.1 s.
-inline void write_rates(const std::filesystem::path& file, const std::string& machine, const CostModel& model) {
+template <class = void>
+void write_rates(const std::filesystem::path& file, const std::string& machine, const CostModel& model) {
   std::error_code error;
   std::filesystem::create_directories(file.parent_path(), error);
   std::ostringstream text;
@@ -63,13 +67,15 @@ inline void write_rates(const std::filesystem::path& file, const std::string& ma
 }
 
 /// Rates measured while others compute are better than none, but not to be kept.
-inline bool is_machine_quiet() {
+template <class = void>
+bool is_machine_quiet() {
   double load = 0;
   return getloadavg(&load, 1) != 1 || load <= omp_get_num_procs();
 }
 
 /// From the cache in `folder`, or measured and put there; an empty folder: always measured.
-inline CostModel calibrated(const std::filesystem::path& folder, bool may_write = true) {
+template <class = void>
+CostModel calibrated(const std::filesystem::path& folder, bool may_write = true) {
   const std::string machine = machine_line();
   const std::filesystem::path file = folder / ("rates-" + std::to_string(std::hash<std::string>{}(machine)));
   CostModel model;

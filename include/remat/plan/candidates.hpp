@@ -19,7 +19,8 @@ namespace remat { inline namespace REMAT_ABI { namespace detail {
 
 /// Records the recorded step again, into `tape`, with `policy` for each outermost region and plannable region. This is
 /// the engine itself: the same records, deaths of Vars and closes, with blocks that have no bytes.
-inline void record_again(const Program& recorded, const std::optional<Policy>& policy, Tape& tape) {
+template <class = void>
+void record_again(const Program& recorded, const std::optional<Policy>& policy, Tape& tape) {
   Program& p = tape.program();
   p.paths = recorded.paths;
   p.parameters = recorded.parameters;
@@ -97,7 +98,8 @@ inline void record_again(const Program& recorded, const std::optional<Policy>& p
 }
 
 /// What the recorded step would do under `policy`.
-inline TapeStats simulate(const Program& recorded, SlotId loss, const std::optional<Policy>& policy) {
+template <class = void>
+TapeStats simulate(const Program& recorded, SlotId loss, const std::optional<Policy>& policy) {
   Tape tape({.mode = Mode::plan});
   tape.program().account->with_log([](MemoryLog& log) { log.keep_nothing(); });  // only the sum is asked for
   record_again(recorded, policy, tape);
@@ -108,7 +110,8 @@ inline TapeStats simulate(const Program& recorded, SlotId loss, const std::optio
 }
 
 /// The slots of the recorded program, none of them kept: what a plan's policy knows it by.
-inline policy::PlannedSlots slots_of(const Program& program) {
+template <class = void>
+policy::PlannedSlots slots_of(const Program& program) {
   policy::PlannedSlots slots;
   slots.kept.resize(program.slots.size());
   std::map<std::pair<std::string_view, std::size_t>, std::uint32_t> known;
@@ -226,7 +229,8 @@ class RegionChoices {
 
 /// All slots worth keeping, best first over the whole program. The last region comes first: backward enters it at once,
 /// so recomputing it would free nothing. Among equals later regions win, for their values are held for less long.
-inline std::vector<SlotId> saving_order(const Program& recorded, const CostModel& model) {
+template <class = void>
+std::vector<SlotId> saving_order(const Program& recorded, const CostModel& model) {
   Tape tape({.mode = Mode::plan});
   record_again(recorded, policy::nothing, tape);
   Program& program = tape.program();

@@ -95,46 +95,11 @@ class Plan {
   ///@}
 
  private:
-  PlannedPolicy planned(std::string name, const Policy& policy, const std::optional<Policy>& replacement) const {
-    PlannedPolicy row{std::move(name), policy, detail::simulate(tape_->program(), loss_, replacement)};
-    row.seconds = model_.seconds(row.stats);
-    return row;
-  }
+  template <class = void>
+  PlannedPolicy planned(std::string name, const Policy& policy, const std::optional<Policy>& replacement) const;
 
-  void make_frontier() const {
-    Program& program = tape_->program();
-    const auto order = detail::saving_order(program, model_);
-    struct Point {
-      PlannedPolicy row;
-      std::vector<bool> kept;  // by slot
-    };
-    std::vector<Point> points;
-    // Long orders are sampled: neighbours differ by little, and each point costs a walk over the program.
-    const std::size_t steps = std::min<std::size_t>(order.size(), 64);
-    for (std::size_t i = 0; i <= steps; ++i) {
-      const std::size_t count = steps == 0 ? 0 : order.size() * i / steps;
-      std::vector<bool> kept(program.slots.size());
-      for (std::size_t k = 0; k < count; ++k) kept[static_cast<std::size_t>(order[k])] = true;
-      const Policy policy = [&kept](const SlotInfo& slot) { return bool(kept[static_cast<std::size_t>(slot.index)]); };
-      points.push_back({planned("keeps " + std::to_string(count) + " values", {}, policy), std::move(kept)});
-    }
-    // What names say cuts nested regions better than one value after the other does.
-    for (std::size_t i = 1; i < rows_.size(); ++i)
-      if (rows_[i].stats.offloaded_bytes == 0) points.push_back({rows_[i], kept_[i]});
-    std::stable_sort(points.begin(), points.end(), [](const Point& a, const Point& b) {
-      return std::pair(a.row.stats.peak_bytes, a.row.seconds) < std::pair(b.row.stats.peak_bytes, b.row.seconds);
-    });
-    policy::PlannedSlots slots = detail::slots_of(program);
-    double fastest = std::numeric_limits<double>::infinity();
-    for (Point& point : points) {
-      if (point.row.seconds >= fastest) continue;
-      fastest = point.row.seconds;
-      slots.kept = std::move(point.kept);
-      slots.peak_bytes = point.row.stats.peak_bytes;
-      point.row.policy = policy::planned(slots);
-      frontier_.push_back(std::move(point.row));
-    }
-  }
+  template <class = void>
+  void make_frontier() const;
 
   std::shared_ptr<Tape> tape_;
   SlotId loss_;
@@ -143,6 +108,49 @@ class Plan {
   std::vector<std::vector<bool>> kept_;  // what each row keeps, by slot; nothing for the first
   mutable std::vector<PlannedPolicy> frontier_;
 };
+
+template <class>
+void Plan::make_frontier() const {
+  Program& program = tape_->program();
+  const auto order = detail::saving_order(program, model_);
+  struct Point {
+    PlannedPolicy row;
+    std::vector<bool> kept;  // by slot
+  };
+  std::vector<Point> points;
+  // Long orders are sampled: neighbours differ by little, and each point costs a walk over the program.
+  const std::size_t steps = std::min<std::size_t>(order.size(), 64);
+  for (std::size_t i = 0; i <= steps; ++i) {
+    const std::size_t count = steps == 0 ? 0 : order.size() * i / steps;
+    std::vector<bool> kept(program.slots.size());
+    for (std::size_t k = 0; k < count; ++k) kept[static_cast<std::size_t>(order[k])] = true;
+    const Policy policy = [&kept](const SlotInfo& slot) { return bool(kept[static_cast<std::size_t>(slot.index)]); };
+    points.push_back({planned("keeps " + std::to_string(count) + " values", {}, policy), std::move(kept)});
+  }
+  // What names say cuts nested regions better than one value after the other does.
+  for (std::size_t i = 1; i < rows_.size(); ++i)
+    if (rows_[i].stats.offloaded_bytes == 0) points.push_back({rows_[i], kept_[i]});
+  std::stable_sort(points.begin(), points.end(), [](const Point& a, const Point& b) {
+    return std::pair(a.row.stats.peak_bytes, a.row.seconds) < std::pair(b.row.stats.peak_bytes, b.row.seconds);
+  });
+  policy::PlannedSlots slots = detail::slots_of(program);
+  double fastest = std::numeric_limits<double>::infinity();
+  for (Point& point : points) {
+    if (point.row.seconds >= fastest) continue;
+    fastest = point.row.seconds;
+    slots.kept = std::move(point.kept);
+    slots.peak_bytes = point.row.stats.peak_bytes;
+    point.row.policy = policy::planned(slots);
+    frontier_.push_back(std::move(point.row));
+  }
+}
+
+template <class>
+PlannedPolicy Plan::planned(std::string name, const Policy& policy, const std::optional<Policy>& replacement) const {
+  PlannedPolicy row{std::move(name), policy, detail::simulate(tape_->program(), loss_, replacement)};
+  row.seconds = model_.seconds(row.stats);
+  return row;
+}
 
 /// Records `step(tape)`, which returns the loss, without computing anything, and predicts it under every policy. The
 /// step runs once. It may carry the policy of an older plan: its regions are planned anew. An `Error` when it reads a
@@ -168,7 +176,8 @@ PlannedPolicy planned_step(Step&& step, const CostModel& model = CostModel::of_t
 }
 
 /// The rows as a table: peak and bytes held for backward, ops replayed, flops of replays, predicted time.
-inline std::ostream& operator<<(std::ostream& out, const Plan& plan) {
+template <class = void>
+std::ostream& operator<<(std::ostream& out, const Plan& plan) {
   const auto line = [&out](std::string_view name, const auto& peak, const auto& held, const auto& replays,
                            const auto& gflop, const auto& ms) {
     out << std::left << std::setw(36) << name << std::right << std::setw(14) << peak << std::setw(14) << held

@@ -109,7 +109,8 @@ constexpr bool is_bare(char c) {
          std::string_view(",()[]\"\\&|!").find(c) == std::string_view::npos;
 }
 
-inline void print_words(std::string& out, const Node& node) {
+template <class = void>
+void print_words(std::string& out, const Node& node) {
   const char* separator = "(";
   for (std::string_view word : node.words) {
     out += separator;
@@ -130,7 +131,8 @@ constexpr int precedence(Kind kind) {
 }
 
 /// Appends the expression, in parentheses when it binds more loosely than `least`. Chains associate to the left.
-inline void print(std::string& out, const Node& node, int least = 1) {
+template <class = void>
+void print(std::string& out, const Node& node, int least = 1) {
   const int own = precedence(node.kind);
   if (own < least) out += '(';
   switch (node.kind) {

@@ -14,7 +14,8 @@ namespace remat { inline namespace REMAT_ABI { namespace policy {
 namespace detail {
 
 // Phrases are not entered: they name labels of layers that a model need not have.
-inline void collect_words(const Node& node, Kind kind, std::vector<std::string>& words) {
+template <class = void>
+void collect_words(const Node& node, Kind kind, std::vector<std::string>& words) {
   if (node.kind == Kind::phrase) return;
   if (node.kind == kind)
     for (std::string_view word : node.words)
@@ -23,7 +24,8 @@ inline void collect_words(const Node& node, Kind kind, std::vector<std::string>&
   if (node.left) collect_words(*node.left, kind, words);
   if (node.right) collect_words(*node.right, kind, words);
 }
-inline void sort_once(std::vector<std::string>& words) {
+template <class = void>
+void sort_once(std::vector<std::string>& words) {
   std::sort(words.begin(), words.end());
   words.erase(std::unique(words.begin(), words.end()), words.end());
 }
@@ -32,20 +34,23 @@ inline void sort_once(std::vector<std::string>& words) {
 
 /// The labels that the user wrote into `policy`, each once, in the order written; without "*" and without those of
 /// phrase-book constants.
-inline std::vector<std::string> written_names(const Policy& policy) {
+template <class = void>
+std::vector<std::string> written_names(const Policy& policy) {
   std::vector<std::string> names;
   detail::collect_words(policy.node(), detail::Kind::names, names);
   return names;
 }
 /// The same of the names of ops.
-inline std::vector<std::string> written_ops(const Policy& policy) {
+template <class = void>
+std::vector<std::string> written_ops(const Policy& policy) {
   std::vector<std::string> ops;
   detail::collect_words(policy.node(), detail::Kind::ops, ops);
   return ops;
 }
 
 /// The error for a written name that no slot of the step carries: near misses, and the names that exist.
-inline std::string unmatched_name_message(std::string_view name, std::vector<std::string> existing) {
+template <class = void>
+std::string unmatched_name_message(std::string_view name, std::vector<std::string> existing) {
   detail::sort_once(existing);
   std::string text = "policy: no value of this step is named \"" + std::string(name) + '"';
   if (name == "logits")
@@ -60,7 +65,8 @@ inline std::string unmatched_name_message(std::string_view name, std::vector<std
   return text + " Names that exist: " + joined(existing) + '.';
 }
 /// The error for a written op that the step does not have: near misses, and the ops that it has.
-inline std::string unmatched_op_message(std::string_view op, std::vector<std::string> existing) {
+template <class = void>
+std::string unmatched_op_message(std::string_view op, std::vector<std::string> existing) {
   detail::sort_once(existing);
   const std::string hint = did_you_mean(op, existing);
   return "policy: no op of this step is named \"" + std::string(op) + '"' + (hint.empty() ? "." : hint) +

@@ -53,12 +53,14 @@ inline Verdict ask(const PlannedSlots& plan, const SlotInfo& slot) {
 }
 
 /// A slot in the text: a letter for what it looks like, large where it is kept, after a number from the 27th on.
-inline void append_slot(std::string& text, std::uint32_t kind, bool is_kept) {
+template <class = void>
+void append_slot(std::string& text, std::uint32_t kind, bool is_kept) {
   if (kind >= 26) text += std::to_string(kind / 26);
   text += static_cast<char>((is_kept ? 'A' : 'a') + kind % 26);
 }
 
-inline std::vector<std::string> words_of(const PlannedSlots& plan) {
+template <class = void>
+std::vector<std::string> words_of(const PlannedSlots& plan) {
   const auto kept = std::count(plan.kept.begin(), plan.kept.end(), true);
   std::vector<std::string> words{"kept:" + std::to_string(kept) + "/" + std::to_string(plan.size()),
                                  "peak:" + std::to_string(plan.peak_bytes)};
@@ -70,7 +72,8 @@ inline std::vector<std::string> words_of(const PlannedSlots& plan) {
 }
 
 /// The number that `text` is, whole.
-inline std::size_t number_in(std::string_view text, std::string_view word) {
+template <class = void>
+std::size_t number_in(std::string_view text, std::string_view word) {
   std::size_t number = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
   require(error == std::errc() && end == text.data() + text.size(), "policy: plan(...): \"", word,
@@ -78,13 +81,15 @@ inline std::size_t number_in(std::string_view text, std::string_view word) {
   return number;
 }
 /// The number behind `before` in `word`, which begins with it.
-inline std::size_t number_behind(std::string_view before, std::string_view word) {
+template <class = void>
+std::size_t number_behind(std::string_view before, std::string_view word) {
   require(word.substr(0, before.size()) == before, "policy: plan(...): found \"", word, "\", expected \"", before,
           "\" and a number");
   return number_in(word.substr(before.size()), word);
 }
 
-inline void read_slots(PlannedSlots& plan, std::string_view text) {
+template <class = void>
+void read_slots(PlannedSlots& plan, std::string_view text) {
   for (std::size_t at = 0; at < text.size(); ++at) {
     const std::size_t start = at;
     while (at < text.size() && text[at] >= '0' && text[at] <= '9') ++at;
@@ -102,7 +107,8 @@ inline void read_slots(PlannedSlots& plan, std::string_view text) {
 }
 
 /// What `words_of` wrote.
-inline PlannedSlots slots_in(const std::vector<std::string>& words) {
+template <class = void>
+PlannedSlots slots_in(const std::vector<std::string>& words) {
   require(words.size() >= 4, "policy: plan(...) has ", words.size(), " parts, at least 4 are needed; its text is cut");
   PlannedSlots plan;
   plan.peak_bytes = number_behind("peak:", words[1]);
@@ -127,7 +133,8 @@ inline bool is_planned(const Node& node) {
 
 /// Keeps what the plan keeps; asked about a slot of another program it throws an `Error`. Prints as
 /// `plan(kept:12/40, peak:1263616, ...)`, which `parse` reads back in any process: a plan can be stored.
-inline Policy planned(PlannedSlots plan) {
+template <class = void>
+Policy planned(PlannedSlots plan) {
   auto node = std::make_shared<detail::PlanNode>();
   node->kind = detail::Kind::plan;
   node->text = detail::words_of(plan);
