@@ -56,11 +56,11 @@
 // Of layers of T, along a skip connection of X.
 #define REMAT_EACH_STREAM(HOW, T, X)                                                                                \
   HOW template remat::Var<X> remat::nn::TransformerLayer<T>::run<X>(                                                \
-      const remat::Var<X>&, const remat::Var<T>*, const remat::AttentionMasks<T>&, const remat::AttentionMasks<T>&) \
-      const;                                                                                                        \
+      const remat::Var<X>&, const remat::Var<T>*, const remat::AttentionMasks<T>&, const remat::AttentionMasks<T>&, \
+      remat::nn::KeyValueCache<T>::Layer*) const;                                                                   \
   HOW template remat::Var<X> remat::nn::StackedTransformer<T>::along_stream<X>(                                     \
-      const remat::Var<X>&, const remat::Var<T>*, const remat::AttentionMasks<T>&, const remat::AttentionMasks<T>&) \
-      const;
+      const remat::Var<X>&, const remat::Var<T>*, const remat::AttentionMasks<T>&, const remat::AttentionMasks<T>&, \
+      remat::nn::KeyValueCache<T>*) const;
 
 #define REMAT_EACH_LAYER(HOW, T)                        \
   HOW template struct remat::nn::Dropout<T>;            \
@@ -74,6 +74,7 @@
   HOW template struct remat::nn::RoutedFeedForward<T>;  \
   HOW template struct remat::nn::StackedTransformer<T>; \
   HOW template struct remat::nn::TransformerLayer<T>;   \
+  HOW template struct remat::models::Decoder<T>;        \
   HOW template struct remat::models::Gpt<T>;            \
   REMAT_EACH_STREAM(HOW, T, T)
 

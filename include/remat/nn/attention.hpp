@@ -4,6 +4,7 @@
 #include <optional>
 #include <remat/nn/attention_config.hpp>
 #include <remat/nn/attention_masks.hpp>
+#include <remat/nn/key_value_cache.hpp>
 #include <remat/nn/linear.hpp>
 #include <remat/ops/attention.hpp>
 #include <remat/ops/plain_attention.hpp>
@@ -38,10 +39,10 @@ struct MultiHeadAttention {
       key.emplace(scope / "key", projection(c.memory_dims, c.num_kv_heads));
       value.emplace(scope / "value", projection(c.memory_dims, c.num_kv_heads));
     }
-    out.emplace(
-        scope / "out",
-        LinearConfig{
-            .input_dims = c.num_heads * c.head_dims, .output_dims = c.model_dims, .bias = c.bias, .init = c.out_init});
+    out.emplace(scope / "out", LinearConfig{.input_dims = c.num_heads * c.head_dims,
+                                            .output_dims = c.model_dims,
+                                            .bias = c.out_bias.value_or(c.bias),
+                                            .init = c.out_init});
     scope.complete();
   }
 
@@ -63,6 +64,9 @@ struct MultiHeadAttention {
   /// keys that the masks let see -> [B, T, D].
   Var<T> attend(const Var<T>& x, const KeysValues& memory, std::optional<Index> offset = {},
                 const Masks& masks = {}) const;
+  /// Decoding: x [B, T, D], the positions behind those of the cache, which is extended, at all of them -> [B, T, D]. On
+  /// a tape in evaluate mode, for the cache keeps values.
+  Var<T> decode(const Var<T>& x, typename KeyValueCache<T>::Layer& cache) const;
 
  private:
   // Queries [B, T, N H] at keys and values [B, S, K H] -> [B, T, D].
@@ -92,6 +96,26 @@ Var<T> MultiHeadAttention<T>::attend(const Var<T>& x, const KeysValues& memory, 
 }
 
 template <class T>
+Var<T> MultiHeadAttention<T>::decode(const Var<T>& x, typename KeyValueCache<T>::Layer& cache) const {
+  Tape& tape = x.tape();
+  const auto here = tape.layer(path);
+  require(tape.mode() == Mode::evaluate, path, ": decodes with a cache on a tape of Mode::evaluate only");
+  require(config.causal, path, ": decodes token by token, so causal must be true");
+  require(x.shape().rank() == 3, path, ": x has shape ", x.shape(), ", [B, T, D] is needed");
+  Var<T> queries, keys, values;
+  if (qkv) {
+    const Var<T> all = (*qkv)(x);
+    const Index q = config.num_heads * config.head_dims, kv = config.num_kv_heads * config.head_dims;
+    queries = slice(all, 2, 0, q), keys = slice(all, 2, q, q + kv), values = slice(all, 2, q + kv, q + 2 * kv);
+  } else {
+    queries = (*query)(x), keys = (*key)(x), values = (*value)(x);
+  }
+  const Index before = cache.length;
+  cache.append(keys.value(), values.value(), path);
+  return look(queries, tape.input(cache.keys), tape.input(cache.values), options(true, before), {});
+}
+
+template <class T>
 Var<T> MultiHeadAttention<T>::look(const Var<T>& queries, const Var<T>& keys, const Var<T>& values,
                                    const AttentionOptions& how, const Masks& masks) const {
   require(config.fused || !detail::masks_anything(masks), path,
@@ -115,6 +139,7 @@ AttentionOptions MultiHeadAttention<T>::options(bool causal, std::optional<Index
   AttentionOptions o{.causal = causal, .offset = offset, .dropout = config.dropout};
   o.soft_cap = config.soft_cap;
   o.key_chunk = config.key_chunk;
+  o.scale = config.scale;
   o.window = config.window;
   o.rotary_base = config.rotary_base, o.rotary_dims = config.rotary_dims;
   o.alibi = config.alibi;

@@ -16,15 +16,17 @@ struct AttentionConfig {
   Index head_dims = 0;     // 0: model_dims / num_heads
   Index memory_dims = 0;   // of what cross attention looks at, projected apart from queries; 0: model_dims
   bool causal = true;      // of self attention; cross attention sees the whole memory
-  bool combined_qkv = false;  // one projection for query, key and value: one GEMM instead of three
-  bool bias = true;           // of the projections
-  double dropout = 0;         // on attention probabilities
-  Index window = 0;           // of self attention: keys are seen at distances below it; 0: at any
-  double soft_cap = 0;        // of scores, as in Gemma 2; 0: none
-  double rotary_base = 0;     // of self attention: turns queries and keys by position (Su et al. 2021); 0: not
-  Index rotary_dims = 0;      // of each head, even, with rotary_base only; 0: all
-  bool alibi = false;         // of self attention: linear biases (Press et al. 2022)
-  Index key_chunk = 0;        // keys to a block; 0: a cache tile
+  bool combined_qkv = false;       // one projection for query, key and value: one GEMM instead of three
+  bool bias = true;                // of the projections
+  std::optional<bool> out_bias{};  // of the last projection alone (Qwen 2 has none there); empty: as `bias`
+  double dropout = 0;              // on attention probabilities
+  Index window = 0;                // of self attention: keys are seen at distances below it; 0: at any
+  double soft_cap = 0;             // of scores, as in Gemma 2; 0: none
+  std::optional<double> scale{};   // of scores; empty: 1 / sqrt(head_dims)
+  double rotary_base = 0;          // of self attention: turns queries and keys by position (Su et al. 2021); 0: not
+  Index rotary_dims = 0;           // of each head, even, with rotary_base only; 0: all
+  bool alibi = false;              // of self attention: linear biases (Press et al. 2022)
+  Index key_chunk = 0;             // keys to a block; 0: a cache tile
   bool fused = true;  // false: scores [B, N, T, S] exist whole, to compare with. Then there are none of dropout,
                       // window, soft_cap, rotary, alibi, key_chunk and fewer key/value heads
   std::optional<Initializer> init{}, out_init{};  // of the projections; Xavier uniform when empty
@@ -56,6 +58,7 @@ inline AttentionConfig completed(AttentionConfig c, const std::string& path) {
                                     {"key_chunk", c.key_chunk}})
     detail::check_not_negative(path, name, value);
   detail::check_rate(path, "dropout", c.dropout);
+  if (c.scale) detail::check_positive(path, "scale", *c.scale);
   detail::check_not_negative(path, "soft_cap", c.soft_cap);
   detail::check_not_negative(path, "rotary_base", c.rotary_base);
   detail::check_init(path, "init", c.init);

@@ -1,6 +1,7 @@
 // Normalization layers over the last axis.
 #pragma once
 
+#include <optional>
 #include <remat/nn/config_checks.hpp>
 #include <remat/ops/layer_norm.hpp>
 #include <remat/ops/rms_norm.hpp>
@@ -95,12 +96,10 @@ template <class T>
 struct Norm {
   std::variant<LayerNorm<T>, RmsNorm<T>> layer;  // the one that was asked for
 
-  /// Of vectors of `model_dims` numbers; `bias` is of layer norms alone.
-  Norm(const Scope& scope, NormKind kind, Index model_dims, bool bias = true)
-      : layer(
-            kind == NormKind::layer_norm
-                ? std::variant<LayerNorm<T>, RmsNorm<T>>(LayerNorm<T>(scope, {.model_dims = model_dims, .bias = bias}))
-                : std::variant<LayerNorm<T>, RmsNorm<T>>(RmsNorm<T>(scope, {.model_dims = model_dims}))) {}
+  /// Of vectors of `model_dims` numbers; `bias` is of layer norms alone, `epsilon` that of the norm's config when
+  /// empty.
+  Norm(const Scope& scope, NormKind kind, Index model_dims, bool bias = true, std::optional<double> epsilon = {})
+      : layer(made(scope, kind, model_dims, bias, epsilon)) {}
   /// x [..., D] -> [..., D]
   template <SkipTypeOf<T> X>
   Var<T> operator()(const Var<X>& x) const {
@@ -115,6 +114,16 @@ struct Norm {
   template <SkipTypeOf<T> X>
   Var<X> behind(const Var<X>& x, const Var<T>& branch, double rate) const {
     return std::visit([&](const auto& norm) { return norm.template operator()<X>(x, branch, rate).normal; }, layer);
+  }
+
+ private:
+  static std::variant<LayerNorm<T>, RmsNorm<T>> made(const Scope& scope, NormKind kind, Index model_dims, bool bias,
+                                                     std::optional<double> epsilon) {
+    LayerNormConfig layer_norm{.model_dims = model_dims, .bias = bias};
+    RmsNormConfig rms_norm{.model_dims = model_dims};
+    if (epsilon) layer_norm.epsilon = rms_norm.epsilon = *epsilon;
+    if (kind == NormKind::layer_norm) return LayerNorm<T>(scope, layer_norm);
+    return RmsNorm<T>(scope, rms_norm);
   }
 };
 

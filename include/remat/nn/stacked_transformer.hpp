@@ -49,7 +49,7 @@ struct StackedTransformer {
   /// x [B, T, D] -> [B, T, D], every layer with the same masks: `stack(x, {.key_lengths = lengths})`.
   template <SkipTypeOf<T> X>
   Var<X> operator()(const Var<X>& x, const Masks& masks = {}) const {
-    return along_stream(x, nullptr, masks, {});
+    return along_stream(x, nullptr, masks, {}, nullptr);
   }
   /// A decoder, every layer with cross attention to one memory: x [B, T, D], memory [B, S, Dm] -> [B, T, D]; masks of
   /// self attention, and of attention to the memory.
@@ -57,24 +57,31 @@ struct StackedTransformer {
   Var<X> operator()(const Var<X>& x, const Var<M>& memory, const Masks& masks = {},
                     const Masks& memory_masks = {}) const {
     const Var<T> seen = cast<T>(memory);
-    return along_stream(x, &seen, masks, memory_masks);
+    return along_stream(x, &seen, masks, memory_masks, nullptr);
+  }
+  /// Decoding: x [B, T, D], the positions behind those of the cache, which is extended -> [B, T, D].
+  template <SkipTypeOf<T> X>
+  Var<X> operator()(const Var<X>& x, KeyValueCache<T>& cache) const {
+    return along_stream(x, nullptr, {}, {}, &cache);
   }
 
  private:
   static TransformerLayerConfig with_stream(const StackedTransformerConfig& config, std::size_t i);
   /// Before any parameter is made.
   void check(const StackedTransformerConfig& config) const;
-  /// At `memory` too, where it is not null.
+  /// At `memory` too, and with what `cache` has seen, where they are not null.
   template <class X>
-  Var<X> along_stream(const Var<X>& x, const Var<T>* memory, const Masks& masks, const Masks& memory_masks) const;
+  Var<X> along_stream(const Var<X>& x, const Var<T>* memory, const Masks& masks, const Masks& memory_masks,
+                      KeyValueCache<T>* cache) const;
   template <class X>
-  Var<X> run(const Var<X>& x, const Var<T>* memory, const Masks& masks, const Masks& memory_masks) const;
+  Var<X> run(const Var<X>& x, const Var<T>* memory, const Masks& masks, const Masks& memory_masks,
+             KeyValueCache<T>* cache) const;
 };
 
 template <class T>
 template <class X>
-Var<X> StackedTransformer<T>::run(const Var<X>& x, const Var<T>* memory, const Masks& masks,
-                                  const Masks& memory_masks) const {
+Var<X> StackedTransformer<T>::run(const Var<X>& x, const Var<T>* memory, const Masks& masks, const Masks& memory_masks,
+                                  KeyValueCache<T>* cache) const {
   Var<X> h = x;
   const auto every = static_cast<std::size_t>(remat_every);
   for (std::size_t first = 0; first < layers.size(); first += every) {
@@ -82,7 +89,10 @@ Var<X> StackedTransformer<T>::run(const Var<X>& x, const Var<T>* memory, const M
       Var<X> y = h;
       for (std::size_t i = first; i < std::min(first + every, layers.size()); ++i) {
         const Var<X> input = checkpoint_name(y, "iteration_input");
-        y = memory != nullptr ? layers[i](input, *memory, masks, memory_masks) : layers[i](input, masks);
+        if (cache != nullptr)
+          y = layers[i](input, cache->layer(i));
+        else
+          y = memory != nullptr ? layers[i](input, *memory, masks, memory_masks) : layers[i](input, masks);
       }
       return y;
     };
@@ -94,13 +104,13 @@ Var<X> StackedTransformer<T>::run(const Var<X>& x, const Var<T>* memory, const M
 template <class T>
 template <class X>
 Var<X> StackedTransformer<T>::along_stream(const Var<X>& x, const Var<T>* memory, const Masks& masks,
-                                           const Masks& memory_masks) const {
+                                           const Masks& memory_masks, KeyValueCache<T>* cache) const {
   if (layers.empty()) return x;
   const auto here = x.tape().layer(path);
   require(remat_every > 0, path, ": remat_every must be > 0, got ", remat_every);
   const bool is_accum = layers[0].config.skip_stream == SkipStream::accum;
-  return is_accum ? cast<X>(run(cast<Accum<T>>(x), memory, masks, memory_masks))
-                  : cast<X>(run(cast<T>(x), memory, masks, memory_masks));
+  return is_accum ? cast<X>(run(cast<Accum<T>>(x), memory, masks, memory_masks, cache))
+                  : cast<X>(run(cast<T>(x), memory, masks, memory_masks, cache));
 }
 
 template <class T>

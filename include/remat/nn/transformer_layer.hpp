@@ -20,6 +20,7 @@ struct TransformerLayerConfig {
   NormKind norm = NormKind::layer_norm;               // of every norm of the layer
   NormPlacement norm_placement = NormPlacement::pre;  // before or behind each branch
   bool norm_bias = true;                              // of layer norms; RMS norms have none
+  std::optional<double> norm_epsilon{};               // of every norm; empty: 1e-5 of layer norms, 1e-6 of RMS norms
   double dropout = 0;                                 // on every branch, before the skip connection
   AttentionConfig attention{};                        // model_dims and num_heads come from above where 0
   std::optional<AttentionConfig> cross_attention{};   // of a decoder, to a memory; filled in likewise
@@ -98,7 +99,7 @@ struct TransformerLayer {
   Var<X> operator()(const Var<X>& x, const Masks& masks = {}) const {
     require(!cross_attention, path, ": has cross attention, so it needs a memory: layer(x, memory)");
     const auto here = x.tape().layer(path);
-    return run(x, nullptr, masks, {});
+    return run(x, nullptr, masks, {}, nullptr);
   }
   /// x [B, T, D], memory [B, S, Dm] -> [B, T, D]; masks of self attention, and of attention to the memory.
   template <SkipTypeOf<T> X, SkipTypeOf<T> M>
@@ -107,14 +108,22 @@ struct TransformerLayer {
     require(cross_attention.has_value(), path, ": was given a memory, but its config has no cross_attention");
     const auto here = x.tape().layer(path);
     const Var<T> seen = cast<T>(memory);
-    return run(x, &seen, masks, memory_masks);
+    return run(x, &seen, masks, memory_masks, nullptr);
+  }
+  /// Decoding: x [B, T, D], the positions behind those of the cache, which is extended -> [B, T, D].
+  template <SkipTypeOf<T> X>
+  Var<X> operator()(const Var<X>& x, typename KeyValueCache<T>::Layer& cache) const {
+    require(!cross_attention, path, ": has cross attention, which decoding with a cache does not know yet");
+    const auto here = x.tape().layer(path);
+    return run(x, nullptr, {}, {}, &cache);
   }
 
  private:
   TransformerLayer(const LayerScope& scope, const TransformerLayerConfig& c, int);
-  /// At `memory` too, where it is not null.
+  /// At `memory` too, and with what `cache` has seen, where they are not null.
   template <class X>
-  Var<X> run(const Var<X>& x, const Var<T>* memory, const Masks& masks, const Masks& memory_masks) const;
+  Var<X> run(const Var<X>& x, const Var<T>* memory, const Masks& masks, const Masks& memory_masks,
+             typename KeyValueCache<T>::Layer* cache) const;
   /// What `whole` makes of x in the stream's type, in the type of x.
   template <class X, class Whole>
   Var<X> along_stream(const Var<X>& x, const Whole& whole) const {
@@ -146,12 +155,12 @@ template <class T>
 TransformerLayer<T>::TransformerLayer(const LayerScope& scope, const TransformerLayerConfig& c, int)
     : config(c),
       path(scope.use_path()),
-      attention_norm(scope / "attention_norm", c.norm, c.model_dims, c.norm_bias),
+      attention_norm(scope / "attention_norm", c.norm, c.model_dims, c.norm_bias, c.norm_epsilon),
       attention(scope / "attention", c.attention),
-      ffn_norm(scope / "ffn_norm", c.norm, c.model_dims, c.norm_bias),
+      ffn_norm(scope / "ffn_norm", c.norm, c.model_dims, c.norm_bias, c.norm_epsilon),
       ffn(scope / "ffn", c.ffn) {
   if (c.cross_attention) {
-    cross_attention_norm.emplace(scope / "cross_attention_norm", c.norm, c.model_dims, c.norm_bias);
+    cross_attention_norm.emplace(scope / "cross_attention_norm", c.norm, c.model_dims, c.norm_bias, c.norm_epsilon);
     cross_attention.emplace(scope / "cross_attention", *c.cross_attention);
   }
   scope.complete();
@@ -159,12 +168,12 @@ TransformerLayer<T>::TransformerLayer(const LayerScope& scope, const Transformer
 
 template <class T>
 template <class X>
-Var<X> TransformerLayer<T>::run(const Var<X>& x, const Var<T>* memory, const Masks& masks,
-                                const Masks& memory_masks) const {
+Var<X> TransformerLayer<T>::run(const Var<X>& x, const Var<T>* memory, const Masks& masks, const Masks& memory_masks,
+                                typename KeyValueCache<T>::Layer* cache) const {
   return along_stream(x, [&](const auto& h) {
-    if (config.blockwise.query_chunk > 0) return by_chunks(h, memory, masks, memory_masks);
+    if (config.blockwise.query_chunk > 0 && cache == nullptr) return by_chunks(h, memory, masks, memory_masks);
     return branches(
-        h, [&](const Var<T>& y) { return attention(y, masks); },
+        h, [&](const Var<T>& y) { return cache != nullptr ? attention.decode(y, *cache) : attention(y, masks); },
         [&](const Var<T>& y) { return (*cross_attention)(y, *memory, memory_masks); });
   });
 }

@@ -18,10 +18,10 @@ struct Initializer {
 
   /// Element i of a parameter that draws from `stream`.
   double operator()(const RandomStream& stream, Index i) const {
+    if (kind == Kind::constant || amount == 0) return amount;
     const auto index = static_cast<std::uint64_t>(i);
     if (kind == Kind::normal) return amount * stream.normal(index);
-    if (kind == Kind::uniform) return amount * (2 * static_cast<double>(stream.uniform(index)) - 1);
-    return amount;
+    return amount * (2 * static_cast<double>(stream.uniform(index)) - 1);
   }
   /// A constant may be any number, a deviation or a half width none below 0.
   bool is_valid() const { return kind == Kind::constant ? !std::isnan(amount) : amount >= 0 && std::isfinite(amount); }

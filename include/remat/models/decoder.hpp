@@ -1,0 +1,229 @@
+// A decoder-only transformer language model, told by its config: GPT-2, Llama, SmolLM2, Qwen 2.
+#pragma once
+
+#include <algorithm>
+#include <functional>
+#include <remat/models/sampling.hpp>
+#include <remat/nn/embedding.hpp>
+#include <remat/nn/stacked_transformer.hpp>
+#include <remat/ops/linear_cross_entropy.hpp>
+#include <remat/ops/positions.hpp>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace remat { inline namespace REMAT_ABI { namespace models {
+
+/// Settings of a `Decoder`; vocabulary and model_dims must be given, and layers, one config each.
+struct DecoderConfig {
+  Index vocabulary = 0;                              // V, the number of tokens there are
+  Index model_dims = 0;                              // D, of every token between embedding and head
+  Index context = 0;                                 // the longest sequence; 0: any, without learned_positions
+  bool learned_positions = false;                    // a table of `context` rows, added to the embedding (GPT-2)
+  std::vector<nn::TransformerLayerConfig> layers{};  // first to last; model_dims comes from above where 0
+  nn::NormKind norm = nn::NormKind::rms_norm;        // of the one norm before the head
+  bool norm_bias = true;                             // of it, where it is a layer norm
+  std::optional<double> norm_epsilon{};              // of it; empty: 1e-5 of layer norms, 1e-6 of RMS norms
+  double dropout = 0;                                // on embeddings
+  bool tied_head = true;                             // the head is the transposed embedding
+  Index head_chunk = 0;                              // tokens whose logits exist at one time in a loss; 0: by size
+  bool keep_head_gradients = false;                  // no product of the head twice, for memory of its weights' size
+  double init_deviation = 0.02;                      // of the tables
+  Policy remat = policy::everything;                 // what survives until backward in each region
+  Index remat_every = 1;                             // layers to a region
+  std::optional<nn::SkipStream> skip_stream{};       // from the embedding to the last norm; empty: the layers' own
+};
+
+/// Token embeddings (and position embeddings where positions are learned), a stack of layers, a norm, and a head.
+/// A copy is a handle to the same weights: for weights of its own, build it on a registry of its own and `copy_values`.
+template <class T>
+struct Decoder {
+  const DecoderConfig config;               // as built; what still rules is set by set_remat and in the parts
+  std::string path;                         // the model's path in the registry
+  nn::Embedding<T> embedding;               // of tokens: [V, D]
+  Parameter<Accum<T>> positions;            // [context, D], where they are learned
+  nn::StackedTransformer<T> decoder;        // the layers
+  nn::Norm<T> final_norm;                   // before the head
+  std::optional<Parameter<Accum<T>>> head;  // [V, D] when not tied
+
+  /// Makes its parameters in `where`. An `Error` names the first setting that is out of its range.
+  Decoder(const Scope& where, const DecoderConfig& c) : Decoder(LayerScope(where), checked(c, where.use_path()), 0) {}
+
+  /// Of the steps recorded from now on.
+  void set_remat(const Policy& policy) { decoder.set_remat(policy); }
+
+  /// ids [B, T] -> logits [B, T, V]
+  Var<T> logits(Tape& tape, const Tensor<std::int32_t>& ids) const;
+  /// Decoding: ids [B, T], the tokens behind those of the cache, which is extended -> logits [B, V] of what follows the
+  /// last. On a tape in evaluate mode.
+  Var<T> next_logits(Tape& tape, const Tensor<std::int32_t>& ids, nn::KeyValueCache<T>& cache) const;
+  /// Mean negative log-likelihood of `batch.targets` after `batch.inputs`, both [B, T], in nats. Logits never exist
+  /// whole.
+  template <class Batch>
+  Var<Accum<T>> loss(Tape& tape, const Batch& batch) const {
+    return loss(tape, batch.inputs, batch.targets);
+  }
+  /// The same of inputs and targets [B, T]; a target of -1 does not count.
+  Var<Accum<T>> loss(Tape& tape, const Tensor<std::int32_t>& inputs, const Tensor<std::int32_t>& targets) const;
+
+  /// How `generate` chooses tokens.
+  struct Generation {
+    Index length = 500;        // tokens behind the prompt
+    double temperature = 0.8;  // 0: the likeliest token
+    Index top_k = 0;           // 0: all tokens
+    std::uint64_t seed = 1;    // of the choices
+  };
+  /// `prompt` (not empty) followed by `length` sampled tokens; the last `context` tokens are looked at. An `Error` for
+  /// options and ids out of range, before any work, and for logits that are NaN or infinite, which names the token.
+  std::vector<std::int32_t> generate(std::vector<std::int32_t> prompt, const Generation& options) const {
+    return generate(std::move(prompt), options, [](std::int32_t) { return true; });
+  }
+  /// The same; `more(token)` is told each token as it is chosen, and generation ends behind the first for which it
+  /// returns false.
+  std::vector<std::int32_t> generate(std::vector<std::int32_t> prompt, const Generation& options,
+                                     const std::function<bool(std::int32_t)>& more) const;
+
+ private:
+  Decoder(const LayerScope& scope, const DecoderConfig& c, int);
+  /// ids [B, T] -> [B, T, D], what the head reads; with `cache`, of the tokens behind those that it has seen.
+  Var<T> hidden(Tape& tape, const Tensor<std::int32_t>& ids, nn::KeyValueCache<T>* cache = nullptr) const;
+  /// The same by a skip stream of X.
+  template <class X>
+  Var<T> hidden_by(Tape& tape, const Tensor<std::int32_t>& ids, nn::KeyValueCache<T>* cache) const;
+  Var<T> by_head(const Var<T>& x) const { return linear<T>(x, head_table(), {}, {.transposed = true}); }
+  const Parameter<Accum<T>>& head_table() const { return head ? *head : embedding.table; }
+  /// Before any parameter is made.
+  static const DecoderConfig& checked(const DecoderConfig& c, const std::string& path);
+  static nn::StackedTransformerConfig stack(const DecoderConfig& c);
+};
+
+template <class T>
+Decoder<T>::Decoder(const LayerScope& scope, const DecoderConfig& c, int)
+    : config(c),
+      path(scope.use_path()),
+      embedding(scope / "embedding",
+                {.vocabulary = c.vocabulary, .model_dims = c.model_dims, .init = init::normal(c.init_deviation)}),
+      decoder(scope / "decoder", stack(c)),
+      final_norm(scope / "final_norm", c.norm, c.model_dims, c.norm_bias, c.norm_epsilon) {
+  const auto table = [&](const char* name, const char* what, Index rows) {
+    return (scope / name).template parameter<Accum<T>>(what, {rows, c.model_dims}, init::normal(c.init_deviation));
+  };
+  if (c.learned_positions) positions = table("positions", "table", c.context);
+  if (!c.tied_head) head = table("head", "w", c.vocabulary);
+}
+
+template <class T>
+Var<T> Decoder<T>::logits(Tape& tape, const Tensor<std::int32_t>& ids) const {
+  const auto here = tape.layer(path);
+  return by_head(hidden(tape, ids));
+}
+
+template <class T>
+Var<T> Decoder<T>::next_logits(Tape& tape, const Tensor<std::int32_t>& ids, nn::KeyValueCache<T>& cache) const {
+  const auto here = tape.layer(path);
+  require(ids.size() > 0, path, ": next_logits was given ids of shape ", ids.shape(), ", at least one token is needed");
+  const Var<T> h = hidden(tape, ids, &cache);
+  const Index length = h.shape()[1];
+  return by_head(slice(h, 1, length - 1, length).reshape({h.shape()[0], config.model_dims}));
+}
+
+template <class T>
+Var<Accum<T>> Decoder<T>::loss(Tape& tape, const Tensor<std::int32_t>& inputs,
+                               const Tensor<std::int32_t>& targets) const {
+  require(targets.size() > 0, path, ": a batch of shape ", targets.shape(),
+          " has no tokens to learn; its loss would be 0 whatever the weights");
+  const auto here = tape.layer(path);
+  return linear_cross_entropy<T>(
+      hidden(tape, inputs), head_table(), {}, tape.input(targets),
+      {.transposed = true, .chunk = config.head_chunk, .keep_gradients = config.keep_head_gradients});
+}
+
+template <class T>
+std::vector<std::int32_t> Decoder<T>::generate(std::vector<std::int32_t> prompt, const Generation& options,
+                                               const std::function<bool(std::int32_t)>& more) const {
+  require(!prompt.empty(), path, ": generate needs a prompt of at least one token");
+  nn::detail::check_not_negative(path, "generate: length", options.length);
+  nn::detail::check_not_negative(path, "generate: temperature", options.temperature);
+  nn::detail::check_not_negative(path, "generate: top_k", options.top_k);
+  for (std::size_t i = 0; i < prompt.size(); ++i)
+    require(prompt[i] >= 0 && prompt[i] < config.vocabulary, path, ": generate: prompt[", i, "] is ", prompt[i],
+            ", but the vocabulary has ", config.vocabulary, " tokens");
+  const RandomStream random{options.seed, 0, 0};
+  const auto begun = static_cast<Index>(prompt.size()), whole = begun + options.length;
+  const Index seen = config.context == 0 ? whole : std::min(whole, config.context);
+  nn::KeyValueCache<T> cache(seen);
+  for (Index i = 0; i < options.length; ++i) {
+    Tape tape({.mode = Mode::evaluate});
+    const auto ids = [&](std::size_t last) {
+      return Tensor<std::int32_t>({1, static_cast<Index>(last)}, std::span<const std::int32_t>(prompt).last(last));
+    };
+    // Positions that are learned are those of a window: once it slides, every key is another.
+    const bool slides = static_cast<Index>(prompt.size()) > seen;
+    nn::KeyValueCache<T> window(seen);
+    const Tensor<T> scores =
+        (slides ? next_logits(tape, ids(static_cast<std::size_t>(seen)), window)
+                : next_logits(tape, ids(prompt.size() - static_cast<std::size_t>(cache.length())), cache))
+            .value();
+    const std::int32_t next = sample_token(
+        scores.span(), options.temperature, options.top_k, random.uniform(static_cast<std::uint64_t>(i)),
+        path + ": generate: token " + std::to_string(i + 1) + " of " + std::to_string(options.length) + ": ");
+    prompt.push_back(next);
+    if (!more(next)) break;
+  }
+  return prompt;
+}
+
+template <class T>
+Var<T> Decoder<T>::hidden(Tape& tape, const Tensor<std::int32_t>& ids, nn::KeyValueCache<T>* cache) const {
+  const Index before = cache != nullptr ? cache->length() : 0;
+  require(ids.shape().rank() == 2 && (config.context == 0 || before + ids.shape()[1] <= config.context), path, ": ids ",
+          ids.shape(), " must be [batch, length] with length <= context ", config.context,
+          before > 0 ? " less what the cache has seen" : "");
+  const bool is_accum = !decoder.layers.empty() ? decoder.layers.front().config.skip_stream == nn::SkipStream::accum
+                                                : config.skip_stream != nn::SkipStream::compute;
+  return is_accum ? hidden_by<Accum<T>>(tape, ids, cache) : hidden_by<T>(tape, ids, cache);
+}
+
+template <class T>
+template <class X>
+Var<T> Decoder<T>::hidden_by(Tape& tape, const Tensor<std::int32_t>& ids, nn::KeyValueCache<T>* cache) const {
+  const auto embed = [&] {
+    Var<X> x = embedding.template rows<X>(tape.input(ids));
+    if (positions) x = add_positions<X>(x, positions, cache != nullptr ? cache->length() : 0);
+    return checkpoint_name(dropout(x, config.dropout), "iteration_input");
+  };
+  // A region of its own, so that what enters the first layer can be offloaded like what enters the others.
+  const Var<X> x = tape.region(decoder.remat, embed);
+  return final_norm(cache != nullptr ? decoder(x, *cache) : decoder(x));
+}
+
+template <class T>
+const DecoderConfig& Decoder<T>::checked(const DecoderConfig& c, const std::string& path) {
+  require(c.vocabulary > 0 && c.model_dims > 0, path, ": vocabulary ", c.vocabulary, " and model_dims ", c.model_dims,
+          " must be > 0");
+  nn::detail::check_not_negative(path, "context", c.context);
+  require(!c.learned_positions || c.context > 0, path, ": learned_positions need a table of context rows; set context");
+  nn::detail::check_rate(path, "dropout", c.dropout);
+  nn::detail::check_not_negative(path, "init_deviation", c.init_deviation);
+  nn::detail::check_not_negative(path, "head_chunk", c.head_chunk);
+  require(c.remat_every > 0, path, ": remat_every must be > 0, got ", c.remat_every);
+  const std::vector<nn::TransformerLayerConfig> layers = stack(c).layers;
+  for (std::size_t i = 0; i < layers.size(); ++i) {
+    const std::string layer = path + "/decoder/layer_" + std::to_string(i);
+    require(layers[i].model_dims == c.model_dims, layer, ": model_dims ", layers[i].model_dims, " is not the model's ",
+            c.model_dims);
+    completed(layers[i], layer);
+  }
+  return c;
+}
+
+template <class T>
+nn::StackedTransformerConfig Decoder<T>::stack(const DecoderConfig& c) {
+  nn::StackedTransformerConfig stack{
+      .layers = c.layers, .remat = c.remat, .remat_every = c.remat_every, .skip_stream = c.skip_stream};
+  for (nn::TransformerLayerConfig& layer : stack.layers)
+    if (layer.model_dims == 0) layer.model_dims = c.model_dims;
+  return stack;
+}
+
+}}}  // namespace remat::models

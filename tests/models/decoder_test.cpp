@@ -1,0 +1,194 @@
+// A decoder is told by its config; token by token with a cache it gives what the whole sequence gives.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <functional>
+#include <remat/models/decoder.hpp>
+#include <string>
+#include <vector>
+
+#include "core/expect_error.hpp"
+
+namespace {
+
+using namespace remat;
+using remat_test::expect_error;
+using Ids = std::vector<std::int32_t>;
+
+constexpr Index vocabulary = 23, length = 11;
+
+nn::TransformerLayerConfig llama_layer() {
+  nn::TransformerLayerConfig layer{.hidden_dims = 24, .num_heads = 4, .norm = nn::NormKind::rms_norm};
+  layer.attention = {.num_kv_heads = 2, .bias = false, .rotary_base = 100};
+  layer.ffn = {.activation = Activation::silu, .gated = true, .bias = false};
+  return layer;
+}
+models::DecoderConfig llama(Index layers = 3) {
+  models::DecoderConfig config{.vocabulary = vocabulary, .model_dims = 16};
+  config.layers.assign(static_cast<std::size_t>(layers), llama_layer());
+  config.init_deviation = 0.5;
+  return config;
+}
+Tensor<std::int32_t> ids_of(Index batch, Index from, Index count) {
+  Ids ids;
+  for (Index b = 0; b < batch; ++b)
+    for (Index t = from; t < from + count; ++t)
+      ids.push_back(static_cast<std::int32_t>((7 * t * t + 3 * b + t) % vocabulary));
+  return {{batch, count}, std::span<const std::int32_t>(ids)};
+}
+
+struct Case {
+  const char* name;
+  std::function<void(models::DecoderConfig&)> change;
+};
+void PrintTo(const Case& c, std::ostream* out) { *out << c.name; }
+
+template <class Change>
+Case each_layer(const char* name, Change change) {
+  return {name, [change](models::DecoderConfig& c) {
+            for (nn::TransformerLayerConfig& layer : c.layers) change(layer);
+          }};
+}
+
+class Decoding : public testing::TestWithParam<Case> {};
+INSTANTIATE_TEST_SUITE_P(
+    Configs, Decoding,
+    testing::Values(
+        Case{"Llama", [](auto&) {}},
+        each_layer("CombinedQkv", [](auto& layer) { layer.attention.combined_qkv = true; }),
+        each_layer("MultiQuery", [](auto& layer) { layer.attention.num_kv_heads = 1; }),
+        each_layer("Window", [](auto& layer) { layer.attention.window = 3; }),
+        each_layer("PartRotary", [](auto& layer) { layer.attention.rotary_dims = 2; }),
+        each_layer("Alibi", [](auto& layer) { layer.attention.rotary_base = 0, layer.attention.alibi = true; }),
+        each_layer("SoftCapAndScale", [](auto& layer) { layer.attention.soft_cap = 2, layer.attention.scale = 0.3; }),
+        each_layer("PostNorm", [](auto& layer) { layer.norm_placement = nn::NormPlacement::post; }),
+        each_layer("Unfused", [](auto& layer) { layer.attention = {.combined_qkv = true, .fused = false}; }),
+        each_layer("Blockwise", [](auto& layer) { layer.blockwise.query_chunk = 4; }),
+        each_layer("SharedAttention", [](auto& layer) { layer.attention.shared_weight_id = "one"; }),
+        Case{"LearnedPositionsAndLayerNorms",
+             [](models::DecoderConfig& c) {
+               c.learned_positions = true, c.context = length, c.norm = nn::NormKind::layer_norm, c.tied_head = false;
+               for (auto& layer : c.layers) layer.norm = nn::NormKind::layer_norm, layer.attention.rotary_base = 0;
+             }}),
+    [](const auto& info) { return std::string(info.param.name); });
+
+// Prefill in one piece or in two, then one token at a time, for two sequences at once.
+TEST_P(Decoding, WithACacheEqualsTheWholeSequence) {
+  models::DecoderConfig config = llama();
+  GetParam().change(config);
+  ParameterRegistry parameters;
+  const models::Decoder<double> model(parameters / "m", config);
+  Tape whole({.mode = Mode::evaluate});
+  const Tensor<double> expected = model.logits(whole, ids_of(2, 0, length)).value();
+  for (const std::vector<Index>& parts : {std::vector<Index>{5, 1, 1, 1, 1, 1, 1}, {1, 3, 1, 6}, {length}}) {
+    nn::KeyValueCache<double> cache(length);
+    Index begin = 0;
+    for (const Index count : parts) {
+      Tape tape({.mode = Mode::evaluate});
+      const Tensor<double> logits = model.next_logits(tape, ids_of(2, begin, count), cache).value();
+      begin += count;
+      ASSERT_EQ(cache.length(), begin);
+      for (Index b = 0; b < 2; ++b)
+        for (Index v = 0; v < vocabulary; ++v)
+          EXPECT_NEAR(logits(b, v), expected(b, begin - 1, v), 1e-12) << "token " << begin << " of row " << b;
+    }
+  }
+}
+
+// K heads of keys and of values for each position and layer, and not a byte more.
+TEST(KeyValueCache, HoldsKeyValueHeadsOnly) {
+  ParameterRegistry parameters;
+  const models::Decoder<float> model(parameters / "m", llama());
+  nn::KeyValueCache<float> cache(32);
+  Tape tape({.mode = Mode::evaluate});
+  model.next_logits(tape, ids_of(2, 0, 4), cache);
+  EXPECT_EQ(cache.bytes(), 3 * 2 * (2 * 32 * 2 * 4) * sizeof(float));  // layers, keys and values, [B, capacity, K H]
+}
+
+TEST(KeyValueCache, RefusesWhatItCannotHold) {
+  ParameterRegistry parameters;
+  const models::Decoder<float> model(parameters / "m", llama(1));
+  const auto next = [&](Index batch, Index count, nn::KeyValueCache<float>& cache, Mode mode = Mode::evaluate) {
+    Tape tape({.mode = mode});
+    model.next_logits(tape, ids_of(batch, 0, count), cache);
+  };
+  nn::KeyValueCache<float> cache(4);
+  next(1, 3, cache);
+  expect_error({"m/decoder/layer_0/attention: the cache has room for 4 positions, 3 are taken and 2 more were given"},
+               [&] { next(1, 2, cache); });
+  expect_error({"m/decoder/layer_0/attention: the cache holds [1, 4, 8], was given keys of shape [2, 1, 8]"},
+               [&] { next(2, 1, cache); });
+  expect_error({"on a tape of Mode::evaluate only"}, [&] { next(1, 1, cache, Mode::train); });
+  EXPECT_EQ(cache.length(), 3);
+  next(1, 1, cache);
+  EXPECT_EQ(cache.length(), 4);
+  expect_error({"capacity 0 must be > 0"}, [] { nn::KeyValueCache<float>{0}; });
+}
+
+// Generation by a cache chooses what looking at the whole window each time would choose, also once the window slides.
+TEST(DecoderGeneration, EqualsLookingAtTheWholeWindow) {
+  models::DecoderConfig config = llama();
+  config.context = 8;
+  ParameterRegistry parameters;
+  const models::Decoder<double> model(parameters / "m", config);
+  const Ids prompt{3, 1, 4}, got = model.generate(prompt, {.length = 12, .temperature = 0});
+  Ids expected = prompt;
+  while (expected.size() < got.size()) {
+    const std::size_t seen = std::min<std::size_t>(expected.size(), 8);
+    Tape tape({.mode = Mode::evaluate});
+    const Tensor<double> logits =
+        model.logits(tape, {{1, static_cast<Index>(seen)}, std::span<const std::int32_t>(expected).last(seen)}).value();
+    std::int32_t best = 0;
+    for (std::int32_t v = 1; v < vocabulary; ++v)
+      if (logits(0, -1 + static_cast<Index>(seen), v) > logits(0, -1 + static_cast<Index>(seen), best)) best = v;
+    expected.push_back(best);
+  }
+  EXPECT_EQ(got, expected);
+  EXPECT_EQ(got.size(), 15U);
+}
+
+TEST(DecoderGeneration, EndsWhenToldTo) {
+  ParameterRegistry parameters;
+  const models::Decoder<float> model(parameters / "m", llama(1));
+  Ids told;
+  const Ids got = model.generate({1, 2}, {.length = 9}, [&](std::int32_t id) {
+    told.push_back(id);
+    return told.size() < 4;
+  });
+  EXPECT_EQ(got.size(), 6U);
+  EXPECT_EQ(told, Ids(got.begin() + 2, got.end()));
+}
+
+// Each is one sentence that names the model or the layer.
+TEST(DecoderConfig, SettingsThatDoNotHoldTogetherAreRefused) {
+  const auto build = [](auto&& change) {
+    models::DecoderConfig config = llama(2);
+    change(config);
+    ParameterRegistry parameters;
+    const models::Decoder<float> model(parameters / "m", config);
+  };
+  expect_error({"m: learned_positions need a table of context rows; set context"},
+               [&] { build([](auto& c) { c.learned_positions = true; }); });
+  expect_error({"m/decoder/layer_1: model_dims 12 is not the model's 16"},
+               [&] { build([](auto& c) { c.layers[1].model_dims = 12; }); });
+  expect_error({"m: vocabulary 0"}, [&] { build([](auto& c) { c.vocabulary = 0; }); });
+  expect_error({"m/decoder/layer_0/attention: scale"},
+               [&] { build([](auto& c) { c.layers[0].attention.scale = -1; }); });
+  expect_error({"epsilon"}, [&] { build([](auto& c) { c.layers[0].norm_epsilon = -1; }); });
+}
+
+// The epsilon of every norm is that of the config: with a huge one, norms divide by its root.
+TEST(DecoderConfig, EpsilonReachesEveryNorm) {
+  ParameterRegistry parameters;
+  models::DecoderConfig config = llama(1);
+  config.norm_epsilon = config.layers[0].norm_epsilon = 1e-3;
+  const models::Decoder<float> model(parameters / "m", config);
+  const auto epsilon = [](const nn::Norm<float>& norm) {
+    return std::visit([](const auto& n) { return n.epsilon; }, norm.layer);
+  };
+  EXPECT_EQ(epsilon(model.final_norm), 1e-3);
+  EXPECT_EQ(epsilon(model.decoder.layers[0].attention_norm), 1e-3);
+  EXPECT_EQ(epsilon(model.decoder.layers[0].ffn_norm), 1e-3);
+}
+
+}  // namespace
