@@ -2,7 +2,12 @@
 #pragma once
 
 #include <remat/io/file.hpp>
+#include <remat/io/gguf.hpp>
+#include <remat/io/gguf_header.hpp>
+#include <remat/io/gguf_types.hpp>
+#include <remat/io/gguf_value.hpp>
 #include <remat/io/jsonl.hpp>
+#include <remat/io/mapped_file.hpp>
 #include <remat/io/progress.hpp>
 #include <remat/io/safetensors.hpp>
 #include <remat/io/safetensors_header.hpp>

@@ -14,7 +14,7 @@ set(ops_may core params policy autodiff kernels)
 set(nn_may ${ops_may} ops)
 set(optim_may core params kernels)
 set(data_may core params)
-set(io_may core params)
+set(io_may core params kernels)
 set(models_may core params policy autodiff ops nn)
 set(distributed_may core params)
 set(remat_may core params policy kernels autodiff plan ops nn optim)  # remat.hpp: what every trainer needs

@@ -35,6 +35,8 @@ class File {
 
   /// The path it was opened by.
   const std::string& path() const { return path_; }
+  /// What the system knows it by, for calls that this class has not.
+  int descriptor() const { return descriptor_; }
 
   /// Length in bytes; an `Error` for anything but a regular file.
   std::size_t size() const {
