@@ -4,6 +4,7 @@
 #include <remat/io/file.hpp>
 #include <remat/io/gguf.hpp>
 #include <remat/io/gguf_header.hpp>
+#include <remat/io/gguf_save.hpp>
 #include <remat/io/gguf_types.hpp>
 #include <remat/io/gguf_value.hpp>
 #include <remat/io/jsonl.hpp>
