@@ -1,0 +1,9 @@
+// Tokenizers of published models.
+#pragma once
+
+#include <remat/text/make_tokenizer.hpp>
+#include <remat/text/stream_decoder.hpp>
+#include <remat/text/tokenizer.hpp>
+#include <remat/text/tokenizer_json.hpp>
+#include <remat/text/tokenizer_tables.hpp>
+#include <remat/text/vocabulary_files.hpp>
