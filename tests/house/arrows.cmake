@@ -20,6 +20,7 @@ set(io_may core params kernels text models)  # models of files; the other way wo
 set(distributed_may core params)
 set(remat_may core params policy kernels autodiff plan ops nn optim)  # remat.hpp: what every trainer needs
 set(compiled_may remat models)
+set(pretrained_may io text)
 
 # Sets `room` to the room of remat/<path>: its folder, or for remat/<name>.hpp that name (an umbrella is of its room).
 function(room_of path room)

@@ -29,6 +29,8 @@ judge(ops/a.hpp "// #include <remat/nn/a.hpp>; load_npy, using namespace [in a c
 judge(models.hpp "#include <remat/models/gpt.hpp>\n#include <remat/nn/linear.hpp>" "")
 judge(kernels/gemm/onednn.hpp "#include <Eigen/Core>\n#include <oneapi/dnnl/dnnl.hpp>" "")
 judge(core/eigen.hpp "#include <Eigen/Core>" "")
+judge(io/a.hpp "#include <remat/models/gpt.hpp>\n#include <remat/text/tokenizer.hpp>" "")
+judge(models/a.hpp "#include <remat/io/gguf.hpp>" "includes <remat/io/gguf.hpp>")
 judge(core/xtensor.hpp "#include <xtensor/xarray.hpp>" "")
 
 judge(core/a.hpp "#include <remat/nn/linear.hpp>" "includes <remat/nn/linear.hpp>")

@@ -58,7 +58,7 @@ Counted<Program> begin_program(const TapeOptions& options) {
   program->find_nan = options.find_nan || detail::find_nan_by_environment();
   return program;
 }
-}
+}  // namespace detail
 
 /// Records ops, then runs their backward once. Not copyable; Vars may outlive it but not be read any more.
 ///

@@ -1,0 +1,74 @@
+// Continues a prompt with a language model from a GGUF file, or answers it where the model was made for conversations.
+//
+//   ./run generate --prompt "What is the capital of France?" [--model FILE.gguf]      (--help lists every flag)
+#include <chrono>
+#include <cstdio>
+#include <iostream>
+#include <remat/core/machine.hpp>
+#include <remat/models.hpp>
+#include <remat/pretrained.hpp>
+#include <remat/remat.hpp>
+#include <string>
+
+#include "run_program.hpp"
+
+namespace {
+
+struct Settings {
+  std::string model, prompt, system;
+  int length = 200, top_k = 40, threads = 0;
+  double temperature = 0.7;
+  std::uint64_t seed = 1;
+  bool raw = false;
+};
+
+void add_options(CLI::App& app, Settings& s) {
+  app.add_option("--model", s.model, "GGUF file, of architecture llama or qwen2")->required()->check(CLI::ExistingFile);
+  app.add_option("--prompt", s.prompt, "what to answer, or with --raw to continue")->required();
+  app.add_option("--system", s.system, "what the model is told before; the model's own words if empty");
+  app.add_flag("--raw", s.raw, "continue the prompt as it is, not as a turn of a conversation");
+  app.add_option("--length", s.length, "tokens at most")->check(CLI::Range(0, 1 << 30));
+  app.add_option("--temperature", s.temperature, "0: always the likeliest token")->check(programs::between(0, 1e6));
+  app.add_option("--top-k", s.top_k, "choose among so many; 0: among all")->check(CLI::Range(0, 1 << 30));
+  app.add_option("--threads", s.threads, "OpenMP threads; 0: the system's choice")->check(CLI::Range(0, 1 << 20));
+  app.add_option("--seed", s.seed, "of the choices")->check(programs::between(0, 0x1p64));
+}
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+int generate(const Settings& s) {
+  if (s.threads > 0) omp_set_num_threads(s.threads);
+  auto start = std::chrono::steady_clock::now();
+  remat::ParameterRegistry parameters;
+  const auto loaded = remat::models::load<float>(parameters / "model", s.model);
+  std::fprintf(stderr, "%s: %.1f million parameters, loaded in %.1f s; %d threads, OMP_WAIT_POLICY %s\n",
+               s.model.c_str(), 1e-6 * static_cast<double>(parameters.count()), seconds_since(start),
+               remat::machine::threads(), remat::machine::wait_policy().c_str());
+
+  const auto prompt = loaded.tokenizer.encode(s.prompt);
+  remat::require(!prompt.empty(), "--prompt is empty, so there is nothing to continue");
+  remat::text::StreamDecoder text(loaded.tokenizer, {.skip_special_tokens = true});
+  double prefill = 0;
+  int count = 0;
+  start = std::chrono::steady_clock::now();
+  const auto end = loaded.tokenizer.special_ids().eos;
+  loaded.model.generate(prompt, {.length = s.length, .temperature = s.temperature, .top_k = s.top_k, .seed = s.seed},
+                        [&](std::int32_t token) {
+                          if (count++ == 0) prefill = seconds_since(start);
+                          std::cout << text.push(token) << std::flush;
+                          return token != end;
+                        });
+  std::cout << text.finish() << std::endl;
+  std::fprintf(stderr, "%zu tokens read in %.2f s, %d written at %.1f a second\n", prompt.size(), prefill, count,
+               count > 1 ? (count - 1) / (seconds_since(start) - prefill) : 0.0);
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  return programs::run_program(argc, argv, "generate", "Continues a prompt with a language model from a GGUF file.",
+                               Settings{}, add_options, generate);
+}

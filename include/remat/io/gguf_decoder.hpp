@@ -1,0 +1,119 @@
+// A decoder from a GGUF file: its config from the metadata, its weights from the tensors.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <remat/io/gguf.hpp>
+#include <remat/io/model_weights.hpp>
+#include <remat/models/decoder.hpp>
+#include <string>
+#include <vector>
+
+namespace remat { inline namespace REMAT_ABI { namespace io {
+
+namespace detail {
+
+/// What sets the architectures apart that are read.
+struct GgufFamily {
+  std::string_view architecture;
+  bool qkv_bias;      // query, key and value have biases
+  bool paired_turns;  // rotary turns rows 2 i and 2 i + 1 of a head, where ours turns i and i + H / 2
+};
+inline constexpr std::array gguf_families{GgufFamily{"llama", false, true}, GgufFamily{"qwen2", true, false}};
+
+inline const GgufFamily& family_of(const GgufFile& file) {
+  const auto name = file.get<std::string_view>("general.architecture");
+  std::string known;
+  for (const GgufFamily& family : gguf_families) {
+    if (family.architecture == name) return family;
+    known += (known.empty() ? "" : ", ") + std::string(family.architecture);
+  }
+  fail(file.path(), ": is of architecture ", quoted(name), ", those that are read are ", known);
+}
+
+}  // namespace detail
+
+/// The config of the decoder in a GGUF file, of architecture llama (SmolLM2, Llama 2, Mistral) or qwen2. Its
+/// initializers are zeros, for weights are to be read. An `Error` names a setting that is missing, or that changes
+/// results and is not known here.
+inline models::DecoderConfig decoder_config(const GgufFile& file) {
+  const detail::GgufFamily& family = detail::family_of(file);
+  const auto key = [&](std::string_view name) { return std::string(family.architecture) + "." + std::string(name); };
+  const auto size = [&](std::string_view name) { return file.get<Index>(key(name)); };
+  if (const auto* scaling = file.find(key("rope.scaling.type")))
+    require(scaling->as<std::string_view>() == "none", file.path(), ": ", key("rope.scaling.type"), " is ",
+            detail::quoted(scaling->as<std::string_view>()), "; scaled rotary tables are not supported");
+  for (const char* name : {"expert_count", "logit_scale", "embedding_scale", "residual_scale", "attention.scale",
+                           "attention.value_length", "rope.scaling.factor", "rope.scale_linear"}) {
+    const GgufValue* const value = file.find(key(name));
+    const bool is_key_length = std::string_view(name) == "attention.value_length" && value != nullptr &&
+                               file.get<Index>(key("attention.key_length"), 0) == value->as<Index>();
+    const bool is_none = value != nullptr && value->type() != GgufType::array &&
+                         std::string_view(name) == "expert_count" && value->as<Index>() == 0;
+    require(value == nullptr || is_key_length || is_none, file.path(), ": ", key(name),
+            " is set, which changes results and is not supported");
+  }
+
+  nn::TransformerLayerConfig layer;
+  layer.model_dims = size("embedding_length");
+  layer.hidden_dims = size("feed_forward_length");
+  layer.num_heads = size("attention.head_count");
+  layer.norm = nn::NormKind::rms_norm;
+  layer.norm_epsilon = file.get<double>(key("attention.layer_norm_rms_epsilon"));
+  layer.attention = {.num_kv_heads = file.get<Index>(key("attention.head_count_kv"), layer.num_heads),
+                     .head_dims = file.get<Index>(key("attention.key_length"), 0),
+                     .bias = family.qkv_bias,
+                     .out_bias = false,
+                     .window = file.get<Index>(key("attention.sliding_window"), 0),
+                     .rotary_base = file.get<double>(key("rope.freq_base"), 10000.0),
+                     .rotary_dims = file.get<Index>(key("rope.dimension_count"), 0),
+                     .init = init::zeros(),
+                     .out_init = init::zeros()};
+  layer.ffn = {
+      .activation = Activation::silu, .gated = true, .bias = false, .init = init::zeros(), .out_init = init::zeros()};
+  models::DecoderConfig config{.vocabulary = file.at("token_embd.weight").shape[0], .model_dims = layer.model_dims};
+  config.context = size("context_length");
+  const Index layers = size("block_count");
+  require(layers >= 0 && layers < 10'000, file.path(), ": ", key("block_count"), " is ", layers);
+  config.layers.assign(static_cast<std::size_t>(layers), layer);
+  config.norm_epsilon = layer.norm_epsilon;
+  config.tied_head = file.find_tensor("output.weight") == nullptr;
+  config.init_deviation = 0;
+  return config;
+}
+
+/// Fills the weights of a decoder that was built by `decoder_config(file)`. An `Error` lists all tensors that are
+/// missing, of another shape, or not known to the decoder; then no weight has changed.
+template <class T>
+void load_weights(const GgufFile& file, const models::Decoder<T>& model) {
+  const detail::GgufFamily& family = detail::family_of(file);
+  ModelWeights<Accum<T>> weights(file);
+  const auto norm_scale = [](const nn::Norm<T>& norm) {
+    return std::visit([](const auto& layer) { return layer.scale; }, norm.layer);
+  };
+  weights.add(model.embedding.table, "token_embd.weight");
+  weights.add(norm_scale(model.final_norm), "output_norm.weight");
+  if (model.head) weights.add(*model.head, "output.weight");
+  for (std::size_t i = 0; i < model.decoder.layers.size(); ++i) {
+    const nn::TransformerLayer<T>& layer = model.decoder.layers[i];
+    const auto& attention = layer.attention;
+    const auto name = [&](const char* of) { return "blk." + std::to_string(i) + "." + of; };
+    const auto linear = [&](const nn::Linear<T>& part, const char* of, Index paired_heads = 0) {
+      weights.add(part.w, name(of) + ".weight", {.transposed = true, .paired_heads = paired_heads});
+      if (part.b) weights.add(part.b, name(of) + ".bias", {.paired_heads = paired_heads});
+    };
+    const auto heads = [&](Index count) { return family.paired_turns ? count : 0; };
+    weights.add(norm_scale(layer.attention_norm), name("attn_norm") + ".weight");
+    linear(*attention.query, "attn_q", heads(attention.config.num_heads));
+    linear(*attention.key, "attn_k", heads(attention.config.num_kv_heads));
+    linear(*attention.value, "attn_v");
+    linear(*attention.out, "attn_output");
+    weights.add(norm_scale(layer.ffn_norm), name("ffn_norm") + ".weight");
+    linear(*layer.ffn.gate, "ffn_gate");
+    linear(*layer.ffn.ffn1, "ffn_up");
+    linear(*layer.ffn.ffn2, "ffn_down");
+  }
+  weights.load();
+}
+
+}}}  // namespace remat::io
