@@ -9,6 +9,7 @@
 #include <remat/pretrained.hpp>
 #include <remat/remat.hpp>
 #include <string>
+#include <vector>
 
 #include "run_program.hpp"
 
@@ -47,9 +48,17 @@ int generate(const Settings& s) {
                s.model.c_str(), 1e-6 * static_cast<double>(parameters.count()), seconds_since(start),
                remat::machine::threads(), remat::machine::wait_policy().c_str());
 
-  const auto prompt = loaded.tokenizer.encode(s.prompt);
+  std::string text = s.prompt;
+  if (!s.raw) {
+    const auto format = remat::text::chat_format_of(loaded.chat_template, s.model + " (--raw continues any prompt)");
+    std::vector<remat::text::ChatMessage> messages;
+    if (!s.system.empty()) messages.push_back({"system", s.system});
+    messages.push_back({"user", s.prompt});
+    text = format(messages);
+  }
+  const auto prompt = loaded.tokenizer.encode(text, {.add_special_tokens = s.raw});
   remat::require(!prompt.empty(), "--prompt is empty, so there is nothing to continue");
-  remat::text::StreamDecoder text(loaded.tokenizer, {.skip_special_tokens = true});
+  remat::text::StreamDecoder answer(loaded.tokenizer, {.skip_special_tokens = true});
   double prefill = 0;
   int count = 0;
   start = std::chrono::steady_clock::now();
@@ -57,10 +66,10 @@ int generate(const Settings& s) {
   loaded.model.generate(prompt, {.length = s.length, .temperature = s.temperature, .top_k = s.top_k, .seed = s.seed},
                         [&](std::int32_t token) {
                           if (count++ == 0) prefill = seconds_since(start);
-                          std::cout << text.push(token) << std::flush;
+                          std::cout << answer.push(token) << std::flush;
                           return token != end;
                         });
-  std::cout << text.finish() << std::endl;
+  std::cout << answer.finish() << std::endl;
   std::fprintf(stderr, "%zu tokens read in %.2f s, %d written at %.1f a second\n", prompt.size(), prefill, count,
                count > 1 ? (count - 1) / (seconds_since(start) - prefill) : 0.0);
   return 0;

@@ -1,6 +1,7 @@
 // Tokenizers of published models.
 #pragma once
 
+#include <remat/text/chat.hpp>
 #include <remat/text/make_tokenizer.hpp>
 #include <remat/text/stream_decoder.hpp>
 #include <remat/text/tokenizer.hpp>
