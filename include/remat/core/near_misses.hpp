@@ -12,6 +12,16 @@
 
 namespace remat { inline namespace REMAT_ABI { namespace detail {
 
+/// A name from a file, for an error: not endless, and no control characters.
+template <class = void>
+std::string quoted(std::string_view name) {
+  constexpr std::size_t longest = 100;
+  std::string text = '"' + std::string(name.substr(0, longest)) + (name.size() > longest ? "...\"" : "\"");
+  std::replace_if(
+      text.begin(), text.end(), [](char c) { return static_cast<unsigned char>(c) < ' ' || c == '\x7f'; }, '?');
+  return text;
+}
+
 /// The least number of letters to insert, remove or replace to turn `a` into `b` (Levenshtein 1966).
 template <class = void>
 std::size_t edit_distance(std::string_view a, std::string_view b) {
