@@ -1,6 +1,6 @@
-"""Writes one pair of small GGUF files for each family of decoders that are read, beside this file: NAME.gguf holds
-random weights, and as metadata ids with the logits and the loss that transformers computes of them; NAME_gradients.gguf
-holds the gradient of that loss where NAME.gguf has the weight.
+"""Writes small models of each family of decoders that are read, beside this file: NAME.gguf holds random weights, and
+as metadata ids with the logits and the loss that transformers computes of them; NAME_gradients.gguf holds the gradient
+of that loss where NAME.gguf has the weight; the folder NAME is the same model as transformers saves it.
 
     ./run peers                               prints the Python to use
     python -m pip install transformers gguf==0.19.0
@@ -76,6 +76,8 @@ def main():
         model = model_of(config).eval()
         for parameter in model.parameters():
             torch.nn.init.normal_(parameter, std=0.4)
+        model.save_pretrained(here / family, max_shard_size="8KB" if family == "qwen2" else "1GB")
+        (here / family / "generation_config.json").unlink(missing_ok=True)
         model = model.double()
         ids = torch.randint(0, VOCABULARY, (2, 12))
         out = model(input_ids=ids, labels=ids)  # the loss is that of the next token

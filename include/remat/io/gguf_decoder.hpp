@@ -1,11 +1,9 @@
 // A decoder from a GGUF file: its config from the metadata, its weights from the tensors.
 #pragma once
 
-#include <algorithm>
 #include <array>
+#include <remat/io/decoder_weights.hpp>
 #include <remat/io/gguf.hpp>
-#include <remat/io/model_weights.hpp>
-#include <remat/models/decoder.hpp>
 #include <string>
 #include <vector>
 
@@ -86,34 +84,10 @@ inline models::DecoderConfig decoder_config(const GgufFile& file) {
 /// missing, of another shape, or not known to the decoder; then no weight has changed.
 template <class T>
 void load_weights(const GgufFile& file, const models::Decoder<T>& model) {
-  const detail::GgufFamily& family = detail::family_of(file);
-  ModelWeights<Accum<T>> weights(file);
-  const auto norm_scale = [](const nn::Norm<T>& norm) {
-    return std::visit([](const auto& layer) { return layer.scale; }, norm.layer);
-  };
-  weights.add(model.embedding.table, "token_embd.weight");
-  weights.add(norm_scale(model.final_norm), "output_norm.weight");
-  if (model.head) weights.add(*model.head, "output.weight");
-  for (std::size_t i = 0; i < model.decoder.layers.size(); ++i) {
-    const nn::TransformerLayer<T>& layer = model.decoder.layers[i];
-    const auto& attention = layer.attention;
-    const auto name = [&](const char* of) { return "blk." + std::to_string(i) + "." + of; };
-    const auto linear = [&](const nn::Linear<T>& part, const char* of, Index paired_heads = 0) {
-      weights.add(part.w, name(of) + ".weight", {.transposed = true, .paired_heads = paired_heads});
-      if (part.b) weights.add(part.b, name(of) + ".bias", {.paired_heads = paired_heads});
-    };
-    const auto heads = [&](Index count) { return family.paired_turns ? count : 0; };
-    weights.add(norm_scale(layer.attention_norm), name("attn_norm") + ".weight");
-    linear(*attention.query, "attn_q", heads(attention.config.num_heads));
-    linear(*attention.key, "attn_k", heads(attention.config.num_kv_heads));
-    linear(*attention.value, "attn_v");
-    linear(*attention.out, "attn_output");
-    weights.add(norm_scale(layer.ffn_norm), name("ffn_norm") + ".weight");
-    linear(*layer.ffn.gate, "ffn_gate");
-    linear(*layer.ffn.ffn1, "ffn_up");
-    linear(*layer.ffn.ffn2, "ffn_down");
-  }
-  weights.load();
+  DecoderNames names{"token_embd", "output_norm", "output",   "blk.",     "attn_norm", "attn_q",  "attn_k",
+                     "attn_v",     "attn_output", "ffn_norm", "ffn_gate", "ffn_up",    "ffn_down"};
+  names.paired_turns = detail::family_of(file).paired_turns;
+  load_decoder(ModelWeights<Accum<T>>(weights_of<Accum<T>>(file)), model, names);
 }
 
 }}}  // namespace remat::io

@@ -3,7 +3,11 @@
 
 #include <algorithm>
 #include <array>
+#include <cstring>
+#include <functional>
+#include <map>
 #include <remat/io/gguf.hpp>
+#include <remat/io/safetensors_shards.hpp>
 #include <remat/params/parameter.hpp>
 #include <set>
 #include <string>
@@ -11,6 +15,30 @@
 #include <vector>
 
 namespace remat { inline namespace REMAT_ABI { namespace io {
+
+/// The tensors of a file that stays open meanwhile, whatever its format.
+template <class T>
+struct WeightSource {
+  std::string path{};                                                   // of the file
+  std::map<std::string, Shape> shapes{};                                // of each tensor, by name
+  std::function<void(const std::string&, std::span<T>, Index)> read{};  // elements from one on, row-major, converted
+};
+/// Those of a GGUF file.
+template <class T>
+WeightSource<T> weights_of(const GgufFile& file) {
+  WeightSource<T> source{
+      file.path(), {}, [&file](const auto& name, auto to, Index first) { file.read_into(name, to, first); }};
+  for (const GgufTensor& tensor : file.tensors()) source.shapes.emplace(tensor.name, tensor.shape);
+  return source;
+}
+/// Those of safetensors files.
+template <class T>
+WeightSource<T> weights_of(const SafetensorsShards& file) {
+  WeightSource<T> source{
+      file.path(), {}, [&file](const auto& name, auto to, Index first) { file.read_into(name, to, first); }};
+  for (const std::string& name : file.names()) source.shapes.emplace(name, file.info(name).shape);
+  return source;
+}
 
 /// How a tensor lies in its file.
 struct WeightLayout {
@@ -24,17 +52,26 @@ template <class T>
 class ModelWeights {
  public:
   /// Of a file that stays open as long as this.
-  explicit ModelWeights(const GgufFile& file) : file_(file) {}
+  explicit ModelWeights(WeightSource<T> source) : source_(std::move(source)) {}
 
+  /// Does the file have a tensor of this name?
+  bool contains(const std::string& name) const { return source_.shapes.contains(name); }
   /// `parameter` is the tensor `name`.
   void add(const Parameter<T>& parameter, std::string name, const WeightLayout& layout = {}) {
     weights_.push_back({parameter, std::move(name), layout});
+  }
+  /// A tensor that says nothing about the model.
+  void ignore(std::string name) { ignored_.insert(std::move(name)); }
+  /// Where there is a tensor `name` beside that of `parameter`, it must hold the same values.
+  void add_copy(const Parameter<T>& parameter, std::string name) {
+    if (contains(name)) copies_.push_back({parameter, std::move(name), {}});
   }
   /// Reads all of them. An `Error` lists every tensor that is missing, of another shape or left over; then nothing has
   /// changed.
   void load() const {
     check();
     for (const Weight& weight : weights_) read(weight);
+    for (const Weight& copy : copies_) compare(copy);
   }
 
  private:
@@ -45,24 +82,24 @@ class ModelWeights {
   };
 
   void check() const {
-    std::vector<std::string> faults;
-    std::set<std::string_view> known;
-    for (const Weight& weight : weights_) {
-      known.insert(weight.name);
-      const GgufTensor* const tensor = file_.find_tensor(weight.name);
-      Shape wanted = weight.parameter.shape();
-      if (weight.layout.transposed) wanted = {wanted[1], wanted[0]};
-      if (tensor == nullptr)
-        faults.push_back(weight.name + " is missing, " + weight.parameter.path() + " needs it");
-      else if (tensor->shape != wanted)
-        faults.push_back(weight.name + " has shape " + tensor->shape.to_string() + ", " + weight.parameter.path() +
-                         " needs " + wanted.to_string());
-    }
-    for (const GgufTensor& tensor : file_.tensors())
-      if (!known.contains(tensor.name)) faults.push_back(detail::quoted(tensor.name) + " belongs to no parameter");
-    std::string all;
-    for (const std::string& fault : faults) all += (all.empty() ? "" : "; ") + fault;
-    require(faults.empty(), file_.path(), ": ", all);
+    std::string faults;
+    const auto fault = [&](const std::string& text) { faults += (faults.empty() ? "" : "; ") + text; };
+    std::set<std::string> known = ignored_;
+    for (const std::vector<Weight>* all : {&weights_, &copies_})
+      for (const Weight& weight : *all) {
+        known.insert(weight.name);
+        Shape wanted = weight.parameter.shape();
+        if (weight.layout.transposed) wanted = {wanted[1], wanted[0]};
+        const auto found = source_.shapes.find(weight.name);
+        if (found == source_.shapes.end())
+          fault(weight.name + " is missing, " + weight.parameter.path() + " needs it");
+        else if (found->second != wanted)
+          fault(weight.name + " has shape " + found->second.to_string() + ", " + weight.parameter.path() + " needs " +
+                wanted.to_string());
+      }
+    for (const auto& [name, shape] : source_.shapes)
+      if (!known.contains(name)) fault(remat::detail::quoted(name) + " belongs to no parameter");
+    require(faults.empty(), source_.path, ": ", faults);
   }
 
   void read(const Weight& weight) const {
@@ -71,7 +108,7 @@ class ModelWeights {
     T* const to = reinterpret_cast<T*>(entry.writable());
     const Shape& shape = weight.parameter.shape();
     if (!weight.layout.transposed && weight.layout.paired_heads == 0) {
-      file_.read_into(weight.name, std::span<T>(to, static_cast<std::size_t>(shape.size())));
+      source_.read(weight.name, std::span<T>(to, static_cast<std::size_t>(shape.size())), 0);
       return;
     }
     const Index inputs = weight.layout.transposed ? shape[0] : 1, outputs = shape.back();
@@ -80,7 +117,7 @@ class ModelWeights {
     std::vector<T> rows(static_cast<std::size_t>(std::min(strip, outputs) * inputs));
     for (Index begin = 0; begin < outputs; begin += strip) {
       const Index count = std::min(strip, outputs - begin);
-      file_.read_into(weight.name, std::span<T>(rows.data(), static_cast<std::size_t>(count * inputs)), begin * inputs);
+      source_.read(weight.name, std::span<T>(rows.data(), static_cast<std::size_t>(count * inputs)), begin * inputs);
       std::array<Index, strip> columns{};
       for (Index i = 0; i < count; ++i) {
         const Index row = begin + i, within = head > 0 ? row % head : 0;
@@ -93,9 +130,21 @@ class ModelWeights {
       });
     }
   }
+  void compare(const Weight& copy) const {
+    const Tensor<T> value = copy.parameter.value();
+    const Index piece = std::max<Index>(1, value.shape().back());
+    std::vector<T> row(static_cast<std::size_t>(piece));
+    for (Index at = 0; at < value.size(); at += piece) {
+      source_.read(copy.name, row, at);
+      require(std::memcmp(row.data(), value.data() + at, static_cast<std::size_t>(piece) * sizeof(T)) == 0,
+              source_.path, ": ", copy.name, " is said to be ", copy.parameter.path(),
+              " again, but holds other values");
+    }
+  }
 
-  const GgufFile& file_;
-  std::vector<Weight> weights_;
+  WeightSource<T> source_;
+  std::vector<Weight> weights_, copies_;
+  std::set<std::string> ignored_;
 };
 
 }}}  // namespace remat::io

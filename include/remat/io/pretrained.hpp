@@ -1,9 +1,12 @@
-// A model that somebody else trained, from its file: weights, tokenizer, chat template.
+// A model that somebody else trained, from its files: weights, tokenizer, chat template.
 #pragma once
 
+#include <filesystem>
 #include <remat/io/gguf_decoder.hpp>
 #include <remat/io/gguf_tokenizer.hpp>
+#include <remat/io/hugging_face.hpp>
 #include <remat/text/make_tokenizer.hpp>
+#include <remat/text/tokenizer_json.hpp>
 #include <string>
 
 namespace remat { inline namespace REMAT_ABI { namespace models {
@@ -16,17 +19,41 @@ struct Pretrained {
   std::string chat_template{};  // how the file wants conversations written (Jinja); empty where it says nothing
 };
 
-/// The model in a GGUF file, made in `where`: see `io::decoder_config` for the architectures that are read. Quantized
-/// weights become numbers of `Accum<T>`, as parameters are. An `Error` names what does not fit.
-template <class T>
-Pretrained<T> load(const Scope& where, const std::string& path) {
-  const io::GgufFile file(path);
-  Pretrained<T> loaded{Decoder<T>(where, io::decoder_config(file)), text::make_tokenizer(io::tokenizer_tables(file)),
-                       file.get<std::string>("tokenizer.chat_template", "")};
-  io::load_weights(file, loaded.model);
-  require(loaded.tokenizer.vocabulary_size() <= loaded.model.config.vocabulary, path, ": the tokenizer has ",
+namespace detail {
+
+inline std::string chat_template_of(const io::HuggingFaceFolder& folder) {
+  if (folder.has("chat_template.jinja")) return text::detail::read_text_file(folder.path() + "/chat_template.jinja");
+  if (!folder.has("tokenizer_config.json")) return {};
+  const text::detail::Json config = folder.read_json("tokenizer_config.json");
+  const auto found = config.is_object() ? config.find("chat_template") : config.end();
+  return config.is_object() && found != config.end() && found->is_string() ? found->get<std::string>() : std::string();
+}
+
+template <class T, class Source>
+Pretrained<T> load_from(const Source& source, const Scope& where, text::Tokenizer tokenizer,
+                        std::string chat_template) {
+  Pretrained<T> loaded{Decoder<T>(where, io::decoder_config(source)), std::move(tokenizer), std::move(chat_template)};
+  io::load_weights(source, loaded.model);
+  require(loaded.tokenizer.vocabulary_size() <= loaded.model.config.vocabulary, source.path(), ": the tokenizer has ",
           loaded.tokenizer.vocabulary_size(), " tokens, the embedding ", loaded.model.config.vocabulary, " rows");
   return loaded;
+}
+
+}  // namespace detail
+
+/// The model in a GGUF file or in a folder of Hugging Face's, made in `where`: see `io::decoder_config` for those that
+/// are read. Weights become numbers of `Accum<T>`, as parameters are, whatever they were. An `Error` names what does
+/// not fit.
+template <class T>
+Pretrained<T> load(const Scope& where, const std::string& path) {
+  if (std::filesystem::is_directory(path)) {
+    const io::HuggingFaceFolder folder(path);
+    return detail::load_from<T>(folder, where, text::load_tokenizer(path + "/tokenizer.json"),
+                                detail::chat_template_of(folder));
+  }
+  const io::GgufFile file(path);
+  return detail::load_from<T>(file, where, text::make_tokenizer(io::tokenizer_tables(file)),
+                              file.get<std::string>("tokenizer.chat_template", ""));
 }
 
 }}}  // namespace remat::models

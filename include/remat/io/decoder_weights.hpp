@@ -1,0 +1,52 @@
+// The weights of a decoder under the names of a file format.
+#pragma once
+
+#include <remat/io/model_weights.hpp>
+#include <remat/models/decoder.hpp>
+#include <string>
+
+namespace remat { inline namespace REMAT_ABI { namespace io {
+
+/// What a format calls the tensors of a decoder, without ".weight" and ".bias".
+struct DecoderNames {
+  std::string embedding{}, final_norm{}, head{};  // of the model
+  std::string layers{};                           // before the number of a layer: "model.layers."
+  std::string attention_norm{}, query{}, key{}, value{}, attention_out{};  // of a layer, behind its number
+  std::string ffn_norm{}, gate{}, up{}, down{};                            // likewise
+  bool paired_turns = false;  // rows of query and key lie as `WeightLayout::paired_heads` says
+};
+
+/// Fills a decoder with projections of their own for query, key and value and with gated feed-forwards. An `Error` as
+/// of `ModelWeights::load`.
+template <class T>
+void load_decoder(ModelWeights<Accum<T>> weights, const models::Decoder<T>& model, const DecoderNames& names) {
+  const auto norm = [&](const nn::Norm<T>& part, const std::string& name) {
+    weights.add(std::visit([](const auto& layer) { return layer.scale; }, part.layer), name + ".weight");
+  };
+  weights.add(model.embedding.table, names.embedding + ".weight");
+  norm(model.final_norm, names.final_norm);
+  model.head ? weights.add(*model.head, names.head + ".weight")
+             : weights.add_copy(model.embedding.table, names.head + ".weight");
+  for (std::size_t i = 0; i < model.decoder.layers.size(); ++i) {
+    const nn::TransformerLayer<T>& layer = model.decoder.layers[i];
+    const std::string before = names.layers + std::to_string(i) + ".";
+    const auto linear = [&](const nn::Linear<T>& part, const std::string& name, Index paired_heads = 0) {
+      weights.add(part.w, before + name + ".weight", {.transposed = true, .paired_heads = paired_heads});
+      if (part.b) weights.add(part.b, before + name + ".bias", {.paired_heads = paired_heads});
+    };
+    const auto& attention = layer.attention;
+    const auto paired = [&](Index heads) { return names.paired_turns ? heads : 0; };
+    norm(layer.attention_norm, before + names.attention_norm);
+    linear(*attention.query, names.query, paired(attention.config.num_heads));
+    linear(*attention.key, names.key, paired(attention.config.num_kv_heads));
+    linear(*attention.value, names.value);
+    linear(*attention.out, names.attention_out);
+    norm(layer.ffn_norm, before + names.ffn_norm);
+    linear(*layer.ffn.gate, names.gate);
+    linear(*layer.ffn.ffn1, names.up);
+    linear(*layer.ffn.ffn2, names.down);
+  }
+  weights.load();
+}
+
+}}}  // namespace remat::io

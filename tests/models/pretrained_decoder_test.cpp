@@ -1,0 +1,138 @@
+// Decoders from GGUF files and from folders of transformers give the logits, the loss and the gradients that
+// transformers computes (tests/golden), and refuse what they would not compute right.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <remat/io/gguf_decoder.hpp>
+#include <remat/io/hugging_face.hpp>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "core/expect_error.hpp"
+
+namespace {
+
+using namespace remat;
+using remat_test::expect_error;
+
+std::string golden(const std::string& name) { return REMAT_SOURCE_DIR "/tests/golden/" + name; }
+
+enum class From { gguf, folder };
+class Family : public testing::TestWithParam<std::tuple<const char*, From>> {};
+INSTANTIATE_TEST_SUITE_P(Decoders, Family,
+                         testing::Combine(testing::Values("llama", "qwen2"), testing::Values(From::gguf, From::folder)),
+                         [](const auto& info) {
+                           const bool is_gguf = std::get<1>(info.param) == From::gguf;
+                           return std::string(std::get<0>(info.param)) + (is_gguf ? "FromGguf" : "FromFolder");
+                         });
+
+template <class Source>
+models::Decoder<double> loaded(const Source& source, const Scope& where) {
+  const models::Decoder<double> model(where, io::decoder_config(source));
+  io::load_weights(source, model);
+  return model;
+}
+
+TEST_P(Family, GivesLogitsLossAndEveryGradientOfTransformers) {
+  const auto [name, from] = GetParam();
+  const io::GgufFile file(golden(std::string(name) + ".gguf")),
+      gradients(golden(std::string(name) + "_gradients.gguf"));
+  ParameterRegistry parameters, expected;
+  const models::Decoder<double> model = from == From::gguf
+                                            ? loaded(file, parameters / "m")
+                                            : loaded(io::HuggingFaceFolder(golden(name)), parameters / "m");
+  loaded(gradients, expected / "m");
+
+  const auto ids = file.get<std::vector<std::int32_t>>("expected.ids");
+  const Index batch = 2, length = static_cast<Index>(ids.size()) / batch;
+  std::vector<std::int32_t> targets(ids.size(), -1);  // of what follows nothing is known
+  for (std::size_t i = 0; i + 1 < ids.size(); ++i)
+    if ((i + 1) % static_cast<std::size_t>(length) != 0) targets[i] = ids[i + 1];
+  const auto tensor = [&](const std::vector<std::int32_t>& of) {
+    return Tensor<std::int32_t>({batch, length}, std::span<const std::int32_t>(of));
+  };
+  Tape look({.mode = Mode::evaluate});
+  const Tensor<double> logits = model.logits(look, tensor(ids)).value();
+  const auto expected_logits = file.get<std::vector<double>>("expected.logits");
+  ASSERT_EQ(static_cast<std::size_t>(logits.size()), expected_logits.size());
+  for (Index i = 0; i < logits.size(); ++i)
+    EXPECT_NEAR(logits[i], expected_logits[static_cast<std::size_t>(i)], 1e-5) << "logit " << i;
+
+  Tape tape;
+  const Var<double> loss = model.loss(tape, tensor(ids), tensor(targets));
+  EXPECT_NEAR(loss.item(), file.get<std::vector<double>>("expected.loss")[0], 1e-6);
+  tape.backward(loss);
+  const auto entries = parameters.entries(), wanted = expected.entries();
+  ASSERT_EQ(entries.size(), wanted.size());
+  for (std::size_t i = 0; i < entries.size(); ++i) {
+    ASSERT_EQ(entries[i]->path, wanted[i]->path);
+    const Tensor<double> is(entries[i]->grad_or_zeros()), should(wanted[i]->value);
+    double error = 0, size = 0;
+    for (Index k = 0; k < is.size(); ++k) error += std::pow(is[k] - should[k], 2), size += std::pow(should[k], 2);
+    EXPECT_LE(std::sqrt(error), 1e-5 * std::sqrt(size)) << entries[i]->path;
+    EXPECT_GT(size, 0) << entries[i]->path;
+  }
+}
+
+// What a file lacks, or has beyond the model, is told at once, and nothing is half loaded.
+TEST(GgufDecoderFiles, AllTensorsThatDoNotFitAreListed) {
+  const io::GgufFile llama(golden("llama.gguf")), qwen2(golden("qwen2.gguf"));
+  ParameterRegistry parameters;
+  models::DecoderConfig config = io::decoder_config(llama);
+  config.layers.pop_back();
+  config.model_dims = 0;
+  config.model_dims = config.layers[0].model_dims;
+  config.layers[0].hidden_dims = 8;
+  config.tied_head = false;
+  const models::Decoder<float> model(parameters / "m", config);
+  expect_error({"llama.gguf", "output.weight is missing, m/head/w needs it",
+                "blk.0.ffn_up.weight has shape [24, 16], m/decoder/layer_0/ffn/ffn1/w needs [8, 16]",
+                "\"blk.1.attn_q.weight\" belongs to no parameter"},
+               [&] { io::load_weights(llama, model); });
+  for (const auto& entry : parameters.entries())
+    if (entry->path.find("norm") == std::string::npos) {
+      const Tensor<float> value(entry->value);
+      for (Index i = 0; i < value.size(); ++i) ASSERT_EQ(value[i], 0) << entry->path;
+    }
+  EXPECT_EQ(io::decoder_config(qwen2).layers[1].attention.bias, true);
+  EXPECT_EQ(io::decoder_config(qwen2).layers[1].attention.out_bias, false);
+}
+
+// A field of config.json that is not known to change nothing is refused, and so is one that is missing or of another
+// type.
+TEST(HuggingFaceConfig, WhatChangesResultsIsNeverPassedOver) {
+  const std::filesystem::path folder = std::filesystem::path(testing::TempDir()) / "remat_hugging_face_config";
+  std::filesystem::remove_all(folder);
+  std::filesystem::copy(golden("llama"), folder);
+  std::ifstream in(folder / "config.json");
+  const auto original = nlohmann::json::parse(in);
+  const auto refused = [&](const char* field, const nlohmann::json& value,
+                           std::initializer_list<std::string_view> parts) {
+    nlohmann::json changed = original;
+    value.is_discarded() ? (void)changed.erase(field) : (void)(changed[field] = value);
+    std::ofstream(folder / "config.json") << changed;
+    expect_error(parts, [&] { io::decoder_config(io::HuggingFaceFolder(folder.string())); });
+  };
+  const nlohmann::json missing(nlohmann::json::value_t::discarded);
+  refused("model_type", "gpt_neox", {"config.json: model_type is \"gpt_neox\"", "llama, mistral, qwen2"});
+  refused("hidden_size", missing, {"lacks the field \"hidden_size\""});
+  refused("rms_norm_eps", "small", {"rms_norm_eps", "a number is expected"});
+  refused("num_hidden_layers", -1, {"num_hidden_layers is -1, not in [0, 10000)"});
+  refused("num_hidden_layers", 1000000000, {"num_hidden_layers"});
+  refused("hidden_act", "gelu", {"hidden_act", "only \"silu\" is"});
+  refused("mlp_bias", true, {"mlp_bias"});
+  refused("logit_scale", 0.5, {"has the field \"logit_scale\", which is not supported"});
+  refused("rope_scaling", {{"rope_type", "llama3"}, {"factor", 32.0}}, {"rope_scaling", "\"factor\""});
+  refused("rope_parameters", {{"rope_type", "yarn"}}, {"rope_parameters/rope_type is \"yarn\""});
+  refused("layer_types", {"sliding_attention", "full_attention"}, {"layer_types[0] is \"sliding_attention\""});
+  refused("quantization_config", {{"bits", 4}}, {"quantization_config"});
+  std::ofstream(folder / "config.json") << "{";
+  expect_error({"config.json: is not valid JSON"}, [&] { io::HuggingFaceFolder{folder.string()}; });
+  std::filesystem::remove_all(folder);
+}
+
+}  // namespace
