@@ -1,4 +1,4 @@
-// Continues a prompt with a language model from a GGUF file, or answers it where the model was made for conversations.
+// Continues a prompt with a language model from its files, or answers it where the model was made for conversations.
 //
 //   ./run generate --prompt "What is the capital of France?" [--model FILE.gguf]      (--help lists every flag)
 #include <chrono>
@@ -24,7 +24,9 @@ struct Settings {
 };
 
 void add_options(CLI::App& app, Settings& s) {
-  app.add_option("--model", s.model, "GGUF file, of architecture llama or qwen2")->required()->check(CLI::ExistingFile);
+  app.add_option("--model", s.model, "GGUF file, or folder with config.json, tokenizer.json and safetensors")
+      ->required()
+      ->check(CLI::ExistingPath);
   app.add_option("--prompt", s.prompt, "what to answer, or with --raw to continue")->required();
   app.add_option("--system", s.system, "what the model is told before; the model's own words if empty");
   app.add_flag("--raw", s.raw, "continue the prompt as it is, not as a turn of a conversation");
@@ -78,6 +80,6 @@ int generate(const Settings& s) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  return programs::run_program(argc, argv, "generate", "Continues a prompt with a language model from a GGUF file.",
+  return programs::run_program(argc, argv, "generate", "Continues a prompt with a language model, or answers it.",
                                Settings{}, add_options, generate);
 }

@@ -3,8 +3,10 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <nlohmann/json.hpp>
 #include <remat/io/gguf_decoder.hpp>
 #include <remat/io/hugging_face.hpp>
@@ -100,6 +102,40 @@ TEST(GgufDecoderFiles, AllTensorsThatDoNotFitAreListed) {
     }
   EXPECT_EQ(io::decoder_config(qwen2).layers[1].attention.bias, true);
   EXPECT_EQ(io::decoder_config(qwen2).layers[1].attention.out_bias, false);
+}
+
+// Files may hold the head of a tied model again: it must be the embedding.
+TEST(HuggingFaceWeights, ATiedHeadThatIsStoredIsCompared) {
+  const std::filesystem::path folder = std::filesystem::path(testing::TempDir()) / "remat_hugging_face_tied";
+  std::filesystem::remove_all(folder);
+  std::filesystem::copy(golden("llama"), folder);
+  const auto read = [&] {
+    std::ifstream in(folder / "model.safetensors", std::ios::binary);
+    return std::string(std::istreambuf_iterator<char>(in), {});
+  };
+  const std::string original = read();
+  std::uint64_t length = 0;
+  std::memcpy(&length, original.data(), sizeof length);
+  auto header = nlohmann::json::parse(original.substr(8, length));
+  const std::string data = original.substr(8 + length);
+  const auto embedding = header["model.embed_tokens.weight"]["data_offsets"].get<std::vector<std::size_t>>();
+  std::string head = data.substr(embedding[0], embedding[1] - embedding[0]);
+  header["lm_head.weight"] = header["model.embed_tokens.weight"];
+  header["lm_head.weight"]["data_offsets"] = {data.size(), data.size() + head.size()};
+  const auto load = [&] {
+    const std::string text = header.dump();
+    const std::uint64_t size = text.size();
+    std::ofstream out(folder / "model.safetensors", std::ios::binary);
+    out.write(reinterpret_cast<const char*>(&size), sizeof size) << text << data << head;
+    out.close();
+    ParameterRegistry parameters;
+    loaded(io::HuggingFaceFolder(folder.string()), parameters / "m");
+    return parameters.count();
+  };
+  EXPECT_GT(load(), 0);
+  head[5] = static_cast<char>(head[5] ^ 1);
+  expect_error({"lm_head.weight is said to be m/embedding/table again, but holds other values"}, load);
+  std::filesystem::remove_all(folder);
 }
 
 // A field of config.json that is not known to change nothing is refused, and so is one that is missing or of another

@@ -26,7 +26,7 @@ inline const GgufFamily& family_of(const GgufFile& file) {
     if (family.architecture == name) return family;
     known += (known.empty() ? "" : ", ") + std::string(family.architecture);
   }
-  fail(file.path(), ": is of architecture ", quoted(name), ", those that are read are ", known);
+  fail(file.path(), ": is of architecture ", remat::detail::quoted(name), ", those that are read are ", known);
 }
 
 }  // namespace detail
@@ -40,7 +40,7 @@ inline models::DecoderConfig decoder_config(const GgufFile& file) {
   const auto size = [&](std::string_view name) { return file.get<Index>(key(name)); };
   if (const auto* scaling = file.find(key("rope.scaling.type")))
     require(scaling->as<std::string_view>() == "none", file.path(), ": ", key("rope.scaling.type"), " is ",
-            detail::quoted(scaling->as<std::string_view>()), "; scaled rotary tables are not supported");
+            remat::detail::quoted(scaling->as<std::string_view>()), "; scaled rotary tables are not supported");
   for (const char* name : {"expert_count", "logit_scale", "embedding_scale", "residual_scale", "attention.scale",
                            "attention.value_length", "rope.scaling.factor", "rope.scale_linear"}) {
     const GgufValue* const value = file.find(key(name));
