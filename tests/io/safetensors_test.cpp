@@ -117,6 +117,48 @@ TEST_F(Safetensors, ReadsSingleTensors) {
   expect_error({path, "m/plain/v", "m/plain/w"}, [&] { file.read<float>("m/plain/v"); });
 }
 
+// Protects checkpoints of 16 bits, which most published ones are: read as the type that is computed in, whole or by
+// pieces, whatever the type in the file.
+TEST_F(Safetensors, ConvertsFloatingTypes) {
+  constexpr Index size = 40000;  // more than is converted at once
+  const auto file_of = [&](const std::string& type, auto narrow) {
+    std::string data;
+    for (Index i = 0; i < size; ++i) {
+      const auto element = narrow(static_cast<float>(i % 2001 - 1000) / 8);
+      data.append(reinterpret_cast<const char*>(&element), sizeof element);
+    }
+    const std::string end = std::to_string(data.size());
+    set_bytes(with_length(R"({"w":{"dtype":")" + type + R"(","shape":[200,200],"data_offsets":[0,)" + end + "]}}") +
+              data);
+    return io::SafetensorsFile(path);
+  };
+  const auto check = [&](const io::SafetensorsFile& file) {
+    SCOPED_TRACE(file.info("w").dtype);
+    const auto floats = file.read_as<float>("w");
+    const auto doubles = file.read_as<double>("w");
+    const auto halves = file.read_as<bfloat16>("w");
+    EXPECT_EQ(floats.shape(), (Shape{200, 200}));
+    for (Index i = 0; i < size; ++i) {
+      float value = static_cast<float>(i % 2001 - 1000) / 8;
+      if (file.info("w").dtype == "BF16") value = widen(narrow(value));
+      ASSERT_EQ(floats[i], value) << i;
+      ASSERT_EQ(doubles[i], value) << i;
+      ASSERT_EQ(static_cast<float>(halves[i]), widen(narrow(value))) << i;
+    }
+    std::vector<float> some(20000);
+    file.read_into("w", std::span(some), 17);
+    EXPECT_EQ(std::memcmp(some.data(), floats.data() + 17, some.size() * sizeof(float)), 0);
+    expect_error({path, "\"w\" has 40000 elements", "20000 from element 20001"},
+                 [&] { file.read_into("w", std::span(some), 20001); });
+  };
+  check(file_of("F16", [](float value) { return kernels::narrow_half(value); }));
+  check(file_of("BF16", [](float value) { return narrow(value); }));
+  check(file_of("F32", [](float value) { return value; }));
+  check(file_of("F64", [](float value) { return static_cast<double>(value); }));
+  const auto integers = file_of("I32", [](float value) { return static_cast<std::int32_t>(value); });
+  expect_error({path, "\"w\" holds I32", "F16"}, [&] { integers.read_as<float>("w"); });
+}
+
 // Protects loops over a file opened in their head: what a temporary returns is no reference into it.
 static_assert(!std::is_reference_v<decltype(std::declval<io::SafetensorsFile>().tensors())>);
 static_assert(!std::is_reference_v<decltype(std::declval<io::SafetensorsFile>().metadata())>);

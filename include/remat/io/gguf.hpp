@@ -1,11 +1,9 @@
 // GGUF: models with their metadata and tokenizers in one file, weights often quantized in blocks.
 #pragma once
 
-#include <algorithm>
 #include <cstddef>
 #include <memory>
 #include <remat/core/near_misses.hpp>
-#include <remat/core/numbers.hpp>
 #include <remat/core/parallel.hpp>
 #include <remat/core/tensor.hpp>
 #include <remat/io/gguf_header.hpp>
@@ -148,17 +146,7 @@ class GgufFile {
     const BlockFormat format = decoded_format(tensor);
     const std::byte* const bytes = tensor.bytes.data();
     parallel_for(count, Index{16384}, [&](Index begin, Index end) {
-      if constexpr (std::is_same_v<T, float>) {
-        kernels::decode_blocks(format, bytes, first + begin, end - begin, to + begin);
-      } else {
-        const auto elements = numbers(to);
-        float tile[kernels::max_block_elements];
-        for (Index at = begin; at < end; at += kernels::max_block_elements) {
-          const Index n = std::min(kernels::max_block_elements, end - at);
-          kernels::decode_blocks(format, bytes, first + at, n, tile);
-          for (Index i = 0; i < n; ++i) elements[at + i] = static_cast<Accum<T>>(tile[i]);
-        }
-      }
+      kernels::decode_blocks(format, bytes, first + begin, end - begin, to + begin);
     });
   }
 

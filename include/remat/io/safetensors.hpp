@@ -3,12 +3,16 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstring>
 #include <map>
 #include <remat/core/near_misses.hpp>
+#include <remat/core/numbers.hpp>
 #include <remat/core/tensor.hpp>
 #include <remat/io/file.hpp>
 #include <remat/io/safetensors_header.hpp>
+#include <remat/kernels/quantized.hpp>
 #include <remat/params/registry.hpp>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -80,6 +84,23 @@ class SafetensorsFile {
     return tensor;
   }
   ///@}
+  /// One tensor of F16, BF16, F32 or F64, converted: `T` is float, double or bfloat16. Numbers are rounded to nearest
+  /// even, doubles on their way to bfloat16 to floats first. Little is taken beside its own memory.
+  template <class T>
+  Tensor<T> read_as(const std::string& name) const {
+    const Shape& shape = info(name).shape;
+    AnyTensor tensor{dtype_of<T>(), shape, pool().allocate(checked_bytes(shape.size(), size_of(dtype_of<T>()))), 0};
+    convert(name, 0, reinterpret_cast<T*>(tensor.mutable_data()), shape.size());
+    return Tensor<T>(std::move(tensor));
+  }
+  /// The same of elements [first, first + to.size()), row-major, into memory that is there.
+  template <class T>
+  void read_into(const std::string& name, std::span<T> to, Index first = 0) const {
+    const Index size = info(name).shape.size(), count = static_cast<Index>(to.size());
+    require(first >= 0 && first <= size && count <= size - first, path(), ": \"", name, "\" has ", size,
+            " elements; asked for ", count, " from element ", first, " on");
+    convert(name, first, to.data(), count);
+  }
 
   /// `; the nearest names are ...`: those that share the longest beginning and end with `name`.
   static std::string near(std::string_view name, std::vector<std::string> names) {
@@ -87,6 +108,38 @@ class SafetensorsFile {
   }
 
  private:
+  template <class T>
+  void convert(const std::string& name, Index first, T* to, Index count) const {
+    static_assert(is_floating(dtype_of<T>()), "numbers are converted to float, double or bfloat16");
+    const TensorInfo& found = info(name);
+    require(found.dtype == "F16" || found.dtype == "BF16" || found.dtype == "F32" || found.dtype == "F64", path(),
+            ": \"", name, "\" holds ", found.dtype, "; F16, BF16, F32 and F64 are converted");
+    const auto each = static_cast<std::size_t>(detail::bits_of(found.dtype) / 8);
+    const std::size_t begin = data_begin_ + found.begin;
+    if (found.dtype == safetensors_name(dtype_of<T>()))
+      return file_.read(to, static_cast<std::size_t>(count) * each, begin + static_cast<std::size_t>(first) * each);
+    constexpr Index piece = 16384;
+    std::vector<std::byte> bytes(static_cast<std::size_t>(std::min(piece, count)) * each);
+    for (Index at = 0; at < count; at += piece) {
+      const Index n = std::min(piece, count - at);
+      file_.read(bytes.data(), static_cast<std::size_t>(n) * each, begin + static_cast<std::size_t>(first + at) * each);
+      if (found.dtype == "F64") {
+        const auto elements = numbers(to + at);
+        for (Index i = 0; i < n; ++i) {
+          double value = 0;
+          std::memcpy(&value, bytes.data() + i * Index{sizeof value}, sizeof value);
+          elements[i] = static_cast<Accum<T>>(value);
+        }
+      } else {
+        using kernels::BlockFormat;
+        const BlockFormat format = found.dtype == "F16"    ? BlockFormat::f16
+                                   : found.dtype == "BF16" ? BlockFormat::bf16
+                                                           : BlockFormat::f32;
+        kernels::decode_blocks(format, bytes.data(), 0, n, to + at);
+      }
+    }
+  }
+
   File file_;
   std::size_t data_begin_ = 0;
   SafetensorsHeader header_{};

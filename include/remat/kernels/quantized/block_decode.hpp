@@ -1,6 +1,7 @@
 // Blocks of quantized weights as floats.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -150,6 +151,18 @@ inline void decode_blocks(BlockFormat format, const std::byte* bytes, Index firs
     case q4_k: return decode_each<q4_k>(detail::DecodeK<false>{}, from, count, to);
     case q5_k: return decode_each<q5_k>(detail::DecodeK<true>{}, from, count, to);
     case q6_k: return decode_each<q6_k>(detail::DecodeQ6K{}, from, count, to);
+  }
+}
+
+/// The same as another floating type, double or bfloat16.
+template <class T>
+void decode_blocks(BlockFormat format, const std::byte* bytes, Index first, Index count, T* out) {
+  const auto elements = numbers(out);
+  float tile[max_block_elements];
+  for (Index at = 0; at < count; at += max_block_elements) {
+    const Index n = std::min(max_block_elements, count - at);
+    decode_blocks(format, bytes, first + at, n, tile);
+    for (Index i = 0; i < n; ++i) elements[at + i] = static_cast<Accum<T>>(tile[i]);
   }
 }
 
