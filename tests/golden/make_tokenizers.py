@@ -1,17 +1,19 @@
 """Writes the folder tokenizers beside this file: small tokenizers of every supported kind, trained by Hugging Face's
 `tokenizers` on text.txt there, and golden.json, what that library makes of texts with them.
 
-    python3 -m venv VENV && VENV/bin/pip install tokenizers==0.23.3
+    python3 -m venv VENV && VENV/bin/pip install tokenizers==0.23.3 sentencepiece==0.2.3
     VENV/bin/python tests/golden/make_tokenizers.py
 
 text.txt is README.md and the pages as they were when this first ran, and lines in other scripts; it is written where it
 is missing. The random strings are not stored: text/golden_test.cpp generates the same ones.
 """
 
+import io
 import json
 import pathlib
 import unicodedata
 
+import sentencepiece
 import tokenizers
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
@@ -268,8 +270,8 @@ def unigram_bytes(corpus):
     return tokenizer
 
 
-def word_piece(corpus, normalizer, pre_tokenizer, post):
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]", max_input_chars_per_word=20))
+def word_piece(corpus, normalizer, pre_tokenizer, post, longest=100):
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]", max_input_chars_per_word=longest))
     tokenizer.normalizer = normalizer
     tokenizer.pre_tokenizer = pre_tokenizer
     tokenizer.decoder = decoders.WordPiece()
@@ -288,7 +290,7 @@ def bert_uncased(corpus):
 def bert_cased(corpus):
     post = lambda t: processors.BertProcessing(("[SEP]", t.token_to_id("[SEP]")), ("[CLS]", t.token_to_id("[CLS]")))
     normalizer = normalizers.Sequence([normalizers.NFD(), normalizers.StripAccents(), normalizers.Strip()])
-    return word_piece(corpus, normalizer, pre_tokenizers.Whitespace(), post)
+    return word_piece(corpus, normalizer, pre_tokenizers.Whitespace(), post, longest=20)
 
 
 def odd(corpus):
@@ -308,6 +310,31 @@ def odd(corpus):
     ])  # fmt: skip
     tokenizer.add_special_tokens(special("[MASK]", lstrip=True) + special("<s>", rstrip=True))
     return tokenizer
+
+
+def sentence_piece(blocks):
+    """A BPE by scores, as Llama's tokenizer.model is: its tables, and what Google's library makes of texts."""
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(folder / "text.txt"), model_writer=model, model_type="bpe", vocab_size=900, byte_fallback=True,
+        normalization_rule_name="identity", remove_extra_whitespaces=False, split_digits=True,
+        allow_whitespace_only_pieces=True, character_coverage=0.995, minloglevel=2,
+    )  # fmt: skip
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+    every = range(processor.vocab_size())
+    kinds = [(processor.is_unknown, 2), (processor.is_control, 3), (processor.is_byte, 6), (processor.is_unused, 5)]
+    tables = {
+        "tokens": [processor.id_to_piece(i) for i in every],
+        "scores": [processor.get_score(i) for i in every],
+        "types": [next((kind for is_kind, kind in kinds if is_kind(i)), 1) for i in every],
+    }
+    path = folder / "sentence_piece_tables.json"
+    path.write_text(json.dumps(tables, ensure_ascii=False, separators=(",", ":")))
+    return {
+        "text": hash_of(processor.encode(text())),
+        "random": [hash_of(sum((processor.encode(string) for string in block), [])) for block in blocks],
+        "cases": [[case, processor.encode(case), processor.decode(processor.encode(case))] for case in CASES],
+    }
 
 
 def main():
@@ -344,6 +371,7 @@ def main():
         tokenizer.encode_special_tokens = True
         result["literal"] = [[case, tokenizer.encode(case, add_special_tokens=False).ids] for case in CASES]
         golden["tokenizers"][make.__name__] = result
+    golden["sentence_piece"] = sentence_piece(blocks)
     # One tokenizer a line.
     lines = json.dumps(golden, separators=(",", ":"), ensure_ascii=True).replace('},"', '},\n"').replace(':{"', ':{\n"')
     (folder / "golden.json").write_text(lines + "\n")
