@@ -2,6 +2,7 @@
 #pragma once
 
 #ifndef PCRE2_CODE_UNIT_WIDTH
+/// PCRE2's functions for texts of bytes.
 #define PCRE2_CODE_UNIT_WIDTH 8
 #endif
 #include <pcre2.h>

@@ -4,7 +4,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
-#include <limits>
 #include <optional>
 #include <remat/core/error.hpp>
 #include <remat/text/tokenizer_tables.hpp>
@@ -14,7 +13,7 @@
 #include <utility>
 #include <vector>
 
-namespace remat { inline namespace REMAT_ABI { namespace text { namespace detail {
+namespace remat { inline namespace REMAT_ABI { namespace text::detail {
 
 struct StringHash {
   using is_transparent = void;
@@ -65,6 +64,4 @@ inline std::vector<TokenId> byte_tokens(const TokenTable& table) {
   return ids;
 }
 
-}  // namespace detail
-
-}}}  // namespace remat::text
+}}}  // namespace remat::text::detail
