@@ -41,6 +41,12 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
+remat::text::ChatFormat format_of(const std::string& chat_template) try {
+  return remat::text::recognize_chat(chat_template);
+} catch (const remat::Error& error) {
+  remat::fail(error.what(), " (--raw continues any prompt)");
+}
+
 int generate(const Settings& s) {
   if (s.threads > 0) omp_set_num_threads(s.threads);
   auto start = std::chrono::steady_clock::now();
@@ -50,15 +56,15 @@ int generate(const Settings& s) {
                s.model.c_str(), 1e-6 * static_cast<double>(parameters.count()), seconds_since(start),
                remat::machine::threads(), remat::machine::wait_policy().c_str());
 
-  std::string text = s.prompt;
-  if (!s.raw) {
-    const auto format = remat::text::chat_format_of(loaded.chat_template, s.model + " (--raw continues any prompt)");
+  std::vector<std::int32_t> prompt;
+  if (s.raw) {
+    prompt = loaded.tokenizer.encode(s.prompt);
+  } else {
     std::vector<remat::text::ChatMessage> messages;
     if (!s.system.empty()) messages.push_back({"system", s.system});
     messages.push_back({"user", s.prompt});
-    text = format(messages);
+    prompt = remat::text::encode_chat(loaded.tokenizer, format_of(loaded.chat_template), messages, true);
   }
-  const auto prompt = loaded.tokenizer.encode(text, {.add_special_tokens = s.raw});
   remat::require(!prompt.empty(), "--prompt is empty, so there is nothing to continue");
   remat::text::StreamDecoder answer(loaded.tokenizer, {.skip_special_tokens = true});
   double prefill = 0;

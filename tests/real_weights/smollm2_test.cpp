@@ -64,9 +64,9 @@ TEST_F(SmolLm2, LossAndGradients) {
 }
 
 TEST_F(SmolLm2, AnswersByCache) {
-  const auto format = text::chat_format_of(smollm->chat_template);
+  const auto format = text::recognize_chat(smollm->chat_template);
   const std::vector<text::ChatMessage> messages{{"user", "What is the capital of France?"}};
-  const Ids prompt = smollm->tokenizer.encode(format(messages), {.add_special_tokens = false});
+  const Ids prompt = text::encode_chat(smollm->tokenizer, format, messages, true);
   EXPECT_EQ(prompt, question_ids);
   const auto end = smollm->tokenizer.special_ids().eos;
   const Ids said =

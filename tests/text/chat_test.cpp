@@ -1,67 +1,57 @@
-// Conversations are written as the templates of published models write them.
+// Conversations are written as transformers' apply_chat_template writes them.
 #include <gtest/gtest.h>
 
+#include <core/expect_error.hpp>
 #include <remat/text/chat.hpp>
 #include <string>
+#include <text/golden_tokenizers.hpp>
 #include <vector>
 
-#include "core/expect_error.hpp"
+using namespace remat;
+using namespace remat_test;
 
 namespace {
 
-using namespace remat;
-using remat_test::expect_error;
-using text::ChatFormat;
-using text::ChatMessage;
-
-const std::vector<ChatMessage> question{{"user", "Hi there "}};
-const std::vector<ChatMessage> told{{"system", "Be brief."}, {"user", "Hi"}, {"assistant", "Hello."}, {"user", "Bye"}};
-
-// As in SmolLM2's file: a system message of its own where a conversation begins with none.
-constexpr const char* chat_ml =
-    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\\n"
-    "You are helpful<|im_end|>\\n' }}{% endif %}{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + "
-    "'<|im_end|>' + '\\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
-
-TEST(Chat, ChatMl) {
-  const ChatFormat format = text::chat_format_of(chat_ml);
-  EXPECT_EQ(format.kind, ChatFormat::Kind::chat_ml);
-  EXPECT_EQ(format(question),
-            "<|im_start|>system\nYou are helpful<|im_end|>\n<|im_start|>user\nHi there <|im_end|>\n"
-            "<|im_start|>assistant\n");
-  EXPECT_EQ(format(told, false),
-            "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nHello."
-            "<|im_end|>\n<|im_start|>user\nBye<|im_end|>\n");
-  const char* const without = "{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>'}}";
-  EXPECT_EQ(text::chat_format_of(without).default_system, "");
-  const char* const computed = "{{'<|im_start|>system\\n' + today + '<|im_end|>\\n'}}";  // no literal message
-  EXPECT_EQ(text::chat_format_of(computed).default_system, "");
+TEST(Chat, IsWrittenAsTheModelsTemplateWritesIt) {
+  const auto golden = nlohmann::json::parse(text::detail::read_text_file(golden_folder + "chat.json"));
+  const auto tokenizer = golden_tokenizer("smollm");
+  ASSERT_EQ(golden.size(), 30U);
+  for (const auto& wanted : golden) {
+    const text::ChatFormat format = text::recognize_chat(wanted["template"].get<std::string>());
+    std::vector<text::ChatMessage> messages;
+    for (const auto& message : wanted["messages"])
+      messages.push_back({message[0].get<std::string>(), message[1].get<std::string>()});
+    const bool prompt = wanted["prompt"].get<bool>();
+    EXPECT_EQ(text::render_chat(format, messages, prompt), wanted["text"].get<std::string>()) << wanted["name"];
+    if (!wanted["ids"].is_null()) {
+      EXPECT_EQ(text::encode_chat(tokenizer, format, messages, prompt),
+                wanted["ids"].get<std::vector<text::TokenId>>());
+    }
+  }
 }
 
-TEST(Chat, Llama3AndGemmaTrim) {
-  const ChatFormat llama = text::chat_format_of("'<|start_header_id|>' ... '<|eot_id|>'");
-  EXPECT_EQ(
-      llama(question),
-      "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nHi there<|eot_id|><|start_header_id|>assistant"
-      "<|end_header_id|>\n\n");
-  const ChatFormat gemma = text::chat_format_of("'<start_of_turn>' ... '<end_of_turn>\\n'");
-  EXPECT_EQ(gemma(question), "<bos><start_of_turn>user\nHi there<end_of_turn>\n<start_of_turn>model\n");
-  EXPECT_EQ(gemma(std::vector<ChatMessage>{{"user", "\n"}, {"assistant", "a"}}, false),
-            "<bos><start_of_turn>user\n<end_of_turn>\n<start_of_turn>model\na<end_of_turn>\n");
+TEST(Chat, DefaultSystemMessageIsReadFromTheTemplate) {
+  EXPECT_EQ(text::recognize_chat("'<|im_start|>system\nBe kind.<|im_end|>\n'").default_system, "Be kind.");
+  EXPECT_EQ(text::recognize_chat("'<|im_start|>system\\nBe kind.<|im_end|>'").default_system, "Be kind.");
+  EXPECT_EQ(text::recognize_chat("'<|im_start|>system\n' + message + '<|im_end|>'").default_system, "");
 }
 
-TEST(Chat, WhatIsNotKnownIsRefused) {
-  expect_error({"model.gguf: its chat template is none of ChatML, Llama 3 and Gemma, for it has none"},
-               [] { text::chat_format_of("", "model.gguf"); });
-  expect_error({"none of ChatML, Llama 3 and Gemma"}, [] { text::chat_format_of("[INST] {{ content }} [/INST]"); });
-  // Llama 3.1's template writes dates, which would be missing.
-  expect_error({"none of"}, [] {
-    text::chat_format_of("<|start_header_id|>system<|end_header_id|>Cutting Knowledge Date: December 2023<|eot_id|>");
+TEST(Chat, WithoutAFormatIsPlain) {
+  EXPECT_EQ(text::render_chat({}, {{"system", "a"}, {"user", "b"}, {"assistant", "c"}}, true),
+            "System: a\nUser: b\nAssistant: c\nAssistant:");
+}
+
+TEST(Chat, RefusesWhatItDoesNotKnow) {
+  expect_error({"has no markers that are known", "known are ChatML"}, [] { text::recognize_chat("[INST] {{ x }}"); });
+  expect_error({"writes reasoning"}, [] { text::recognize_chat("<|im_start|> <think>"); });
+  expect_error({"writes dates"}, [] { text::recognize_chat("<|start_header_id|> Cutting Knowledge Date"); });
+  expect_error({"several formats"}, [] { text::recognize_chat("<|im_start|> <start_of_turn>"); });
+  expect_error({"the role \"tool\" is not one of"}, [] { text::render_chat({}, {{"tool", ""}}); });
+  expect_error({"at least one message"}, [] { text::render_chat({}, {}); });
+  expect_error({"turn 0", "alternate"}, [] { text::render_chat({text::ChatStyle::gemma, {}}, {{"assistant", ""}}); });
+  expect_error({"has no token <start_of_turn>"}, [] {
+    text::encode_chat(golden_tokenizer("smollm"), {text::ChatStyle::gemma, {}}, {{"user", ""}});
   });
-  expect_error({"the role \"User\" is none of system, user, assistant"}, [] {
-    ChatFormat{}(std::vector<ChatMessage>{{"User", "x"}});
-  });
-  expect_error({"knows no system"}, [] { text::chat_format_of("<start_of_turn><end_of_turn>")(told); });
 }
 
 }  // namespace
