@@ -13,22 +13,22 @@ namespace remat { inline namespace REMAT_ABI { namespace text {
 
 /// One turn: role "system", "user" or "assistant", and what is said.
 struct ChatMessage {
-  std::string role{};
-  std::string content{};
+  std::string role{};     // system, user or assistant
+  std::string content{};  // what is said
 };
 
 /// How turns are written.
 enum class ChatStyle {
-  chatml,  // <|im_start|>role\ncontent<|im_end|>\n: SmolLM2, Qwen2
-  llama3,  // <|start_header_id|>role<|end_header_id|>\n\ncontent<|eot_id|>
-  gemma,   // <start_of_turn>role\ncontent<end_of_turn>\n, the assistant is "model"
-  plain    // Role: content\n, for models that learned no format
+  chatml,  // turns between `<|im_start|>role` and `<|im_end|>`: SmolLM2, Qwen 2
+  llama3,  // role between `<|start_header_id|>` and `<|end_header_id|>`, then what is said, then `<|eot_id|>`
+  gemma,   // turns between `<start_of_turn>role` and `<end_of_turn>`; the assistant is "model"
+  plain    // "User: " and what is said, a line each, for models that learned no format
 };
 
 /// A style, and what a model adds to it.
 struct ChatFormat {
-  ChatStyle style = ChatStyle::plain;
-  std::string default_system{};  // ChatML: the first turn where a conversation has no system message; empty: none
+  ChatStyle style = ChatStyle::plain;  // how turns are marked
+  std::string default_system{};        // ChatML: the first turn where a conversation has no system message; empty: none
 };
 
 /// SmolLM2's ChatML.
