@@ -12,4 +12,5 @@
 #include <remat/io/progress.hpp>
 #include <remat/io/safetensors.hpp>
 #include <remat/io/safetensors_header.hpp>
+#include <remat/io/safetensors_shards.hpp>
 #include <remat/io/trace.hpp>

@@ -57,11 +57,11 @@ class GgufFile {
   T get(std::string_view key) const& {
     const GgufValue* const found = find(key);
     if (!found)
-      fail(path(), ": has no metadata ", detail::quoted(key), nearest(key, header_.metadata, &GgufEntry::key));
+      fail(path(), ": has no metadata ", remat::detail::quoted(key), nearest(key, header_.metadata, &GgufEntry::key));
     try {
       return found->as<T>();
     } catch (const Error& error) {
-      fail(path(), ": metadata ", detail::quoted(key), ' ', error.what());
+      fail(path(), ": metadata ", remat::detail::quoted(key), ' ', error.what());
     }
   }
   template <class T>
@@ -92,7 +92,7 @@ class GgufFile {
   const GgufTensor& at(std::string_view name) const& {
     const GgufTensor* const found = find_tensor(name);
     if (!found)
-      fail(path(), ": has no tensor ", detail::quoted(name), nearest(name, header_.tensors, &GgufTensor::name));
+      fail(path(), ": has no tensor ", remat::detail::quoted(name), nearest(name, header_.tensors, &GgufTensor::name));
     return *found;
   }
   void at(std::string_view name) && = delete;
@@ -116,10 +116,10 @@ class GgufFile {
     decoded_format(tensor);
     const auto count = static_cast<Index>(to.size());
     const Index size = tensor.shape.size(), block = tensor.type.block_elements;
-    require(first >= 0 && first <= size && count <= size - first, path(), ": ", detail::quoted(name), " has ", size,
-            " elements; asked for ", count, " from element ", first, " on");
-    require(first % block == 0 && count % block == 0, path(), ": ", detail::quoted(name), " is ", tensor.type.name,
-            " in blocks of ", block, " elements; asked for ", count, " from element ", first, " on");
+    require(first >= 0 && first <= size && count <= size - first, path(), ": ", remat::detail::quoted(name), " has ",
+            size, " elements; asked for ", count, " from element ", first, " on");
+    require(first % block == 0 && count % block == 0, path(), ": ", remat::detail::quoted(name), " is ",
+            tensor.type.name, " in blocks of ", block, " elements; asked for ", count, " from element ", first, " on");
     decode(tensor, first, to.data(), count);
   }
 
@@ -135,7 +135,7 @@ class GgufFile {
   }
 
   BlockFormat decoded_format(const GgufTensor& tensor) const {
-    require(tensor.type.format.has_value(), path(), ": ", detail::quoted(tensor.name), " is stored as ",
+    require(tensor.type.format.has_value(), path(), ": ", remat::detail::quoted(tensor.name), " is stored as ",
             tensor.type.name, ", which is not decoded here; convert the file to F16, Q8_0 or Q4_K, for instance");
     return *tensor.type.format;
   }

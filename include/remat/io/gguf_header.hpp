@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <numeric>
+#include <remat/core/near_misses.hpp>
 #include <remat/core/shape.hpp>
 #include <remat/io/gguf_value.hpp>
 #include <span>
@@ -56,7 +57,8 @@ std::vector<std::size_t> sorted_by(const std::vector<Item>& items, std::string_v
   std::sort(order.begin(), order.end(), [&](auto a, auto b) { return name_at(a) < name_at(b); });
   const auto twice =
       std::adjacent_find(order.begin(), order.end(), [&](auto a, auto b) { return name_at(a) == name_at(b); });
-  require(twice == order.end(), "has ", what, ' ', twice == order.end() ? "" : quoted(name_at(*twice)), " twice");
+  require(twice == order.end(), "has ", what, ' ', twice == order.end() ? "" : remat::detail::quoted(name_at(*twice)),
+          " twice");
   return order;
 }
 /// The item of this name, or null.
@@ -83,7 +85,7 @@ inline GgufEntry read_entry(GgufCursor& cursor, std::size_t place) {
   entry.key = cursor.text();
   require(!entry.key.empty() && entry.key.size() <= longest_gguf_key, cursor.where, "has a key of ", entry.key.size(),
           " bytes; GGUF has keys of 1 to ", longest_gguf_key);
-  cursor.where = "metadata " + quoted(entry.key) + ": ";
+  cursor.where = "metadata " + remat::detail::quoted(entry.key) + ": ";
   const GgufType type = GgufValue::read_type(cursor);
   entry.value = GgufValue::read(cursor, type);
   return entry;
@@ -102,7 +104,7 @@ inline GgufTensor read_tensor(GgufCursor& cursor, std::size_t place) {
   cursor.where = "tensor " + std::to_string(place) + ": ";
   GgufTensor tensor;
   tensor.name = cursor.text();
-  cursor.where = "tensor " + quoted(tensor.name) + ": ";
+  cursor.where = "tensor " + remat::detail::quoted(tensor.name) + ": ";
   const auto rank = cursor.number<std::uint32_t>();
   require(rank <= Shape::max_rank, cursor.where, "has ", rank, " axes; at most ", Shape::max_rank, " are read");
   Index axes[Shape::max_rank] = {};
@@ -131,7 +133,7 @@ inline std::size_t bytes_of(const GgufTensor& tensor, const std::string& where) 
 }
 
 inline void place_tensor(GgufTensor& tensor, const GgufHeader& header, std::span<const std::byte> file) {
-  const std::string where = "tensor " + quoted(tensor.name) + ": ";
+  const std::string where = "tensor " + remat::detail::quoted(tensor.name) + ": ";
   const std::size_t bytes = bytes_of(tensor, where), offset = tensor.offset;
   require(offset % header.alignment == 0, where, "has the offset ", offset, ", no multiple of the alignment ",
           header.alignment);
@@ -150,8 +152,8 @@ inline void refuse_overlaps(const std::vector<GgufTensor>& tensors) {
   for (std::size_t i = 1; i < order.size(); ++i) {
     const GgufTensor &a = *order[i - 1], &b = *order[i];
     const std::size_t end = a.offset + a.bytes.size();
-    require(end <= b.offset, "tensors ", quoted(a.name), " and ", quoted(b.name), " overlap: one ends at byte ", end,
-            ", the other begins at byte ", b.offset);
+    require(end <= b.offset, "tensors ", remat::detail::quoted(a.name), " and ", remat::detail::quoted(b.name),
+            " overlap: one ends at byte ", end, ", the other begins at byte ", b.offset);
   }
 }
 

@@ -207,7 +207,9 @@ inline void save_gguf(const std::vector<GgufOutput>& tensors, const std::string&
                                         [](const GgufOutput& tensor) { return tensor.type().block_elements > 1; });
   if (is_quantized) metadata.emplace("general.quantization_version", std::uint32_t{2});
   const std::size_t alignment = detail::alignment_in(metadata, path);
-  const auto where = [&](const GgufOutput& tensor) { return path + ": " + detail::quoted(tensor.name()) + ": "; };
+  const auto where = [&](const GgufOutput& tensor) {
+    return path + ": " + remat::detail::quoted(tensor.name()) + ": ";
+  };
 
   detail::GgufText header;
   header.text = "GGUF";

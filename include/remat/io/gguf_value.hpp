@@ -1,7 +1,6 @@
 // Values in the metadata of a GGUF file, as they lie there.
 #pragma once
 
-#include <algorithm>
 #include <cstddef>
 #include <cstring>
 #include <limits>
@@ -23,15 +22,6 @@ template <class T>
 inline constexpr bool is_vector = false;
 template <class T>
 inline constexpr bool is_vector<std::vector<T>> = true;
-
-/// A name from a file, for an error: not endless, and no control characters.
-inline std::string quoted(std::string_view name) {
-  constexpr std::size_t longest = 100;
-  std::string text = '"' + std::string(name.substr(0, longest)) + (name.size() > longest ? "...\"" : "\"");
-  std::replace_if(
-      text.begin(), text.end(), [](char c) { return static_cast<unsigned char>(c) < ' ' || c == '\x7f'; }, '?');
-  return text;
-}
 
 /// Reads one thing after another and never past the end. `where` begins its errors.
 class GgufCursor {
