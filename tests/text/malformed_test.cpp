@@ -156,6 +156,24 @@ TEST(TokenizerFile, NamesTheWrongField) {
                          {"/model/max_input_chars_per_word", "-5", "is -5, not in [0, "}});
 }
 
+TEST(TokenizerFile, CannotBlowATextUp) {
+  Json file = good();
+  file["normalizer"] = part(R"({"type": "Sequence", "normalizers": []})");
+  for (int i = 0; i < 60; ++i)
+    file["normalizer"]["normalizers"].push_back(
+        part(R"({"type": "Replace", "pattern": {"String": "a"}, "content": "aa"})"));
+  const text::Tokenizer tokenizer(text::detail::read_tokenizer_json(file.dump()));
+  expect_error({"bytes of a text of 1; its file is hardly one of a model"}, [&] { tokenizer.encode("a"); });
+}
+
+TEST(TokenizerFile, CannotKeepAPatternBusyForever) {
+  Json file = good();
+  file["pre_tokenizer"] = part(R"({"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated"})");
+  const text::Tokenizer tokenizer(text::detail::read_tokenizer_json(file.dump()));
+  expect_error({"a regular expression of the tokenizer gave up"},
+               [&] { tokenizer.encode(std::string(40, 'a') + "b"); });
+}
+
 TEST(TokenizerFile, IsJsonInUtf8) {
   EXPECT_NE(error_with("").find("is not valid JSON"), std::string::npos);
   EXPECT_NE(error_with("{\"model\": ").find("is not valid JSON"), std::string::npos);

@@ -11,23 +11,23 @@
 
 namespace remat { inline namespace REMAT_ABI { namespace text {
 
-/// One turn: role "system", "user" or "assistant", and what is said.
+/// One turn.
 struct ChatMessage {
-  std::string role{};     // system, user or assistant
+  std::string role{};     // "system", "user" or "assistant"
   std::string content{};  // what is said
 };
 
 /// How turns are written.
 enum class ChatStyle {
-  chatml,  // turns between `<|im_start|>role` and `<|im_end|>`: SmolLM2, Qwen 2
-  llama3,  // role between `<|start_header_id|>` and `<|end_header_id|>`, then what is said, then `<|eot_id|>`
-  gemma,   // turns between `<start_of_turn>role` and `<end_of_turn>`; the assistant is "model"
-  plain    // "User: " and what is said, a line each, for models that learned no format
+  chatml,  // turns between im_start and im_end, as SmolLM2 and Qwen2 have them
+  llama3,  // a header with the role, two ends of line, then eot_id; what is said is trimmed
+  gemma,   // turns between start_of_turn and end_of_turn, trimmed; the assistant is "model"
+  plain    // Role: what is said; for models that learned no format
 };
 
 /// A style, and what a model adds to it.
 struct ChatFormat {
-  ChatStyle style = ChatStyle::plain;  // how turns are marked
+  ChatStyle style = ChatStyle::plain;  // how turns are written
   std::string default_system{};        // ChatML: the first turn where a conversation has no system message; empty: none
 };
 

@@ -101,7 +101,10 @@ class Normalizer {
   bool empty() const { return steps_.empty(); }
   std::string operator()(std::string_view text) const {
     std::string result(text);
-    for (const Step& step : steps_) result = std::visit([&](const auto& rewrite) { return rewrite(result); }, step);
+    for (const Step& step : steps_) {
+      result = std::visit([&](const auto& rewrite) { return rewrite(result); }, step);
+      require_bounded(result.size(), text.size());
+    }
     return result;
   }
 

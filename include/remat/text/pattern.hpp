@@ -13,6 +13,12 @@
 
 namespace remat { inline namespace REMAT_ABI { namespace text::detail {
 
+/// What a tokenizer makes of a text has a bound, whatever its file says.
+inline void require_bounded(std::size_t made, std::size_t from) {
+  require(made <= 64 * from + (std::size_t{1} << 20), "tokenizer: it makes more than ", made, " bytes of a text of ",
+          from, "; its file is hardly one of a model");
+}
+
 /// A string as it is, or a regular expression.
 class Pattern {
  public:
@@ -39,6 +45,7 @@ class Pattern {
     std::size_t done = 0;
     each_match(text, [&](std::size_t begin, std::size_t end) {
       result.append(text, done, begin - done).append(by);
+      require_bounded(result.size(), text.size());
       done = end;
     });
     return result.append(text, done);
