@@ -100,6 +100,26 @@ TEST(Tables, OfSentencePieceJoinByScore) {
   }
 }
 
+// Texts are cut before spaces only where no token has a space behind something else.
+TEST(Tables, OfSentencePieceMayJoinOverSpaces) {
+  text::TokenizerTables tables;
+  tables.model = "llama";
+  tables.tokens = {"<unk>",
+                   "\xE2\x96\x81",
+                   "a",
+                   "b",
+                   "a\xE2\x96\x81",
+                   "a\xE2\x96\x81"
+                   "b"};
+  tables.scores = {0, -9, -9, -9, -1, -2};
+  tables.types.assign(6, text::TokenType::normal);
+  tables.types[0] = text::TokenType::unknown;
+  tables.add_space_prefix = false;
+  EXPECT_EQ(text::make_tokenizer(tables).encode("a ba b"), (std::vector<text::TokenId>{5, 5}));
+  tables.tokens.resize(4), tables.scores.resize(4), tables.types.resize(4);
+  EXPECT_EQ(text::make_tokenizer(tables).encode("a  b? "), (std::vector<text::TokenId>{2, 1, 1, 3, 0, 1}));
+}
+
 TEST(Tables, PutBosAndEosAroundTexts) {
   auto tables = sentence_piece();
   tables.add_bos = tables.add_eos = true;

@@ -44,6 +44,12 @@ class Bpe {
       Joined& joined = merges_.insert(key(merge.left, merge.right), is_new);
       joined = {merge.rank, merge.joined};  // as elsewhere, the last of several counts
     }
+    is_cut_at_spaces_ =
+        !settings_.is_byte_level && !settings_.ignore_merges && settings_.continuing_prefix.empty() &&
+        settings_.end_suffix.empty() && table.find(space) &&
+        std::none_of(merges.begin(), merges.end(), [&](const Merge& merge) {
+          return !table.text_of(merge.left)->ends_with(space) && table.text_of(merge.right)->starts_with(space);
+        });
     if (settings_.byte_fallback) bytes_ = byte_tokens(table);
     if (settings_.is_byte_level) {
       for (std::size_t b = 0; b < 256; ++b) {
@@ -59,6 +65,19 @@ class Bpe {
     }
   }
 
+  /// `f(part)` for parts of a word that can be encoded one by one: SentencePiece's models get whole texts as words, but
+  /// join nothing with a marker of spaces behind it.
+  template <class F>
+  void each_part(std::string_view word, F&& f) const {
+    std::size_t begin = 0;
+    for (std::size_t at = 1; is_cut_at_spaces_ && (at = word.find(space, at)) != std::string_view::npos;
+         at += space.size()) {
+      if (word.substr(0, at).ends_with(space)) continue;
+      f(word.substr(begin, at - begin));
+      begin = at;
+    }
+    f(word.substr(begin));
+  }
   /// Appends the tokens of a word.
   void operator()(std::string_view word, std::vector<TokenId>& out) const {
     if (settings_.ignore_merges) {
@@ -80,6 +99,7 @@ class Bpe {
     std::int32_t rank = none;
     TokenId id = -1;
   };
+  static constexpr std::string_view space = "\xE2\x96\x81";
   static constexpr std::int32_t none = std::numeric_limits<std::int32_t>::max();
 
   static std::uint64_t key(TokenId left, TokenId right) {
@@ -197,6 +217,7 @@ class Bpe {
 
   BpeSettings settings_;
   FlatMap<Joined> merges_;
+  bool is_cut_at_spaces_ = false;
   StringMap words_{};
   std::array<TokenId, 256> byte_ids_{};
   std::vector<TokenId> bytes_{};

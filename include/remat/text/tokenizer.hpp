@@ -159,7 +159,7 @@ class Tokenizer {
         if (bpe != nullptr && bytes == Bytes::as_characters)
           word(*bpe, detail::from_byte_characters(piece.text).value_or(""));
         else if (bpe != nullptr)
-          word(*bpe, piece.text);
+          bpe->each_part(piece.text, [&](std::string_view part) { word(*bpe, part); });
         else if (bytes == Bytes::as_bytes)
           any_word(parts, detail::to_byte_characters(piece.text));
         else
