@@ -1,6 +1,7 @@
 // What Hugging Face's tokenizers made of texts (tests/golden/make_tokenizers.py), and the texts.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <nlohmann/json.hpp>
 #include <remat/text/text_file.hpp>

@@ -37,7 +37,9 @@ class RegexTranslation {
  private:
   static constexpr std::string_view white_space =
       R"(\x{09}-\x{0d}\x{20}\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000})";
-  static constexpr std::string_view word = R"(\p{Alphabetic}\p{M}\p{Nd}\p{Pc})";
+  // Oniguruma's `\w` has ²³¹¼½¾ where it stands alone, not in a class.
+  static constexpr std::string_view word_in_class = R"(\p{Alphabetic}\p{M}\p{Nd}\p{Pc})";
+  static constexpr std::string_view word = R"(\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\x{b2}\x{b3}\x{b9}\x{bc}-\x{be})";
 
   [[noreturn]] void refuse(std::string_view what) const {
     fail("the regular expression \"", in_.substr(0, 200), "\" has ", what, ", which is not supported");
@@ -95,7 +97,7 @@ class RegexTranslation {
     if (c == 's') return put(white_space, false);
     if (c == 'S' && is_in_class_) return copy(2);  // U+180E alone is judged otherwise
     if (c == 'S') return put(white_space, true);
-    if (c == 'w' || c == 'W') return put(word, c == 'W');
+    if (c == 'w' || c == 'W') return put(is_in_class_ ? word_in_class : word, c == 'W');
     if (c == 'v') return put("\\x{0b}", false);
     if ((c == 'b' || c == 'B') && !is_in_class_) {
       const std::string is_word = "[" + std::string(word) + "]";
@@ -113,16 +115,21 @@ class RegexTranslation {
     }
     refuse("the escape " + std::string(in_.substr(at_, 2)));
   }
-  // PCRE2 10.42 knows general categories by their short names only.
+  // PCRE2 10.42 knows general categories by their short names only, and takes a script's name for all characters that
+  // are used with it, such as Chinese commas.
   void property() {
     static constexpr std::pair<std::string_view, std::string_view> short_names[] = {
         {"Letter", "L"}, {"Mark", "M"}, {"Number", "N"}, {"Punctuation", "P"}, {"Symbol", "S"}, {"Separator", "Z"}};
     const std::size_t end = in_.find('}', at_);
     if (at_ + 2 >= in_.size() || in_[at_ + 2] != '{' || end == std::string_view::npos) refuse("\\p without {name}");
     std::string_view name = in_.substr(at_ + 3, end - at_ - 3);
+    const bool is_negated = name.substr(0, 1) == "^";
+    if (is_negated) name.remove_prefix(1);
     for (const auto& [full, brief] : short_names)
       if (name == full) name = brief;
-    out_ += std::string(in_.substr(at_, 3)) + std::string(name) + "}";
+    const bool is_script = name.size() > 2 && name != "Any" && name != "Alphabetic";
+    out_ += (in_[at_ + 1] == 'p') != is_negated ? "\\p{" : "\\P{";
+    out_ += (is_script ? "sc:" : "") + std::string(name) + "}";
     at_ = end + 1;
   }
 
