@@ -49,4 +49,23 @@ void load_decoder(ModelWeights<Accum<T>> weights, const models::Decoder<T>& mode
   weights.load();
 }
 
+namespace detail {
+
+/// A decoder of Llama's kind, for weights that are to be read, so that initial values are zeros: `count` layers like
+/// `layer`, to which gated feed-forwards and RMS norms are given.
+inline models::DecoderConfig llama_decoder(nn::TransformerLayerConfig layer, Index count, double epsilon) {
+  layer.norm = nn::NormKind::rms_norm;
+  layer.norm_epsilon = epsilon;
+  layer.attention.init = layer.attention.out_init = init::zeros();
+  layer.ffn = {
+      .activation = Activation::silu, .gated = true, .bias = false, .init = init::zeros(), .out_init = init::zeros()};
+  models::DecoderConfig config{.model_dims = layer.model_dims};
+  config.layers.assign(static_cast<std::size_t>(count), layer);
+  config.norm_epsilon = epsilon;
+  config.init_deviation = 0;
+  return config;
+}
+
+}  // namespace detail
+
 }}}  // namespace remat::io

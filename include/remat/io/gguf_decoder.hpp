@@ -5,7 +5,6 @@
 #include <remat/io/decoder_weights.hpp>
 #include <remat/io/gguf.hpp>
 #include <string>
-#include <vector>
 
 namespace remat { inline namespace REMAT_ABI { namespace io {
 
@@ -41,42 +40,33 @@ inline models::DecoderConfig decoder_config(const GgufFile& file) {
   if (const auto* scaling = file.find(key("rope.scaling.type")))
     require(scaling->as<std::string_view>() == "none", file.path(), ": ", key("rope.scaling.type"), " is ",
             remat::detail::quoted(scaling->as<std::string_view>()), "; scaled rotary tables are not supported");
-  for (const char* name : {"expert_count", "logit_scale", "embedding_scale", "residual_scale", "attention.scale",
-                           "attention.value_length", "rope.scaling.factor", "rope.scale_linear"}) {
-    const GgufValue* const value = file.find(key(name));
-    const bool is_key_length = std::string_view(name) == "attention.value_length" && value != nullptr &&
-                               file.get<Index>(key("attention.key_length"), 0) == value->as<Index>();
-    const bool is_none = value != nullptr && value->type() != GgufType::array &&
-                         std::string_view(name) == "expert_count" && value->as<Index>() == 0;
-    require(value == nullptr || is_key_length || is_none, file.path(), ": ", key(name),
-            " is set, which changes results and is not supported");
-  }
+  const auto refuse = [&](std::string_view name) {
+    fail(file.path(), ": ", key(name), " is set, which changes results and is not supported");
+  };
+  for (const char* name : {"logit_scale", "embedding_scale", "residual_scale", "attention.scale", "rope.scaling.factor",
+                           "rope.scale_linear"})
+    if (file.find(key(name)) != nullptr) refuse(name);
+  if (file.get<Index>(key("expert_count"), 0) != 0) refuse("expert_count");
+  const Index head_dims = file.get<Index>(key("attention.key_length"), 0);
+  if (file.get<Index>(key("attention.value_length"), head_dims) != head_dims) refuse("attention.value_length");
 
   nn::TransformerLayerConfig layer;
   layer.model_dims = size("embedding_length");
   layer.hidden_dims = size("feed_forward_length");
   layer.num_heads = size("attention.head_count");
-  layer.norm = nn::NormKind::rms_norm;
-  layer.norm_epsilon = file.get<double>(key("attention.layer_norm_rms_epsilon"));
   layer.attention = {.num_kv_heads = file.get<Index>(key("attention.head_count_kv"), layer.num_heads),
-                     .head_dims = file.get<Index>(key("attention.key_length"), 0),
+                     .head_dims = head_dims,
                      .bias = family.qkv_bias,
                      .out_bias = false,
                      .window = file.get<Index>(key("attention.sliding_window"), 0),
                      .rotary_base = file.get<double>(key("rope.freq_base"), 10000.0),
-                     .rotary_dims = file.get<Index>(key("rope.dimension_count"), 0),
-                     .init = init::zeros(),
-                     .out_init = init::zeros()};
-  layer.ffn = {
-      .activation = Activation::silu, .gated = true, .bias = false, .init = init::zeros(), .out_init = init::zeros()};
-  models::DecoderConfig config{.vocabulary = file.at("token_embd.weight").shape[0], .model_dims = layer.model_dims};
-  config.context = size("context_length");
+                     .rotary_dims = file.get<Index>(key("rope.dimension_count"), 0)};
   const Index layers = size("block_count");
   require(layers >= 0 && layers < 10'000, file.path(), ": ", key("block_count"), " is ", layers);
-  config.layers.assign(static_cast<std::size_t>(layers), layer);
-  config.norm_epsilon = layer.norm_epsilon;
+  auto config = detail::llama_decoder(layer, layers, file.get<double>(key("attention.layer_norm_rms_epsilon")));
+  config.vocabulary = file.at("token_embd.weight").shape[0];
+  config.context = size("context_length");
   config.tied_head = file.find_tensor("output.weight") == nullptr;
-  config.init_deviation = 0;
   return config;
 }
 

@@ -92,8 +92,6 @@ inline models::DecoderConfig llama_config(const text::detail::JsonPlace& json) {
   layer.model_dims = size("hidden_size");
   layer.hidden_dims = size("intermediate_size");
   layer.num_heads = size("num_attention_heads");
-  layer.norm = nn::NormKind::rms_norm;
-  layer.norm_epsilon = json["rms_norm_eps"].number();
   const bool windowed = json.has("sliding_window") && (!is_qwen2 || json.flag("use_sliding_window", false));
   only("use_sliding_window", !is_qwen2 || !windowed, "false");
   const bool bias = is_qwen2 || json.flag("attention_bias", false);
@@ -103,17 +101,11 @@ inline models::DecoderConfig llama_config(const text::detail::JsonPlace& json) {
                      .out_bias = bias && !is_qwen2,
                      .dropout = json.has("attention_dropout") ? json["attention_dropout"].number() : 0,
                      .window = windowed ? size("sliding_window") : 0,
-                     .rotary_base = base,
-                     .init = init::zeros(),
-                     .out_init = init::zeros()};
-  layer.ffn = {
-      .activation = Activation::silu, .gated = true, .bias = false, .init = init::zeros(), .out_init = init::zeros()};
-  models::DecoderConfig config{.vocabulary = size("vocab_size"), .model_dims = layer.model_dims};
+                     .rotary_base = base};
+  auto config = llama_decoder(layer, json["num_hidden_layers"].index(10'000), json["rms_norm_eps"].number());
+  config.vocabulary = size("vocab_size");
   config.context = size("max_position_embeddings");
-  config.layers.assign(static_cast<std::size_t>(json["num_hidden_layers"].index(10'000)), layer);
-  config.norm_epsilon = layer.norm_epsilon;
   config.tied_head = json.flag("tie_word_embeddings", false);
-  config.init_deviation = 0;
   return config;
 }
 
