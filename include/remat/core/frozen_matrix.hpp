@@ -1,0 +1,40 @@
+// A matrix that nobody trains, left as it is stored.
+#pragma once
+
+#include <cstddef>
+#include <remat/core/shape.hpp>
+#include <string>
+
+namespace remat { inline namespace REMAT_ABI {
+
+/// A matrix that is read and never written, in whatever form it lies: the blocks of a quantized file that is mapped,
+/// say. Products read it a few rows at a time as floats, so it never exists as floats whole. A parameter that is kept
+/// as one has no bytes of its own, see `ParameterEntry::matrix`.
+class FrozenMatrix {
+ public:
+  /// Of so many rows and columns, as they are stored.
+  FrozenMatrix(Index rows, Index columns) : shape_{rows, columns} {}
+  FrozenMatrix(const FrozenMatrix&) = delete;
+  FrozenMatrix& operator=(const FrozenMatrix&) = delete;
+  virtual ~FrozenMatrix() = default;
+
+  /// [rows, columns]
+  const Shape& shape() const { return shape_; }
+  /// The number of rows as stored, and of elements in each.
+  Index rows() const { return shape_[0]; }
+  Index columns() const { return shape_[1]; }
+
+  /// Rows [first, first + count) to `to` [count, columns]: always the same bits. Any number of threads at once; throws
+  /// nothing, allocates nothing.
+  virtual void read(Index first, Index count, float* to) const = 0;
+  /// How it is stored, for reports: "Q4_1".
+  virtual std::string format() const = 0;
+  /// The bytes of memory that it takes for itself, and those of a mapped file that it reads.
+  virtual std::size_t bytes() const = 0;
+  virtual std::size_t mapped_bytes() const = 0;
+
+ private:
+  Shape shape_;
+};
+
+}}  // namespace remat
