@@ -10,6 +10,7 @@
 #include <remat/core/xtensor.hpp>
 #include <remat/nn/dropout.hpp>
 #include <remat/nn/embedding.hpp>
+#include <remat/nn/lora.hpp>
 #include <remat/nn/routed_feed_forward.hpp>
 #include <remat/nn/stacked_transformer.hpp>
 #include <remat/ops/activation.hpp>
@@ -37,6 +38,7 @@
 #include <remat/ops/linear_cross_entropy.hpp>
 #include <remat/ops/load_balancing_loss.hpp>
 #include <remat/ops/logsumexp.hpp>
+#include <remat/ops/low_rank.hpp>
 #include <remat/ops/matmul.hpp>
 #include <remat/ops/mean_squared_error.hpp>
 #include <remat/ops/one_hot.hpp>
@@ -61,6 +63,7 @@
 #include <remat/ops/where.hpp>
 #include <remat/optim/adamw.hpp>
 #include <remat/optim/clip.hpp>
+#include <remat/optim/gradient_watch.hpp>
 #include <remat/optim/schedule.hpp>
 #include <remat/params/copy_values.hpp>
 #include <remat/params/registry.hpp>

@@ -183,6 +183,9 @@ struct RecordedProgram {
 
 template <class>
 SlotId RecordedProgram::parameter_slot(const std::shared_ptr<ParameterEntry>& entry, DType as) {
+  require(!entry->matrix, entry->path, ": is read as it is stored, as ", entry->matrix ? entry->matrix->format() : "",
+          ", which linear, embedding and linear_cross_entropy can; for other ops load it as numbers");
+  require(static_cast<bool>(entry->value.storage), entry->path, ": has no value yet; read it from a file or set it");
   ParameterSlots& slots_of = parameter_slots[entry.get()];
   if (slots_of.parameter < 0) {
     entry->uses.begin(parameter_use(), entry->path);

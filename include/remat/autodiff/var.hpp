@@ -165,6 +165,17 @@ class Argument {
     const auto* constant = std::get_if<Tensor<T>>(&held_);
     return constant != nullptr ? constant->shape() : nothing;
   }
+  /// The parameter; null where it is anything else.
+  std::shared_ptr<ParameterEntry> parameter() const {
+    const auto* const entry = std::get_if<Entry>(&held_);
+    return entry != nullptr ? *entry : nullptr;
+  }
+  /// The same without the adapter that the parameter has, for the op that adds it.
+  Argument without_adapter() const {
+    Argument plain = *this;
+    plain.reads_adapter_ = true;
+    return plain;
+  }
   /// False for nothing, as of an optional bias.
   bool has_value() const { return held_.index() != 0; }
   /// Its place on a tape, where it is brought to when it has none; for ops. An `Error` for a Var of another tape.
@@ -175,14 +186,18 @@ class Argument {
     }
     if (const auto* constant = std::get_if<Tensor<T>>(&held_))
       return {program.add_leaf(constant->any(), false), 0, constant->shape()};
-    if (const auto* parameter = std::get_if<Entry>(&held_))
+    if (const auto* parameter = std::get_if<Entry>(&held_)) {
+      require(reads_adapter_ || !(*parameter)->adapter, (*parameter)->path,
+              ": has an adapter, which only linear adds to its products; leave it out of the adapter's targets");
       return {program.parameter_slot(*parameter, dtype_of<T>()), 0, shape()};
+    }
     return {};
   }
 
  private:
   using Entry = std::shared_ptr<ParameterEntry>;
   std::variant<std::monostate, Var<T>, Entry, Tensor<T>> held_;
+  bool reads_adapter_ = false;
 };
 
 /// `Argument<T>`, kept out of template deduction.

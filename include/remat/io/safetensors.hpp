@@ -187,7 +187,8 @@ inline void save_safetensors(const ParameterRegistry& parameters, const std::str
   replaced.file().write(text);
   for (const auto& entry : entries) {
     const auto use = entry->used(ParameterUse::read);
-    replaced.file().write(entry->value.data(), entry->value.bytes());
+    const AnyTensor value = entry->numbers();
+    replaced.file().write(value.data(), value.bytes());
   }
   replaced.commit();
 }
@@ -202,6 +203,7 @@ inline void load_safetensors(ParameterRegistry& parameters, const std::string& p
   for (const auto& entry : entries) {
     const AnyTensor& value = entry->value;
     const TensorInfo& info = file.info(entry->path);
+    require(!entry->matrix, path, ": ", entry->path, " is read as it is stored and cannot be written to");
     require(info.dtype == safetensors_name(value.dtype) && info.shape == value.shape, path, ": \"", entry->path,
             "\" is ", info.dtype, info.shape, ", the parameter is ", safetensors_name(value.dtype), value.shape);
   }

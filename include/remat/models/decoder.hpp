@@ -58,13 +58,24 @@ struct Decoder {
   /// last. On a tape in evaluate mode.
   Var<T> next_logits(Tape& tape, const Tensor<std::int32_t>& ids, nn::KeyValueCache<T>& cache) const;
   /// Mean negative log-likelihood of `batch.targets` after `batch.inputs`, both [B, T], in nats. Logits never exist
-  /// whole.
+  /// whole. A batch with `segments` [B, T] is packed: a token sees those of its own segment only.
   template <class Batch>
   Var<Accum<T>> loss(Tape& tape, const Batch& batch) const {
-    return loss(tape, batch.inputs, batch.targets);
+    if constexpr (requires { batch.segments; })
+      return loss(tape, batch.inputs, batch.targets, batch.segments);
+    else
+      return loss(tape, batch.inputs, batch.targets);
   }
   /// The same of inputs and targets [B, T]; a target of -1 does not count.
-  Var<Accum<T>> loss(Tape& tape, const Tensor<std::int32_t>& inputs, const Tensor<std::int32_t>& targets) const;
+  Var<Accum<T>> loss(Tape& tape, const Tensor<std::int32_t>& inputs, const Tensor<std::int32_t>& targets) const {
+    return loss_of(tape, inputs, targets, nullptr);
+  }
+  /// The same of sequences packed into rows: segments [B, T] are equal within a sequence and differ between
+  /// neighbours. Positions go on through a row, which rotary attention does not see; an `Error` where they are learned.
+  Var<Accum<T>> loss(Tape& tape, const Tensor<std::int32_t>& inputs, const Tensor<std::int32_t>& targets,
+                     const Tensor<std::int32_t>& segments) const {
+    return loss_of(tape, inputs, targets, &segments);
+  }
 
   /// How `generate` chooses tokens.
   struct Generation {
@@ -85,11 +96,16 @@ struct Decoder {
 
  private:
   Decoder(const LayerScope& scope, const DecoderConfig& c, int);
-  /// ids [B, T] -> [B, T, D], what the head reads; with `cache`, of the tokens behind those that it has seen.
-  Var<T> hidden(Tape& tape, const Tensor<std::int32_t>& ids, nn::KeyValueCache<T>* cache = nullptr) const;
+  Var<Accum<T>> loss_of(Tape& tape, const Tensor<std::int32_t>& inputs, const Tensor<std::int32_t>& targets,
+                        const Tensor<std::int32_t>* segments) const;
+  /// ids [B, T] -> [B, T, D], what the head reads; with `cache`, of the tokens behind those that it has seen; with
+  /// `segments` [B, T], of packed sequences.
+  Var<T> hidden(Tape& tape, const Tensor<std::int32_t>& ids, nn::KeyValueCache<T>* cache = nullptr,
+                const Tensor<std::int32_t>* segments = nullptr) const;
   /// The same by a skip stream of X.
   template <class X>
-  Var<T> hidden_by(Tape& tape, const Tensor<std::int32_t>& ids, nn::KeyValueCache<T>* cache) const;
+  Var<T> hidden_by(Tape& tape, const Tensor<std::int32_t>& ids, nn::KeyValueCache<T>* cache,
+                   const Tensor<std::int32_t>* segments) const;
   Var<T> by_head(const Var<T>& x) const { return linear<T>(x, head_table(), {}, {.transposed = true}); }
   const Parameter<Accum<T>>& head_table() const { return head ? *head : embedding.table; }
   /// Before any parameter is made.
@@ -128,14 +144,16 @@ Var<T> Decoder<T>::next_logits(Tape& tape, const Tensor<std::int32_t>& ids, nn::
 }
 
 template <class T>
-Var<Accum<T>> Decoder<T>::loss(Tape& tape, const Tensor<std::int32_t>& inputs,
-                               const Tensor<std::int32_t>& targets) const {
+Var<Accum<T>> Decoder<T>::loss_of(Tape& tape, const Tensor<std::int32_t>& inputs, const Tensor<std::int32_t>& targets,
+                                  const Tensor<std::int32_t>* segments) const {
   require(targets.size() > 0, path, ": a batch of shape ", targets.shape(),
           " has no tokens to learn; its loss would be 0 whatever the weights");
   const auto here = tape.layer(path);
-  return linear_cross_entropy<T>(
-      hidden(tape, inputs), head_table(), {}, tape.input(targets),
-      {.transposed = true, .chunk = config.head_chunk, .keep_gradients = config.keep_head_gradients});
+  // Of a head that is not trained nothing is kept but the gradient of what it reads, in the place of that.
+  return linear_cross_entropy<T>(hidden(tape, inputs, nullptr, segments), head_table(), {}, tape.input(targets),
+                                 {.transposed = true,
+                                  .chunk = config.head_chunk,
+                                  .keep_gradients = config.keep_head_gradients || head_table().is_frozen()});
 }
 
 template <class T>
@@ -174,19 +192,23 @@ std::vector<std::int32_t> Decoder<T>::generate(std::vector<std::int32_t> prompt,
 }
 
 template <class T>
-Var<T> Decoder<T>::hidden(Tape& tape, const Tensor<std::int32_t>& ids, nn::KeyValueCache<T>* cache) const {
+Var<T> Decoder<T>::hidden(Tape& tape, const Tensor<std::int32_t>& ids, nn::KeyValueCache<T>* cache,
+                          const Tensor<std::int32_t>* segments) const {
+  require(segments == nullptr || !positions, path, ": packed sequences begin at other positions than 0, but its ",
+          "positions are learned; give each sequence a row");
   const Index before = cache != nullptr ? cache->length() : 0;
   require(ids.shape().rank() == 2 && (config.context == 0 || before + ids.shape()[1] <= config.context), path, ": ids ",
           ids.shape(), " must be [batch, length] with length <= context ", config.context,
           before > 0 ? " less what the cache has seen" : "");
   const bool is_accum = !decoder.layers.empty() ? decoder.layers.front().config.skip_stream == nn::SkipStream::accum
                                                 : config.skip_stream != nn::SkipStream::compute;
-  return is_accum ? hidden_by<Accum<T>>(tape, ids, cache) : hidden_by<T>(tape, ids, cache);
+  return is_accum ? hidden_by<Accum<T>>(tape, ids, cache, segments) : hidden_by<T>(tape, ids, cache, segments);
 }
 
 template <class T>
 template <class X>
-Var<T> Decoder<T>::hidden_by(Tape& tape, const Tensor<std::int32_t>& ids, nn::KeyValueCache<T>* cache) const {
+Var<T> Decoder<T>::hidden_by(Tape& tape, const Tensor<std::int32_t>& ids, nn::KeyValueCache<T>* cache,
+                             const Tensor<std::int32_t>* segments) const {
   const auto embed = [&] {
     Var<X> x = embedding.template rows<X>(tape.input(ids));
     if (positions) x = add_positions<X>(x, positions, cache != nullptr ? cache->length() : 0);
@@ -194,7 +216,8 @@ Var<T> Decoder<T>::hidden_by(Tape& tape, const Tensor<std::int32_t>& ids, nn::Ke
   };
   // A region of its own, so that what enters the first layer can be offloaded like what enters the others.
   const Var<X> x = tape.region(decoder.remat, embed);
-  return final_norm(cache != nullptr ? decoder(x, *cache) : decoder(x));
+  if (cache != nullptr) return final_norm(decoder(x, *cache));
+  return final_norm(segments != nullptr ? decoder(x, {.query_segments = tape.input(*segments)}) : decoder(x));
 }
 
 template <class T>

@@ -1,8 +1,12 @@
 // Rows of a table by number.
 #pragma once
 
+#include <algorithm>
+#include <memory>
 #include <remat/autodiff/tape.hpp>
 #include <remat/ops/check_ids.hpp>
+#include <type_traits>
+#include <utility>
 
 namespace remat { inline namespace REMAT_ABI {
 namespace ops {
@@ -13,16 +17,29 @@ struct Embedding : Op {
   static constexpr In<Accum<T>> table{1};
   static constexpr Out<T> y{0};
 
-  Embedding() : Op("embedding") {}
+  std::shared_ptr<const ParameterEntry> stored;  // set: the table is read as it is stored, and is no operand
+
+  explicit Embedding(const Argument<Accum<T>>& t) : Op("embedding") {
+    if (t.parameter() == nullptr || !t.parameter()->matrix) return;
+    stored = t.parameter();
+    require(!stored->is_transposed, stored->path, ": is stored transposed, so that its rows cannot be looked up");
+  }
 
   Specs infer(const Operands& in) const override {
-    require(in[table].shape.rank() == 2, in.name(table, "the table"), " has shape ", in[table].shape,
-            ", a matrix is needed");
-    return {y(in[ids].shape.with(in[table].shape.back()))};
+    const Shape& shape = stored ? stored->value.shape : in[table].shape;
+    require(shape.rank() == 2, in.name(table, "the table"), " has shape ", shape, ", a matrix is needed");
+    return {y(in[ids].shape.with(shape.back()))};
+  }
+  Cost cost(const Operands&, const Specs& out) const override {
+    Cost cost;
+    if (stored && !std::is_same_v<T, float>)
+      cost.forward_scratch = checked_bytes(checked_mul(strip, out[0].shape.back()), sizeof(float));
+    return cost;
   }
   Residuals residuals(const Wanted&) const override { return {ids}; }
   void forward(Frame& f) const override {
-    check_ids(f[ids], f[table].rows(), {}, "id", "the table has", "rows");
+    check_ids(f[ids], stored ? stored->matrix->rows() : f[table].rows(), {}, "id", "the table has", "rows");
+    if (stored) return read_stored(f);
     const Index d = f[table].cols();
     const std::int32_t* from = f[ids].data();
     const Accum<T>* rows = f[table].data();
@@ -54,6 +71,30 @@ struct Embedding : Op {
     });
   }
   GradientRule gradient(int input) const override { return {.adds = input == table.index}; }
+
+ private:
+  static constexpr Index strip = 64;  // rows that are floats on their way to another type
+
+  void read_stored(Frame& f) const {
+    const Index d = f[y].cols(), count = f[ids].size();
+    const std::int32_t* from = f[ids].data();
+    const FrozenMatrix& matrix = *stored->matrix;
+    if constexpr (std::is_same_v<T, float>) {
+      parallel_for(count, row_grain(d), [&, to = f[y].data()](Index begin, Index end) {
+        for (Index i = begin; i < end; ++i) matrix.read(from[i], 1, to + i * d);
+      });
+    } else {
+      float* const rows = f.template scratch<float>();
+      const auto to = numbers(f[y].data());
+      for (Index first = 0; first < count; first += strip)
+        parallel_for(std::min(strip, count - first), row_grain(d), [&](Index begin, Index end) {
+          for (Index i = begin; i < end; ++i) {
+            matrix.read(from[first + i], 1, rows + i * d);
+            for (Index j = 0; j < d; ++j) to[(first + i) * d + j] = rows[i * d + j];
+          }
+        });
+    }
+  }
 };
 
 }  // namespace ops
@@ -63,7 +104,9 @@ struct Embedding : Op {
 /// `embedding<bfloat16>`.
 template <class T>
 Var<T> embedding(const Var<std::int32_t>& ids, const Like<Accum<T>>& table) {
-  return record(ops::Embedding<T>(), ids, table)[ops::Embedding<T>::y];
+  using O = ops::Embedding<T>;
+  O op(table);
+  return op.stored ? record(std::move(op), ids)[O::y] : record(std::move(op), ids, table)[O::y];
 }
 template <class T>
 Var<T> embedding(const Var<std::int32_t>& ids, const Var<T>& table) {

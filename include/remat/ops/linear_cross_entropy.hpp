@@ -3,9 +3,11 @@
 // gradients of x and w while it has the logits, and keeps those (Liger Kernel, arXiv 2410.10989).
 #pragma once
 
+#include <algorithm>
 #include <remat/ops/cross_entropy.hpp>
 #include <remat/ops/linear.hpp>
 #include <remat/ops/token_chunks.hpp>
+#include <utility>
 
 namespace remat { inline namespace REMAT_ABI {
 
@@ -41,9 +43,9 @@ struct LinearCrossEntropy : Op {
   Index chunk;
   bool keeps;
 
-  explicit LinearCrossEntropy(const LinearCrossEntropyOptions& o)
+  LinearCrossEntropy(const LinearCrossEntropyOptions& o, ProductWeight<T> matrix)
       : Op("linear_cross_entropy"),
-        head({.transposed = o.transposed}),
+        head(std::move(matrix)),
         token_loss({o.ignore, o.label_smoothing, o.z_loss, o.soft_cap, o.reduction}, targets, weights),
         chunk(o.chunk),
         keeps(o.keep_gradients) {}
@@ -55,7 +57,7 @@ struct LinearCrossEntropy : Op {
             "keep_gradients makes gradients in forward, but with Reduction::none they depend on the gradient of each "
             "token's loss: drop keep_gradients, or take Reduction::mean or Reduction::sum");
     const Wanted wanted(in);
-    const auto kept = [&](auto operand) { return keeps && wanted[operand.index] ? in[operand].shape : Shape{0}; };
+    const auto kept = [&](auto operand) { return keeps && wanted[operand] ? in[operand].shape : Shape{0}; };
     const Shape& tokens = in[targets].shape;
     return {loss(token_loss.shape(in)),
             log_sum_exp(tokens),
@@ -65,14 +67,17 @@ struct LinearCrossEntropy : Op {
             rest(tokens)};
   }
   Cost cost(const Operands& in, const Specs&) const override {
-    const TokenChunks<T> sizes = chunks(in[x].shape, in[w].shape);
+    const TokenChunks<T> sizes = chunks(in[x].shape, head.weight.outputs(in, w));
     const Wanted wanted(in);
     Cost cost{.dot = true, .coupled = true};
     cost.flops = 2.0 * static_cast<double>(in[x].shape.size()) * static_cast<double>(sizes.classes);
-    cost.forward_scratch = sizes.logits_bytes();
+    const std::size_t product = head.weight.forward_scratch(sizes.chunk);
+    cost.forward_scratch = round_up(sizes.logits_bytes()) + product;
     if (!wanted[x] && !wanted[w] && !wanted[b]) return cost;
     const double gradients = cost.flops * (wanted[x] + wanted[w]);
-    const std::size_t scratch = sizes.logits_bytes() + sizes.rounded_bytes() + (wanted[b] ? sizes.sums_bytes() : 0);
+    const std::size_t scratch = round_up(sizes.logits_bytes() + sizes.rounded_bytes()) +
+                                std::max({wanted[b] ? sizes.sums_bytes() : 0, product,
+                                          wanted[x] ? head.weight.gradient_scratch(sizes.chunk) : 0});
     if (keeps) {
       cost.flops += gradients;
       cost.forward_scratch = scratch;
@@ -87,7 +92,7 @@ struct LinearCrossEntropy : Op {
     return wanted[x] || wanted[w] || wanted[b] ? Residuals{x, w, b, targets, weights, log_sum_exp, rest} : Residuals{};
   }
   void forward(Frame& f) const override {
-    const TokenChunks<T> sizes = chunks(f[x].shape(), f[w].shape());
+    const TokenChunks<T> sizes = chunks(f);
     token_loss.check_targets(f, sizes.classes);
     Accum<T>* logits = f.template scratch<Accum<T>>();
     const auto place = [&](auto operand, auto kept) {  // none: it is not wanted, or has no element
@@ -116,7 +121,7 @@ struct LinearCrossEntropy : Op {
       if (f.wants(b)) kernels::scale_into(f[kept_b].data(), f[b].size(), scale, f.accumulate(b), f.grad(b).data());
       return;
     }
-    const TokenChunks<T> sizes = chunks(f[x].shape(), f[w].shape());
+    const TokenChunks<T> sizes = chunks(f);
     Gradients to;
     if (f.wants(x)) to.x = f.grad(x).data();
     if (f.wants(w)) to.w = f.grad(w).data(), to.add_w = f.accumulate(w);
@@ -134,12 +139,18 @@ struct LinearCrossEntropy : Op {
  private:
   using Shares = typename TokenLoss<Accum<T>>::Shares;
 
-  TokenChunks<T> chunks(const Shape& x_shape, const Shape& w_shape) const {
-    return {x_shape, w_shape[head.options.transposed ? 0 : 1], chunk};
+  TokenChunks<T> chunks(const Shape& x_shape, Index classes) const { return {x_shape, classes, chunk}; }
+  TokenChunks<T> chunks(const Frame& f) const {
+    const ProductWeight<T>& weight = head.weight;
+    return chunks(f[x].shape(), weight.stored ? weight.outputs() : f[w].shape()[weight.transposed ? 0 : 1]);
   }
 
   kernels::LinearProducts<T> products_of(const TokenChunks<T>& sizes, Index rows) const {
-    return {rows, sizes.features, sizes.classes, head.options.transposed};
+    return {rows, sizes.features, sizes.classes, head.weight.transposed};
+  }
+  /// Behind the logits, and where they are rounded behind those.
+  static std::byte* scratch_behind(const Frame& f, const TokenChunks<T>& sizes) {
+    return f.template scratch<std::byte>() + round_up(sizes.logits_bytes() + sizes.rounded_bytes());
   }
 
   /// Where gradients go; null: not wanted.
@@ -162,16 +173,18 @@ struct LinearCrossEntropy : Op {
                                     gradients);
     const auto products = products_of(sizes, rows);
     const bool is_later = first > 0;
-    if (to.x != nullptr) products.input_gradient(gradients, f[w].data(), false, to.x + first * d);
+    if (to.x != nullptr)
+      head.weight.input_gradient(products, gradients, head.weight.data(f, w), false, to.x + first * d,
+                                 scratch_behind(f, sizes));
     if (to.w != nullptr) products.weight_gradient(f[x].data() + first * d, gradients, to.add_w || is_later, to.w);
-    if (to.b != nullptr) {
-      auto* const sums = f.template scratch<std::byte>() + sizes.logits_bytes() + sizes.rounded_bytes();
-      kernels::column_sums(gradients, rows, v, to.add_b || is_later, to.b, reinterpret_cast<Accum<T>*>(sums));
-    }
+    if (to.b != nullptr)
+      kernels::column_sums(gradients, rows, v, to.add_b || is_later, to.b,
+                           reinterpret_cast<Accum<T>*>(scratch_behind(f, sizes)));
   }
   void make_logits(const Frame& f, const TokenChunks<T>& sizes, Index first, Index rows, Accum<T>* logits) const {
-    products_of(sizes, rows)
-        .forward(f[x].data() + first * sizes.features, f[w].data(), f.has(b) ? f[b].data() : nullptr, logits);
+    head.weight.forward(products_of(sizes, rows), f[x].data() + first * sizes.features, head.weight.data(f, w),
+                        f.has(b) ? f[b].data() : nullptr, logits,
+                        f.template scratch<std::byte>() + round_up(sizes.logits_bytes()));
   }
 };
 
@@ -186,7 +199,8 @@ Var<Accum<T>> linear_cross_entropy(const Var<T>& x, const Like<T>& w, const Like
                                    const Like<std::int32_t>& targets, const LinearCrossEntropyOptions& options = {},
                                    const Like<Accum<T>>& weights = {}) {
   using O = ops::LinearCrossEntropy<T>;
-  return record(O(options), x, w, b, targets, weights)[O::loss];
+  const ops::ProductWeight<T> weight(w, options.transposed);
+  return record(O(options, weight), x, weight.operand(w), b, targets, weights)[O::loss];
 }
 
 }}  // namespace remat

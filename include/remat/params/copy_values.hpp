@@ -28,7 +28,9 @@ void copy_values(const ParameterRegistry& from, const ParameterRegistry& to) {
             name_of(value.dtype), value.shape, " here, ", name_of(old.dtype), old.shape, " there");
     const auto use = sources[i]->used(ParameterUse::read);
     uses.push_back(targets[i]->used(ParameterUse::write));
-    values.push_back(value.copied());
+    require(!targets[i]->matrix, "copy_values: ", targets[i]->path,
+            " is read as it is stored and cannot be written to");
+    values.push_back(sources[i]->matrix ? sources[i]->numbers() : sources[i]->numbers().copied());
   }
   for (std::size_t i = 0; i < targets.size(); ++i) targets[i]->value = std::move(values[i]);
 }

@@ -5,6 +5,8 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <remat/core/frozen_matrix.hpp>
+#include <remat/core/tensor.hpp>
 #include <remat/params/initializer.hpp>
 #include <remat/params/parameter_use.hpp>
 #include <string>
@@ -13,10 +15,20 @@
 
 namespace remat { inline namespace REMAT_ABI {
 
+struct ParameterEntry;
+
+/// What is added to a matrix w [D, F] wherever `linear` reads it: x w becomes x w + scale dropout(x) down up, LoRA (Hu
+/// et al. 2021). See `nn::Lora`, which makes them.
+struct LowRankAdapter {
+  std::shared_ptr<ParameterEntry> down, up;  // [D, R], [R, F]
+  double scale = 1;                          // of the product of both
+  double dropout = 0;                        // on what `down` reads, in training
+};
+
 /// What the registry keeps for one path.
 struct ParameterEntry {
   std::string path;                  // its name in the registry
-  AnyTensor value;                   // the master, in the type of the parameter
+  AnyTensor value;                   // the master, in the type of the parameter; without bytes where `matrix` is set
   AnyTensor grad{};                  // without storage until a backward or grad() needs it
   bool has_grad = false;             // false: the gradient is zero, whatever the bytes say
   bool consumed = false;             // the last gradient has been spent in backward, see GradientHook
@@ -26,15 +38,35 @@ struct ParameterEntry {
   AnyTensor cast{};                  // the value in the type that layers compute in, made when a tape first asks
   Storage cast_from{};               // of which value
   ParameterUses uses{};              // by which threads
+  std::shared_ptr<const FrozenMatrix> matrix{};     // set: the value is read from here and never written
+  bool is_transposed = false;                       // `matrix` holds the transpose of the value
+  std::shared_ptr<const LowRankAdapter> adapter{};  // what products with it add
 
   /// An `Error` where a use by another thread excludes this one; ends with the guard.
   [[nodiscard]] ParameterUseGuard used(ParameterUse use) { return {uses, use, path}; }
 
-  /// The value for writing in place, without a copy for the cast's sake.
+  /// The value for writing in place, without a copy for the cast's sake; bytes are made where it has none yet. An
+  /// `Error` where it is a `matrix`.
   std::byte* writable() {
+    require(!matrix, path, ": is read as it is stored, as ", matrix ? matrix->format() : "",
+            ", and cannot be written to; load it as numbers");
     cast = {}, cast_from = {};
+    if (!value.storage) value.storage = pool().allocate(value.bytes());
     return value.mutable_data();
   }
+  /// The value from now on, which is frozen with it: `from`, or its transpose. Its own bytes go. An `Error` when the
+  /// shape differs.
+  void keep_as(std::shared_ptr<const FrozenMatrix> from, bool transposed) {
+    const Shape stored = transposed ? Shape{from->columns(), from->rows()} : from->shape();
+    require(stored == value.shape, path, ": has shape ", value.shape, ", was given a matrix of ", stored);
+    drop_grad();
+    is_frozen = true;
+    value.storage = {}, cast = {}, cast_from = {};
+    matrix = std::move(from), is_transposed = transposed;
+  }
+  /// The value as numbers: a copy where it is a `matrix`. An `Error` where it has none yet.
+  template <class = void>
+  AnyTensor numbers() const;
 
   /// Bytes for the gradient; contents mean something only when `has_grad`.
   AnyTensor& grad_buffer() {
@@ -54,8 +86,10 @@ struct ParameterEntry {
   /// Of the value, with those of its cast to bfloat16.
   std::size_t value_bytes() {
     const std::lock_guard lock(cast_mutex());
-    return value.bytes() + (cast.storage ? cast.bytes() : 0);
+    return (matrix ? matrix->bytes() : value.storage ? value.bytes() : 0) + (cast.storage ? cast.bytes() : 0);
   }
+  /// Of a mapped file, that the value is read from.
+  std::size_t mapped_bytes() const { return matrix ? matrix->mapped_bytes() : 0; }
   /// Held by who makes or looks for a cast: tapes of several threads may read one value.
   static std::mutex& cast_mutex() {
     static std::mutex mutex;
@@ -69,7 +103,8 @@ struct ParameterEntry {
   /// Another parameter at the same path with value and gradient of its own; uses and cast are not copied.
   ParameterEntry copy() {
     const auto use = used(ParameterUse::train);  // nobody changes value or gradient meanwhile
-    ParameterEntry to{path, value.copied()};
+    ParameterEntry to{path, value.storage ? value.copied() : value};
+    to.matrix = matrix, to.is_transposed = is_transposed, to.adapter = adapter;
     if (has_grad) to.grad = grad.copied();
     to.has_grad = has_grad, to.consumed = consumed, to.is_frozen = is_frozen;
     to.initializer = initializer, to.users = users;
@@ -82,6 +117,28 @@ struct ParameterEntry {
     return buffer;
   }
 };
+
+template <class>
+AnyTensor ParameterEntry::numbers() const {
+  require(matrix || value.storage, path, ": has no value yet; read it from a file or set it");
+  if (!matrix) return value;
+  AnyTensor to{value.dtype, value.shape, pool().allocate(value.bytes()), 0};
+  std::vector<float> row(static_cast<std::size_t>(matrix->columns()));
+  const auto write = [&](auto* all) {
+    using T = std::remove_reference_t<decltype(*all)>;
+    const Index rows = matrix->rows(), columns = matrix->columns();
+    for (Index r = 0; r < rows; ++r) {
+      matrix->read(r, 1, row.data());
+      for (Index c = 0; c < columns; ++c)
+        all[is_transposed ? c * rows + r : r * columns + c] = static_cast<T>(row[static_cast<std::size_t>(c)]);
+    }
+  };
+  if (value.dtype == DType::float32) write(reinterpret_cast<float*>(to.mutable_data()));
+  if (value.dtype == DType::float64) write(reinterpret_cast<double*>(to.mutable_data()));
+  require(value.dtype == DType::float32 || value.dtype == DType::float64, path, ": a matrix of ", name_of(value.dtype),
+          " cannot be made numbers of");
+  return to;
+}
 
 /// Called in backward for each parameter that got a gradient, once nothing will read its value or add to its gradient
 /// any more: an optimizer may update and free there.
@@ -105,15 +162,17 @@ class Parameter {
   /// Has a scope made it?
   explicit operator bool() const { return entry_ != nullptr; }
 
-  /// The value, which shares bytes until one of the two changes. An `Error` while another thread changes it.
+  /// The value, which shares bytes until one of the two changes; a copy where it is read as it is stored, see
+  /// `ParameterEntry::matrix`. An `Error` while another thread changes it.
   Tensor<T> value() const {
     const auto use = made().used(ParameterUse::read);
-    return Tensor<T>(entry_->value);
+    return Tensor<T>(entry_->numbers());
   }
-  /// Replaces the value; an `Error` when the shape differs.
+  /// Replaces the value; an `Error` when the shape differs, or when it is a matrix that is read as it is stored.
   void set_value(const Tensor<T>& value) const {
     require(value.shape() == shape(), path(), ": has shape ", shape(), ", was given ", value.shape());
     const auto use = entry_->used(ParameterUse::write);
+    require(!entry_->matrix, path(), ": is read as it is stored and cannot be set; load it as numbers");
     entry_->value = value.copy().any();
   }
   /// The sum of all gradients since the last `zero_grad`, zeros if none.

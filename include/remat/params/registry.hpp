@@ -67,6 +67,8 @@ class ParameterRegistry {
   }
   /// What the registry holds now: values, casts to bfloat16 that tapes have made, and `grad_bytes()`.
   std::size_t bytes() const { return total<std::size_t>(&ParameterEntry::value_bytes) + grad_bytes(); }
+  /// Of mapped files that values are read from as they are stored: no memory of the process's own.
+  std::size_t mapped_bytes() const { return total<std::size_t>(&ParameterEntry::mapped_bytes); }
   /// Of gradients alone: those that a backward or `grad()` has made and nothing has freed; zero ones are kept for
   /// reuse.
   std::size_t grad_bytes() const { return total<std::size_t>(&ParameterEntry::grad_bytes); }
@@ -133,7 +135,11 @@ Index ParameterRegistry::set_frozen(std::string_view pattern, bool is_frozen, co
           detail::nearest_paths(pattern, paths()));
   std::vector<ParameterUseGuard> uses;  // all that can fail, before the first changes
   uses.reserve(found.size());
-  for (const auto& entry : found) uses.push_back(entry->used(ParameterUse::write));
+  for (const auto& entry : found) {
+    require(is_frozen || !entry->matrix, "parameters: ", what, "(\"", pattern, "\") fits ", entry->path,
+            ", which is read as it is stored and cannot be trained; load it as numbers");
+    uses.push_back(entry->used(ParameterUse::write));
+  }
   for (const auto& entry : found) {
     entry->is_frozen = is_frozen;
     if (is_frozen) entry->drop_grad();
@@ -172,6 +178,13 @@ class Scope {
   /// read. An `Error` when the id is used inside itself.
   template <class = void>
   Scope shared_as(const std::string& id) const;
+  /// This scope for a model that is about to be read from a file: parameters that are made here have no value, and take
+  /// no memory, until they are given one. Using them before is an `Error`.
+  Scope without_values() const {
+    Scope scope = *this;
+    scope.has_values_ = false;
+    return scope;
+  }
   /// The parameter `name` of this scope, made on the first asking. Asking again is allowed from a shared scope, with
   /// the same shape, type and initializer; anything else is an `Error` that names both askers.
   template <class T>
@@ -223,6 +236,7 @@ class Scope {
 
   std::shared_ptr<ParameterRegistry::State> state_;
   std::string path_, use_path_;
+  bool has_values_ = true;     // parameters are given their initial ones
   std::vector<Share> shares_;  // shared ids around this scope and the layers that gave them, outermost first
 };
 
@@ -253,8 +267,11 @@ std::shared_ptr<ParameterEntry> Scope::entry(const std::string& name, DType dtyp
   }
   auto entry = std::make_shared<ParameterEntry>(ParameterEntry{path, {dtype, shape, {}, 0}});
   entry->initializer = initializer;
-  entry->value.storage = pool().allocate(checked_bytes(shape.size(), size_of(dtype), path.c_str()));
-  fill_with(entry->value, initializer, {state_->seed ^ hash(path), 0, 0});
+  const std::size_t bytes = checked_bytes(shape.size(), size_of(dtype), path.c_str());
+  if (has_values_) {
+    entry->value.storage = pool().allocate(bytes);
+    fill_with(entry->value, initializer, {state_->seed ^ hash(path), 0, 0});
+  }
   entry->users.push_back(user);
   state_->entries.emplace(path, entry);
   state_->construction.note([state = state_.get(), path] { state->entries.erase(path); });

@@ -22,6 +22,12 @@ struct RegistryState {
   RegistryState copy() const {
     RegistryState to{seed, {}, ids, uses, {}};
     for (const auto& [path, entry] : entries) to.entries.emplace(path, std::make_shared<ParameterEntry>(entry->copy()));
+    for (const auto& [path, entry] : to.entries)
+      if (entry->adapter) {  // of its own parameters
+        auto adapter = std::make_shared<LowRankAdapter>(*entry->adapter);
+        adapter->down = to.entries.at(adapter->down->path), adapter->up = to.entries.at(adapter->up->path);
+        entry->adapter = std::move(adapter);
+      }
     return to;
   }
 };

@@ -1,0 +1,174 @@
+// Low-rank adapters beside matrices that are not trained: LoRA (Hu et al. 2021, arXiv 2106.09685).
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <memory>
+#include <remat/core/parallel.hpp>
+#include <remat/nn/config_checks.hpp>
+#include <remat/params/registry.hpp>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace remat { inline namespace REMAT_ABI { namespace nn {
+
+/// Settings of `Lora`.
+struct LoraConfig {
+  /// Patterns over the paths of linear layers, `*` any run of characters and `?` one: "*/attention/query". By default
+  /// all linears of all transformer layers.
+  std::vector<std::string> targets{"*/attention/*", "*/ffn/*"};
+  Index rank = 8;                // R
+  double alpha = 16;             // the product is scaled by alpha / R
+  bool rank_stabilized = false;  // by alpha / sqrt(R) (Kalajdzievski 2023)
+  double dropout = 0;            // on what an adapter reads, in training
+};
+
+/// Adapters of a model that stays as it is: the product of each target w [D, F] becomes x w + scale dropout(x) down up,
+/// with down [D, R] and up [R, F]. `up` begins as zeros, so that at first the model is as before; `down` as PEFT has
+/// it. Several may be made of one model; of those with a common target, the last that was activated counts. A copy is a
+/// handle to the same adapters.
+template <class T>
+class Lora {
+ public:
+  /// One matrix and what adapts it.
+  struct Part {
+    std::string layer;             // the path of the linear layer
+    Parameter<Accum<T>> weight;    // w, at `<layer>/w`
+    Parameter<Accum<T>> down, up;  // [D, R], [R, F]; at `<where>/<layer>/down` and `up`
+  };
+
+  /// Of the linears in `parameters` that a target fits; adapters are made in `where` and are active. Every other
+  /// parameter is frozen: `parameters.unfreeze` those that are to be trained beside. An `Error` names a setting out of
+  /// its range, and a target that fits no linear, with the nearest.
+  Lora(const ParameterRegistry& parameters, const Scope& where, const LoraConfig& config)
+      : config_(config), path_(where.path()) {
+    require(config.rank > 0, path_, ": lora: rank ", config.rank, " must be > 0");
+    detail::check_positive(path_, "lora: alpha", config.alpha);
+    detail::check_rate(path_, "lora: dropout", config.dropout);
+    require(!config.targets.empty(), path_, ": lora: targets are empty, so that nothing would be adapted");
+    const std::vector<std::string> layers = fitting(linears(parameters));
+    parameters.freeze("*");
+    for (const std::string& layer : layers) add(parameters, where, layer);
+    activate();
+  }
+
+  /// As built.
+  const LoraConfig& config() const { return config_; }
+  /// All matrices that are adapted, in order of path.
+  const std::vector<Part>& parts() const { return parts_; }
+  /// Of the product of `down` and `up`.
+  double scale() const {
+    const auto rank = static_cast<double>(config_.rank);
+    return config_.alpha / (config_.rank_stabilized ? std::sqrt(rank) : rank);
+  }
+
+  /// Tapes recorded from now on add these adapters, in the place of others that their targets had, and train them.
+  void activate() const {
+    for (const Part& part : parts_) {
+      part.weight.entry()->adapter = std::make_shared<LowRankAdapter>(
+          LowRankAdapter{part.down.entry(), part.up.entry(), scale(), config_.dropout});
+      set_frozen(part, false);
+    }
+  }
+  /// Tapes recorded from now on see the model without these adapters, which are frozen.
+  void deactivate() const {
+    for (const Part& part : parts_) {
+      if (is_active(part)) part.weight.entry()->adapter = nullptr;
+      set_frozen(part, true);
+    }
+  }
+  /// Adds every adapter to its matrix, which becomes numbers where it was stored otherwise, and deactivates them. The
+  /// largest difference that rounding made to an element is returned: the model computes as before, but for that.
+  template <class = void>
+  double merge() const;
+
+ private:
+  /// The paths of all linear layers: those with a matrix `w`.
+  static std::vector<std::string> linears(const ParameterRegistry& parameters) {
+    std::vector<std::string> layers;
+    for (const auto& entry : parameters.entries())
+      if (entry->path.ends_with("/w") && entry->value.shape.rank() == 2)
+        layers.push_back(entry->path.substr(0, entry->path.size() - 2));
+    return layers;
+  }
+  std::vector<std::string> fitting(const std::vector<std::string>& layers) const {
+    std::vector<std::string> found;
+    for (const std::string& target : config_.targets) {
+      const std::size_t before = found.size();
+      for (const std::string& layer : layers)
+        if (remat::detail::fits(target, layer)) found.push_back(layer);
+      require(found.size() > before, path_, ": lora: the target \"", target, "\" fits no linear layer",
+              remat::detail::nearest_paths(target, layers));
+    }
+    std::sort(found.begin(), found.end());
+    found.erase(std::unique(found.begin(), found.end()), found.end());
+    return found;
+  }
+  void add(const ParameterRegistry& parameters, const Scope& where, const std::string& layer) {
+    Part part{layer, parameters.at<Accum<T>>(layer + "/w"), {}, {}};
+    Scope scope = where;
+    for (std::size_t begin = 0; begin <= layer.size();) {
+      const std::size_t end = std::min(layer.find('/', begin), layer.size());
+      scope = scope / layer.substr(begin, end - begin);
+      begin = end + 1;
+    }
+    const Index inputs = part.weight.shape()[0], outputs = part.weight.shape()[1];
+    require(config_.rank <= std::min(inputs, outputs), path_, ": lora: rank ", config_.rank, " is above that of ",
+            layer, ", whose matrix is ", part.weight.shape());
+    part.down = scope.parameter<Accum<T>>("down", {inputs, config_.rank},
+                                          init::uniform(1 / std::sqrt(static_cast<double>(inputs))));
+    part.up = scope.parameter<Accum<T>>("up", {config_.rank, outputs}, init::zeros());
+    parts_.push_back(std::move(part));
+  }
+  static bool is_active(const Part& part) {
+    const auto& adapter = part.weight.entry()->adapter;
+    return adapter && adapter->down == part.down.entry();
+  }
+  static void set_frozen(const Part& part, bool is_frozen) {
+    for (const auto& parameter : {part.down, part.up}) {
+      const auto use = parameter.entry()->used(ParameterUse::write);
+      parameter.entry()->is_frozen = is_frozen;
+      if (is_frozen) parameter.entry()->drop_grad();
+    }
+  }
+
+  LoraConfig config_;
+  std::string path_;
+  std::vector<Part> parts_;
+};
+
+template <class T>
+template <class>
+double Lora<T>::merge() const {
+  double largest = 0;
+  for (const Part& part : parts_) {
+    ParameterEntry& entry = *part.weight.entry();
+    const Tensor<Accum<T>> base = part.weight.value(), down = part.down.value(), up = part.up.value();
+    const Index outputs = base.shape()[1], rank = config_.rank;
+    AnyTensor merged = base.any().copied();
+    auto* const to = reinterpret_cast<Accum<T>*>(merged.mutable_data());
+    std::vector<double> deviations(static_cast<std::size_t>(base.shape()[0]));
+    parallel_for(base.shape()[0], row_grain(outputs * rank), [&](Index begin, Index end) {
+      for (Index i = begin; i < end; ++i)
+        for (Index j = 0; j < outputs; ++j) {
+          double sum = 0;
+          for (Index r = 0; r < rank; ++r)
+            sum += static_cast<double>(down.data()[i * rank + r]) * static_cast<double>(up.data()[r * outputs + j]);
+          Accum<T>& element = to[i * outputs + j];
+          const double exact = static_cast<double>(element) + scale() * sum;
+          element = static_cast<Accum<T>>(exact);
+          double& deviation = deviations[static_cast<std::size_t>(i)];
+          deviation = std::max(deviation, std::abs(static_cast<double>(element) - exact));
+        }
+    });
+    const auto use = entry.used(ParameterUse::write);
+    entry.matrix = nullptr, entry.is_transposed = false;
+    entry.value = std::move(merged), entry.cast = {}, entry.cast_from = {};
+    for (const double deviation : deviations) largest = std::max(largest, deviation);
+  }
+  deactivate();
+  return largest;
+}
+
+}}}  // namespace remat::nn

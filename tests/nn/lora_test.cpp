@@ -1,0 +1,360 @@
+// Matrices that stay as they are stored, and adapters beside them: what they compute is what the formula says, whatever
+// the policy, and nothing is kept or made for what is not trained.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <memory>
+#include <remat/autodiff/report.hpp>
+#include <remat/models/decoder.hpp>
+#include <remat/nn/lora.hpp>
+#include <remat/ops/arithmetic.hpp>
+#include <remat/ops/matmul.hpp>
+#include <remat/ops/reduce.hpp>
+#include <remat/optim/adamw.hpp>
+#include <remat/optim/gradient_watch.hpp>
+#include <remat/policy/parse.hpp>
+#include <string>
+#include <vector>
+
+#include "core/expect_error.hpp"
+#include "nn/random_tensor.hpp"
+
+namespace {
+
+using namespace remat;
+using remat_test::expect_error;
+using remat_test::random_tensor;
+
+/// Floats in an array of their own, as a quantized file would give them.
+class Stored : public FrozenMatrix {
+ public:
+  Stored(Index rows, Index columns, std::vector<float> values)
+      : FrozenMatrix(rows, columns), values_(std::move(values)) {}
+  void read(Index first, Index count, float* to) const override {
+    std::copy_n(values_.data() + first * columns(), count * columns(), to);
+  }
+  std::string format() const override { return "floats"; }
+  std::size_t bytes() const override { return values_.size() * sizeof(float); }
+  std::size_t mapped_bytes() const override { return 0; }
+
+ private:
+  std::vector<float> values_;
+};
+
+/// The parameter is from now on read from elsewhere, with the values that it has; `transposed`: as its transpose.
+void store(const std::shared_ptr<ParameterEntry>& entry, bool transposed) {
+  const Tensor<float> value(entry->numbers());
+  const Index rows = value.shape()[0], columns = value.shape()[1];
+  std::vector<float> stored;
+  for (Index i = 0; i < (transposed ? columns : rows); ++i)
+    for (Index j = 0; j < (transposed ? rows : columns); ++j)
+      stored.push_back(transposed ? value.data()[j * columns + i] : value.data()[i * columns + j]);
+  entry->keep_as(
+      transposed ? std::make_shared<Stored>(columns, rows, stored) : std::make_shared<Stored>(rows, columns, stored),
+      transposed);
+}
+
+models::DecoderConfig small_llama(bool tied = true) {
+  nn::TransformerLayerConfig layer{.hidden_dims = 24, .num_heads = 4, .norm = nn::NormKind::rms_norm};
+  layer.attention = {.num_kv_heads = 2, .bias = true, .out_bias = false, .rotary_base = 100};
+  layer.ffn = {.activation = Activation::silu, .gated = true, .bias = false};
+  models::DecoderConfig config{.vocabulary = 23, .model_dims = 16, .tied_head = tied};
+  config.layers.assign(2, layer);
+  config.init_deviation = 0.5;
+  return config;
+}
+struct Batch {
+  Tensor<std::int32_t> inputs, targets;
+};
+Batch a_batch() {
+  std::vector<std::int32_t> ids, next;
+  for (int t = 0; t < 14; ++t) ids.push_back((7 * t * t + t) % 23), next.push_back((5 * t + 2) % 23);
+  return {{{2, 7}, std::span<const std::int32_t>(ids)}, {{2, 7}, std::span<const std::int32_t>(next)}};
+}
+void store_all_matrices(const ParameterRegistry& parameters) {
+  bool transposed = true;
+  for (const auto& entry : parameters.entries())
+    if (entry->value.shape.rank() == 2 && entry->path.find("lora") == std::string::npos) {
+      store(entry, transposed && !entry->path.ends_with("table"));
+      transposed = !transposed;
+    }
+}
+/// Sets every `up`, which begins as zeros, to something.
+template <class T>
+void fill(const nn::Lora<T>& lora) {
+  std::uint64_t seed = 1;
+  for (const auto& part : lora.parts()) part.up.set_value(random_tensor<Accum<T>>(part.up.shape(), ++seed));
+}
+std::vector<Tensor<float>> trained_gradients(const ParameterRegistry& parameters) {
+  std::vector<Tensor<float>> all;
+  for (const auto& entry : parameters.entries())
+    if (!entry->is_frozen) all.push_back(Parameter<float>(entry).grad());
+  return all;
+}
+void expect_close(const Tensor<float>& a, const Tensor<float>& b, double tolerance) {
+  ASSERT_EQ(a.shape(), b.shape());
+  for (Index i = 0; i < a.size(); ++i)
+    ASSERT_NEAR(a.data()[i], b.data()[i], tolerance * std::max(1.0F, std::abs(b.data()[i]))) << "at " << i;
+}
+
+TEST(StoredMatrices, ComputeWhatNumbersDo) {
+  for (const bool tied : {true, false}) {
+    ParameterRegistry parameters(3), stored(3);
+    const models::Decoder<float> model(parameters / "m", small_llama(tied)),
+        from_store(stored / "m", small_llama(tied));
+    store_all_matrices(stored);
+    const Batch batch = a_batch();
+    const auto run = [&](const ParameterRegistry& of, const models::Decoder<float>& decoder) {
+      Tape tape({.step = 1});
+      const Var<float> loss = decoder.loss(tape, batch);
+      const float value = loss.item();
+      tape.backward(loss);
+      return std::pair(value, Parameter<float>(of.at<float>("m/decoder/layer_0/attention_norm/scale")).grad());
+    };
+    parameters.freeze("*/w"), parameters.freeze("*/table");
+    const auto [loss, grad] = run(parameters, model);
+    const auto [stored_loss, stored_grad] = run(stored, from_store);
+    EXPECT_NEAR(stored_loss, loss, 1e-5);
+    expect_close(stored_grad, grad, 1e-4);
+    Tape tape({.mode = Mode::evaluate}), other({.mode = Mode::evaluate});
+    expect_close(from_store.logits(tape, batch.inputs).value(), model.logits(other, batch.inputs).value(), 1e-4);
+    EXPECT_EQ(from_store.generate({1, 2, 3}, {.length = 9, .temperature = 0}),
+              model.generate({1, 2, 3}, {.length = 9, .temperature = 0}));
+  }
+}
+
+TEST(StoredMatrices, SaveNothingForTheirProducts) {
+  ParameterRegistry parameters;
+  const auto w = (parameters / "a").parameter<float>("w", {8, 4}, init::normal(1));
+  store(w.entry(), true);
+  Tape tape({.step = 1});
+  const Var<float> x = tape.input(random_tensor<float>({6, 8}, 1), {.wants_gradient = true});
+  const Var<float> loss = sum(linear(x, w));
+  EXPECT_EQ(tape.stats().saved_bytes, 0U);
+  tape.backward(loss);
+  EXPECT_EQ(tape.grad(x).shape(), Shape({6, 8}));
+}
+
+TEST(StoredMatrices, AreReadAsNumbersAndNeverWritten) {
+  ParameterRegistry parameters;
+  const auto w = (parameters / "a").parameter<float>("w", {3, 4}, init::normal(1));
+  const Tensor<float> before = w.value();
+  store(w.entry(), true);
+  expect_close(w.value(), before, 0);
+  EXPECT_TRUE(w.is_frozen());
+  EXPECT_EQ(parameters.count(), 12);
+  expect_error({"a/w", "cannot be set"}, [&] { w.set_value(before); });
+  expect_error({"a/w", "cannot be trained"}, [&] { parameters.unfreeze("*"); });
+  Tape tape;
+  expect_error({"a/w", "floats", "load it as numbers"}, [&] { (void)sum(tape.parameter(w)); });
+  const ParameterRegistry copy(parameters);
+  expect_close(copy.at<float>("a/w").value(), before, 0);
+}
+
+TEST(WithoutValues, ParametersAreMadeButNotUsed) {
+  ParameterRegistry parameters;
+  const nn::Linear<float> layer((parameters / "a").without_values(), {.input_dims = 3, .output_dims = 4});
+  EXPECT_EQ(parameters.count(), 16);
+  EXPECT_EQ(parameters.bytes(), 0U);
+  Tape tape;
+  expect_error({"a/w", "no value yet"}, [&] { (void)layer(tape.input(Tensor<float>({2, 3}, 1.0F))); });
+  expect_error({"a/w", "no value yet"}, [&] { (void)layer.w.value(); });
+  layer.w.set_value(Tensor<float>({3, 4}, 1.0F));
+  layer.b.set_value(Tensor<float>({4}, 1.0F));
+  EXPECT_EQ(layer(tape.input(Tensor<float>({2, 3}, 1.0F))).value().data()[0], 4.0F);
+}
+
+TEST(Lora, ComputesItsFormulaAndTheGradients) {
+  using T = double;
+  for (const bool is_stored : {false, true}) {
+    ParameterRegistry parameters(1);
+    const nn::Linear<T> layer(parameters / "a", {.input_dims = 6, .output_dims = 5});
+    if (is_stored) {  // as floats, so that both hold one matrix
+      std::vector<float> values;
+      for (Index j = 0; j < 5; ++j)
+        for (Index i = 0; i < 6; ++i) values.push_back(static_cast<float>(layer.w.value().data()[i * 5 + j]));
+      layer.w.entry()->keep_as(std::make_shared<Stored>(5, 6, values), true);
+    }
+    const nn::Lora<T> lora(parameters, parameters / "lora", {.targets = {"a"}, .rank = 3, .alpha = 6});
+    fill(lora);
+    EXPECT_EQ(lora.scale(), 2);
+    const Tensor<T> input = random_tensor<T>({7, 6}, 9), weight = random_tensor<T>({7, 5}, 10);
+    Tape tape({.step = 1}), by_hand({.step = 1});
+    const Var<T> x = tape.input(input, {.wants_gradient = true});
+    tape.backward(sum(layer(x) * tape.input(weight)));
+    const auto& part = lora.parts().at(0);
+    const Var<T> z = by_hand.input(input, {.wants_gradient = true}),
+                 down = by_hand.input(part.down.value(), {.wants_gradient = true}),
+                 up = by_hand.input(part.up.value(), {.wants_gradient = true});
+    const Var<T> y = linear<T>(z, layer.w.value(), layer.b.value()) + matmul(matmul(z, down), up) * 2.0;
+    by_hand.backward(sum(y * by_hand.input(weight)));
+    const auto same = [](const Tensor<T>& a, const Tensor<T>& b) {
+      ASSERT_EQ(a.shape(), b.shape());
+      for (Index i = 0; i < a.size(); ++i) ASSERT_NEAR(a.data()[i], b.data()[i], 1e-12);
+    };
+    same(tape.grad(x), by_hand.grad(z));
+    same(part.down.grad(), by_hand.grad(down));
+    same(part.up.grad(), by_hand.grad(up));
+    EXPECT_FALSE(layer.w.has_grad() || layer.b.has_grad());
+  }
+}
+
+TEST(Lora, BeginsAsTheModelIsAndThenEveryAdapterIsTrained) {
+  ParameterRegistry parameters(3);
+  const models::Decoder<float> model(parameters / "m", small_llama());
+  const Batch batch = a_batch();
+  const auto loss_now = [&] {
+    Tape tape({.mode = Mode::evaluate});
+    return model.loss(tape, batch).item();
+  };
+  const float before = loss_now();
+  const nn::Lora<float> lora(parameters, parameters / "lora", {});
+  EXPECT_EQ(lora.parts().size(), 14U);
+  EXPECT_EQ(loss_now(), before);
+  store_all_matrices(parameters);
+  optim::AdamW adamw(parameters);
+  optim::GradientWatch watch(parameters, 2);
+  for (int step = 0; step < 4; ++step) {
+    Tape tape({.step = step});
+    tape.backward(model.loss(tape, batch));
+    watch.check();
+    adamw.step(1e-2);
+  }
+  EXPECT_LT(loss_now(), before);
+  for (const auto& part : lora.parts()) {
+    EXPECT_FALSE(part.weight.has_grad());
+    double moved = 0;
+    const Tensor<float> up = part.up.value();
+    for (const float v : up.span()) moved += std::abs(v);
+    EXPECT_GT(moved, 0) << part.layer;
+  }
+}
+
+TEST(Lora, NoPolicyChangesABit) {
+  for (const bool is_stored : {false, true}) {
+    std::vector<Tensor<float>> first;
+    for (const char* policy : {"everything", "save_nothing", "dots", "names(query_proj,ffn2)"}) {
+      ParameterRegistry parameters(3);
+      auto config = small_llama();
+      config.remat = policy::parse(policy);
+      const models::Decoder<float> model(parameters / "m", config);
+      if (is_stored) store_all_matrices(parameters);
+      const nn::Lora<float> lora(parameters, parameters / "lora", {.dropout = 0.25});
+      fill(lora);
+      Tape tape({.step = 5});
+      tape.backward(model.loss(tape, a_batch()));
+      const std::vector<Tensor<float>> grads = trained_gradients(parameters);
+      EXPECT_EQ(grads.size(), 28U);
+      if (first.empty()) first = grads;
+      for (std::size_t i = 0; i < grads.size(); ++i) expect_close(grads[i], first[i], 0);
+    }
+  }
+}
+
+TEST(Lora, MergedTheModelComputesAsBefore) {
+  ParameterRegistry parameters(3);
+  const models::Decoder<float> model(parameters / "m", small_llama());
+  store_all_matrices(parameters);
+  const nn::Lora<float> lora(parameters, parameters / "lora", {.rank = 2});
+  fill(lora);
+  const auto logits = [&] {
+    Tape tape({.mode = Mode::evaluate});
+    return model.logits(tape, a_batch().inputs).value();
+  };
+  const Tensor<float> before = logits();
+  lora.deactivate();
+  const Tensor<float> base = logits();
+  lora.activate();
+  expect_close(logits(), before, 0);
+  const double deviation = lora.merge();
+  EXPECT_GT(deviation, 0);
+  EXPECT_LT(deviation, 1e-5);
+  expect_close(logits(), before, 1e-3);
+  double changed = 0;
+  for (Index i = 0; i < base.size(); ++i)
+    changed = std::max<double>(changed, std::abs(base.data()[i] - before.data()[i]));
+  EXPECT_GT(changed, 0.1);
+  EXPECT_FALSE(parameters.at<float>("m/decoder/layer_0/ffn/ffn1/w").entry()->matrix);
+}
+
+TEST(Lora, ACopiedRegistryHasAdaptersOfItsOwn) {
+  ParameterRegistry parameters(3);
+  const nn::Linear<float> layer(parameters / "a", {.input_dims = 6, .output_dims = 5});
+  const nn::Lora<float> lora(parameters, parameters / "lora", {.targets = {"a"}, .rank = 2});
+  const ParameterRegistry copy(parameters);
+  const auto& adapter = copy.at<float>("a/w").entry()->adapter;
+  ASSERT_TRUE(adapter);
+  EXPECT_EQ(adapter->up, copy.at<float>("lora/a/up").entry());
+  EXPECT_NE(adapter->up, lora.parts().at(0).up.entry());
+}
+
+TEST(Lora, ComputesInBfloat16) {
+  ParameterRegistry parameters(3);
+  const models::Decoder<bfloat16> model(parameters / "m", small_llama());
+  store_all_matrices(parameters);
+  const nn::Lora<bfloat16> lora(parameters, parameters / "lora", {.dropout = 0.1});
+  fill(lora);
+  Tape tape({.step = 1});
+  const Var<float> loss = model.loss(tape, a_batch());
+  tape.backward(loss);
+  EXPECT_TRUE(std::isfinite(loss.item()));
+  for (const Tensor<float>& grad : trained_gradients(parameters)) {
+    double sum = 0;
+    for (const float v : grad.span()) sum += std::abs(v);
+    EXPECT_TRUE(sum > 0 && std::isfinite(sum));
+  }
+}
+
+TEST(Lora, RefusesWhatItCannotDo) {
+  ParameterRegistry parameters;
+  const models::Decoder<float> model(parameters / "m", small_llama(false));
+  const auto make = [&](const nn::LoraConfig& config) { (void)nn::Lora<float>(parameters, parameters / "l", config); };
+  expect_error({"rank 0"}, [&] { make({.rank = 0}); });
+  expect_error({"rank 17", "layer_0/attention/key", "[16, 8]"}, [&] { make({.rank = 17}); });
+  expect_error({"alpha"}, [&] { make({.alpha = 0}); });
+  expect_error({"dropout"}, [&] { make({.dropout = 1}); });
+  expect_error({"targets are empty"}, [&] { make({.targets = {}}); });
+  expect_error({"\"*/q_proj\" fits no linear layer", "m/decoder/layer_"}, [&] { make({.targets = {"*/q_proj"}}); });
+  // The head is read transposed.
+  ParameterRegistry others;
+  const models::Decoder<float> second(others / "m", small_llama(false));
+  const nn::Lora<float> head(others, others / "l", {.targets = {"m/head"}});
+  Tape tape({.step = 1});
+  expect_error({"m/head/w", "adapter"}, [&] { (void)second.loss(tape, a_batch()); });
+  expect_error({"m/head/w", "adapter"}, [&] { (void)second.logits(tape, a_batch().inputs); });
+}
+
+TEST(GradientWatch, NamesWhatIsNotTrained) {
+  ParameterRegistry parameters;
+  const nn::Linear<float> used(parameters / "used", {.input_dims = 2, .output_dims = 2}),
+      unused(parameters / "unused", {.input_dims = 2, .output_dims = 2});
+  optim::GradientWatch watch(parameters, 2);
+  const auto step = [&] {
+    Tape tape({.step = 1});
+    tape.backward(sum(used(tape.input(Tensor<float>({3, 2}, 1.0F)))));
+    watch.check();
+  };
+  step();
+  expect_error({"after 2 steps 2 of", "unused/b, unused/w"}, step);
+  parameters.freeze("*");
+  expect_error({"all 12 parameters are frozen"}, [&] { optim::GradientWatch none(parameters); });
+}
+
+TEST(PackedSequences, GiveTheLossesOfTheSequencesAlone) {
+  ParameterRegistry parameters(3);
+  const models::Decoder<float> model(parameters / "m", small_llama());
+  const std::vector<std::int32_t> ids{3, 1, 4, 1, 5, 9, 2, 6}, next{1, 4, -1, 5, 9, 2, 6, -1},
+      of{0, 0, 0, 1, 1, 1, 1, 1};
+  const auto part = [](const std::vector<std::int32_t>& all, Index begin, Index end) {
+    return Tensor<std::int32_t>({1, end - begin}, std::span(all).subspan(static_cast<std::size_t>(begin),
+                                                                         static_cast<std::size_t>(end - begin)));
+  };
+  Tape tape({.mode = Mode::evaluate});
+  const float packed = model.loss(tape, part(ids, 0, 8), part(next, 0, 8), part(of, 0, 8)).item();
+  const float first = model.loss(tape, part(ids, 0, 3), part(next, 0, 3)).item();
+  const float second = model.loss(tape, part(ids, 3, 8), part(next, 3, 8)).item();
+  EXPECT_NEAR(packed, (2 * first + 4 * second) / 6, 1e-5);
+  EXPECT_GT(std::abs(packed - model.loss(tape, part(ids, 0, 8), part(next, 0, 8)).item()), 1e-3);
+}
+
+}  // namespace
