@@ -8,6 +8,7 @@
 // Instantiations are declarations: no template can stand for a list of them.
 #define REMAT_EACH_OP(HOW, T)                                               \
   HOW template struct remat::ops::Activate<T>;                              \
+  HOW template struct remat::ops::AdaptedLinear<T>;                         \
   HOW template struct remat::ops::AddPositions<T>;                          \
   HOW template struct remat::ops::Attention<T>;                             \
   HOW template struct remat::ops::AttentionQkv<T>;                          \
@@ -68,6 +69,7 @@
   HOW template struct remat::nn::FeedForward<T>;        \
   HOW template struct remat::nn::LayerNorm<T>;          \
   HOW template struct remat::nn::Linear<T>;             \
+  HOW template class remat::nn::Lora<T>;                \
   HOW template struct remat::nn::MultiHeadAttention<T>; \
   HOW template struct remat::nn::Norm<T>;               \
   HOW template struct remat::nn::RmsNorm<T>;            \
@@ -137,6 +139,7 @@
                                                            const std::optional<remat::Policy>&) const;               \
   HOW template void remat::Plan::make_frontier<>() const;                                                            \
   HOW template remat::CostModel remat::detail::calibrated<>(const std::filesystem::path&, bool);                     \
+  HOW template remat::AnyTensor remat::ParameterEntry::numbers<>() const;                                            \
   HOW template void remat::optim::AdamW::update_all<>(double, double);
 
 REMAT_EACH_ENTRANCE(extern)

@@ -49,6 +49,21 @@ TEST(Pool, ReusesBlocks) {
   }
 }
 
+// Protects the memory that a run was promised: what waits to be used again is given back before more is taken.
+TEST(Pool, HoldsNoMoreThanItMay) {
+  pool().trim();
+  const std::size_t before = pool().held_bytes();
+  pool().set_held_limit(before + 3'000'000);
+  for (std::size_t bytes = 100'000; bytes < 2'000'000; bytes += 100'000) {
+    const Storage block = pool().allocate(bytes);
+    EXPECT_GE(pool().held_bytes(), before + bytes);
+    EXPECT_LE(pool().held_bytes(), before + 3'000'000);
+  }
+  const Storage large = pool().allocate(4'000'000);  // what is in use has no part in this limit
+  EXPECT_GE(pool().held_bytes(), before + 4'000'000);
+  pool().set_held_limit();
+}
+
 // Protects "every byte is accounted": an account sees its blocks only, and outlives neither too long nor too short.
 TEST(Pool, AccountsTheirOwn) {
   const Counted<Account> account(new Account);

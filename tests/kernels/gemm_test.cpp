@@ -9,6 +9,7 @@
 #include <remat/core/random.hpp>
 #include <remat/kernels/gemm.hpp>
 #include <string>
+#include <tuple>
 #include <vector>
 
 namespace {
@@ -119,6 +120,17 @@ TYPED_TEST(GemmTest, EqualsPlainLoopsAcrossTiles) {
   check_all<TypeParam>(1, 1000, 33, 0);
 }
 
+// A few tokens against a large matrix, as in decoding, go a way of their own.
+TYPED_TEST(GemmTest, EqualsPlainLoopsForAFewRows) {
+  EXPECT_TRUE(remat::kernels::detail::has_few_rows({.m = 1, .n = 300, .k = 219, .lda = 219}));
+  for (const Index m : {1, 2, 3, 4}) {
+    check_all<TypeParam>(m, 300, 219, 0);
+    check_all<TypeParam>(m, 1100, 61, 0);
+    check_all<TypeParam>(m, 37, 1801, 0);
+    if (this->HasFatalFailure()) return;
+  }
+}
+
 TYPED_TEST(GemmTest, LeadingDimensionZeroMeansNoGap) {
   Case<TypeParam> tight(Trans::no, Trans::yes, 7, 33, 64, 0, false);
   std::vector<TypeParam> expected = tight.c, result = tight.c;
@@ -182,9 +194,13 @@ TYPED_TEST(GemmTest, OverwritesNan) {
 
 TYPED_TEST(GemmTest, SameBitsForAnyThreads) {
   const int before = omp_get_max_threads();
-  for (const Trans ta : {Trans::no, Trans::yes}) {
-    for (const Index k : {64, 700}) {
-      Case<TypeParam> product(ta, Trans::yes, 301, 203, k, 0, true);
+  for (const Trans tb : {Trans::no, Trans::yes}) {
+    for (const auto& [ta, m, k] : {std::tuple{Trans::no, 301, 64},
+                                   {Trans::yes, 301, 64},
+                                   {Trans::no, 301, 700},
+                                   {Trans::yes, 301, 700},
+                                   {Trans::no, 3, 700}}) {
+      Case<TypeParam> product(ta, tb, m, 203, k, 0, true);
       const auto run = [&] {
         std::vector<TypeParam> result = product.c;
         remat::kernels::gemm(product.shape, product.a.data(), product.b.data(), result.data(), product.bias.data());

@@ -155,6 +155,17 @@ class Pool {
     limit_ = bytes;
   }
 
+  /// From now on blocks that lie unused go back to the system before a new one would bring all that is held over
+  /// `bytes`: slower where they are soon asked for again. What is in use has its own limit. Without a number there is
+  /// none, as at first.
+  void set_held_limit(std::size_t bytes = SIZE_MAX) {
+    const std::lock_guard lock(mutex_);
+    held_limit_ = bytes;
+  }
+  /// Bytes that were taken from the system and not given back: of blocks in use, with what rounds them up, and of those
+  /// that wait.
+  std::size_t held_bytes() const { return held_bytes_; }
+
   /// Bytes of the blocks that are in use, each rounded up to 64.
   std::size_t live_bytes() const { return live_bytes_; }
   /// The most there were since `reset_peak`.
@@ -202,9 +213,9 @@ class Pool {
   void release(Block* block);
 
   std::mutex mutex_;
-  std::size_t limit_ = SIZE_MAX;
+  std::size_t limit_ = SIZE_MAX, held_limit_ = SIZE_MAX;
   std::array<std::vector<Block*>, 8 * 64> free_;
-  std::atomic<std::size_t> live_bytes_{0}, peak_bytes_{0}, cached_bytes_{0}, system_allocations_{0};
+  std::atomic<std::size_t> live_bytes_{0}, peak_bytes_{0}, cached_bytes_{0}, held_bytes_{0}, system_allocations_{0};
 };
 
 template <class>
@@ -227,6 +238,9 @@ Storage Pool::allocate(std::size_t bytes, const Counted<Account>& account) {
       const std::size_t most = std::max<std::size_t>(peak_bytes_, live_bytes_ + bytes);
       const std::size_t wanted = live_bytes_ + class_bytes(size_class), limit = most + most / 16 + 24'000'000;
       if (wanted + cached_bytes_ > limit) free_unused(limit > wanted ? limit - wanted : 0);
+      const std::size_t held = held_bytes_ + class_bytes(size_class);
+      if (held > held_limit_ && cached_bytes_ > 0)
+        free_unused(cached_bytes_ - std::min<std::size_t>(cached_bytes_, held - held_limit_));
       block = from_system(size_class);
     }
     live_bytes_ += bytes;
@@ -275,7 +289,8 @@ void Pool::free_unused(std::size_t most) {
     while (cached_bytes_ > most && !list->empty()) {
       std::free(list->back());
       list->pop_back();
-      cached_bytes_ -= class_bytes(static_cast<int>(free_.rend() - list) - 1);
+      const std::size_t bytes = class_bytes(static_cast<int>(free_.rend() - list) - 1);
+      cached_bytes_ -= bytes, held_bytes_ -= bytes;
     }
 #if defined(__GLIBC__)
   malloc_trim(0);  // free() alone keeps blocks below its threshold, which grows up to 32 MB
@@ -290,7 +305,7 @@ Block* Pool::from_system(int size_class) {
   void* memory = std::aligned_alloc(is_huge ? huge : alignment, is_huge ? (total + huge - 1) / huge * huge : total);
   if (memory == nullptr) fail("pool: out of memory: ", total, " bytes asked, ", live_bytes_, " in use");
   if (is_huge) madvise(memory, total, MADV_HUGEPAGE);  // a hint: failure costs speed only
-  ++system_allocations_;
+  ++system_allocations_, held_bytes_ += class_bytes(size_class);
   return static_cast<Block*>(memory);
 }
 

@@ -19,7 +19,8 @@ struct DecoderNames {
 /// Fills a decoder with projections of their own for query, key and value and with gated feed-forwards. An `Error` as
 /// of `ModelWeights::load`.
 template <class T>
-void load_decoder(ModelWeights<Accum<T>> weights, const models::Decoder<T>& model, const DecoderNames& names) {
+void load_decoder(ModelWeights<Accum<T>> weights, const models::Decoder<T>& model, const DecoderNames& names,
+                  const LoadOptions& options = {}) {
   const auto norm = [&](const nn::Norm<T>& part, const std::string& name) {
     weights.add(std::visit([](const auto& layer) { return layer.scale; }, part.layer), name + ".weight");
   };
@@ -46,7 +47,7 @@ void load_decoder(ModelWeights<Accum<T>> weights, const models::Decoder<T>& mode
     linear(*layer.ffn.ffn1, names.up);
     linear(*layer.ffn.ffn2, names.down);
   }
-  weights.load();
+  weights.load(options);
 }
 
 namespace detail {

@@ -122,6 +122,15 @@ class GgufFile {
             tensor.type.name, " in blocks of ", block, " elements; asked for ", count, " from element ", first, " on");
     decode(tensor, first, to.data(), count);
   }
+  /// A tensor of two axes as it lies in the mapped file, which stays open as long as the matrix. `paired_heads`: see
+  /// `WeightLayout`.
+  std::shared_ptr<const FrozenMatrix> matrix(std::string_view name, Index paired_heads = 0) const {
+    const GgufTensor& tensor = at(name);
+    const BlockFormat format = decoded_format(tensor);
+    require(tensor.shape.rank() == 2, path(), ": ", remat::detail::quoted(name), " has shape ", tensor.shape,
+            ", a matrix is needed");
+    return std::make_shared<const kernels::BlockMatrix>(tensor.shape, format, tensor.bytes, mapping_, paired_heads);
+  }
 
  private:
   template <class T>

@@ -73,11 +73,11 @@ inline models::DecoderConfig decoder_config(const GgufFile& file) {
 /// Fills the weights of a decoder that was built by `decoder_config(file)`. An `Error` lists all tensors that are
 /// missing, of another shape, or not known to the decoder; then no weight has changed.
 template <class T>
-void load_weights(const GgufFile& file, const models::Decoder<T>& model) {
+void load_weights(const GgufFile& file, const models::Decoder<T>& model, const LoadOptions& options = {}) {
   DecoderNames names{"token_embd", "output_norm", "output",   "blk.",     "attn_norm", "attn_q",  "attn_k",
                      "attn_v",     "attn_output", "ffn_norm", "ffn_gate", "ffn_up",    "ffn_down"};
   names.paired_turns = detail::family_of(file).paired_turns;
-  load_decoder(ModelWeights<Accum<T>>(weights_of<Accum<T>>(file)), model, names);
+  load_decoder(ModelWeights<Accum<T>>(weights_of<Accum<T>>(file)), model, names, options);
 }
 
 }}}  // namespace remat::io

@@ -126,7 +126,7 @@ inline models::DecoderConfig decoder_config(const HuggingFaceFolder& folder) {
 
 /// Fills the weights of a decoder that was built by `decoder_config(folder)`. An `Error` as of a GGUF file's.
 template <class T>
-void load_weights(const HuggingFaceFolder& folder, const models::Decoder<T>& model) {
+void load_weights(const HuggingFaceFolder& folder, const models::Decoder<T>& model, const LoadOptions& options = {}) {
   ModelWeights<Accum<T>> weights(weights_of<Accum<T>>(folder.weights()));
   const std::string before = weights.contains("embed_tokens.weight") ? "" : "model.";
   for (std::size_t i = 0; i < model.decoder.layers.size(); ++i)  // tables that old versions stored
@@ -134,7 +134,8 @@ void load_weights(const HuggingFaceFolder& folder, const models::Decoder<T>& mod
   load_decoder(std::move(weights), model,
                {before + "embed_tokens", before + "norm", "lm_head", before + "layers.", "input_layernorm",
                 "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
-                "post_attention_layernorm", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"});
+                "post_attention_layernorm", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"},
+               options);
 }
 
 }}}  // namespace remat::io

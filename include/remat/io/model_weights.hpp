@@ -6,7 +6,9 @@
 #include <cstring>
 #include <functional>
 #include <map>
+#include <memory>
 #include <remat/io/gguf.hpp>
+#include <remat/io/load_options.hpp>
 #include <remat/io/safetensors_shards.hpp>
 #include <remat/params/parameter.hpp>
 #include <set>
@@ -16,36 +18,44 @@
 
 namespace remat { inline namespace REMAT_ABI { namespace io {
 
-/// The tensors of a file that stays open meanwhile, whatever its format.
-template <class T>
-struct WeightSource {
-  std::string path{};                                                   // of the file
-  std::map<std::string, Shape> shapes{};                                // of each tensor, by name
-  std::function<void(const std::string&, std::span<T>, Index)> read{};  // elements from one on, row-major, converted
-};
-/// Those of a GGUF file.
-template <class T>
-WeightSource<T> weights_of(const GgufFile& file) {
-  WeightSource<T> source{
-      file.path(), {}, [&file](const auto& name, auto to, Index first) { file.read_into(name, to, first); }};
-  for (const GgufTensor& tensor : file.tensors()) source.shapes.emplace(tensor.name, tensor.shape);
-  return source;
-}
-/// Those of safetensors files.
-template <class T>
-WeightSource<T> weights_of(const SafetensorsShards& file) {
-  WeightSource<T> source{
-      file.path(), {}, [&file](const auto& name, auto to, Index first) { file.read_into(name, to, first); }};
-  for (const std::string& name : file.names()) source.shapes.emplace(name, file.info(name).shape);
-  return source;
-}
-
 /// How a tensor lies in its file.
 struct WeightLayout {
   bool transposed = false;  // [outputs, inputs], where ours is [inputs, outputs]
   Index paired_heads = 0;   // outputs of so many heads, those that rotary turns together side by side: 2 i and 2 i + 1
                             // of a head, where ours are i and i + H / 2; 0: as ours
 };
+
+/// The tensors of a file that stays open meanwhile, whatever its format.
+template <class T>
+struct WeightSource {
+  std::string path{};                                                   // of the file
+  std::map<std::string, Shape> shapes{};                                // of each tensor, by name
+  std::function<void(const std::string&, std::span<T>, Index)> read{};  // elements from one on, row-major, converted
+  /// A tensor of two axes as it lies in the file, its rows in our order; the file stays open as long as the matrix.
+  std::function<std::shared_ptr<const FrozenMatrix>(const std::string&, const WeightLayout&)> matrix{};
+};
+/// Those of a GGUF file.
+template <class T>
+WeightSource<T> weights_of(const GgufFile& file) {
+  WeightSource<T> source{
+      file.path(), {}, [&file](const auto& name, auto to, Index first) { file.read_into(name, to, first); }, {}};
+  for (const GgufTensor& tensor : file.tensors()) source.shapes.emplace(tensor.name, tensor.shape);
+  source.matrix = [&file](const std::string& name, const WeightLayout& layout) {
+    return file.matrix(name, layout.paired_heads);
+  };
+  return source;
+}
+/// Those of safetensors files.
+template <class T>
+WeightSource<T> weights_of(const SafetensorsShards& file) {
+  WeightSource<T> source{
+      file.path(), {}, [&file](const auto& name, auto to, Index first) { file.read_into(name, to, first); }, {}};
+  for (const std::string& name : file.names()) source.shapes.emplace(name, file.info(name).shape);
+  source.matrix = [&file](const std::string& name, const WeightLayout& layout) {
+    return file.file_of(name).matrix(name, layout.paired_heads);
+  };
+  return source;
+}
 
 /// The weights of a model in a file: first all are named, then they are read at once.
 template <class T>
@@ -68,9 +78,13 @@ class ModelWeights {
   }
   /// Reads all of them. An `Error` lists every tensor that is missing, of another shape or left over; then nothing has
   /// changed.
-  void load() const {
+  void load(const LoadOptions& options = {}) const {
     check();
-    for (const Weight& weight : weights_) read(weight);
+    for (const Weight& weight : weights_)
+      if (options.matrices == Matrices::numbers || weight.parameter.shape().rank() != 2)
+        read(weight);
+      else
+        keep(weight, options.matrices);
     for (const Weight& copy : copies_) compare(copy);
   }
 
@@ -130,15 +144,32 @@ class ModelWeights {
       });
     }
   }
+  void keep(const Weight& weight, Matrices how) const {
+    std::shared_ptr<const FrozenMatrix> matrix = source_.matrix(weight.name, weight.layout);
+    if (weight.layout.transposed) {  // a linear's
+      if (how == Matrices::int8) matrix = kernels::int8_rows(*matrix);
+      if (how == Matrices::nf4) matrix = kernels::nf4_blocks(*matrix);
+    }
+    const auto use = weight.parameter.entry()->used(ParameterUse::write);
+    weight.parameter.entry()->keep_as(std::move(matrix), weight.layout.transposed);
+  }
   void compare(const Weight& copy) const {
-    const Tensor<T> value = copy.parameter.value();
-    const Index piece = std::max<Index>(1, value.shape().back());
-    std::vector<T> row(static_cast<std::size_t>(piece));
-    for (Index at = 0; at < value.size(); at += piece) {
+    const ParameterEntry& entry = *copy.parameter.entry();
+    const Shape& shape = copy.parameter.shape();
+    const Index piece = std::max<Index>(1, shape.back());
+    std::vector<T> row(static_cast<std::size_t>(piece)), stored(entry.matrix ? row.size() : 0);
+    std::vector<float> floats(stored.size());
+    const Tensor<T> value = entry.matrix ? Tensor<T>() : copy.parameter.value();
+    for (Index at = 0; at < shape.size(); at += piece) {
       source_.read(copy.name, row, at);
-      require(std::memcmp(row.data(), value.data() + at, static_cast<std::size_t>(piece) * sizeof(T)) == 0,
-              source_.path, ": ", copy.name, " is said to be ", copy.parameter.path(),
-              " again, but holds other values");
+      const T* ours = value.data() + at;
+      if (entry.matrix) {
+        entry.matrix->read(at / piece, 1, floats.data());
+        std::copy(floats.begin(), floats.end(), stored.begin());
+        ours = stored.data();
+      }
+      require(std::memcmp(row.data(), ours, static_cast<std::size_t>(piece) * sizeof(T)) == 0, source_.path, ": ",
+              copy.name, " is said to be ", copy.parameter.path(), " again, but holds other values");
     }
   }
 

@@ -14,7 +14,7 @@ namespace remat { inline namespace REMAT_ABI { namespace models {
 /// What `load` gives.
 template <class T>
 struct Pretrained {
-  Decoder<T> model;             // with its weights, none of them frozen
+  Decoder<T> model;             // with its weights
   text::Tokenizer tokenizer;    // that of the file
   std::string chat_template{};  // how the file wants conversations written (Jinja); empty where it says nothing
 };
@@ -30,10 +30,11 @@ inline std::string chat_template_of(const io::HuggingFaceFolder& folder) {
 }
 
 template <class T, class Source>
-Pretrained<T> load_from(const Source& source, const Scope& where, text::Tokenizer tokenizer,
-                        std::string chat_template) {
-  Pretrained<T> loaded{Decoder<T>(where, io::decoder_config(source)), std::move(tokenizer), std::move(chat_template)};
-  io::load_weights(source, loaded.model);
+Pretrained<T> load_from(const Source& source, const Scope& where, text::Tokenizer tokenizer, std::string chat_template,
+                        const io::LoadOptions& options) {
+  Pretrained<T> loaded{Decoder<T>(where.without_values(), io::decoder_config(source)), std::move(tokenizer),
+                       std::move(chat_template)};
+  io::load_weights(source, loaded.model, options);
   require(loaded.tokenizer.vocabulary_size() <= loaded.model.config.vocabulary, source.path(), ": the tokenizer has ",
           loaded.tokenizer.vocabulary_size(), " tokens, the embedding ", loaded.model.config.vocabulary, " rows");
   return loaded;
@@ -42,18 +43,18 @@ Pretrained<T> load_from(const Source& source, const Scope& where, text::Tokenize
 }  // namespace detail
 
 /// The model in a GGUF file or in a folder of Hugging Face's, made in `where`: see `io::decoder_config` for those that
-/// are read. Weights become numbers of `Accum<T>`, as parameters are, whatever they were. An `Error` names what does
-/// not fit.
+/// are read. Weights become numbers of `Accum<T>`, as parameters are, whatever they were, and none is frozen, but where
+/// `options` say otherwise. An `Error` names what does not fit.
 template <class T>
-Pretrained<T> load(const Scope& where, const std::string& path) {
+Pretrained<T> load(const Scope& where, const std::string& path, const io::LoadOptions& options = {}) {
   if (std::filesystem::is_directory(path)) {
     const io::HuggingFaceFolder folder(path);
     return detail::load_from<T>(folder, where, text::load_tokenizer(path + "/tokenizer.json"),
-                                detail::chat_template_of(folder));
+                                detail::chat_template_of(folder), options);
   }
   const io::GgufFile file(path);
   return detail::load_from<T>(file, where, text::make_tokenizer(io::tokenizer_tables(file)),
-                              file.get<std::string>("tokenizer.chat_template", ""));
+                              file.get<std::string>("tokenizer.chat_template", ""), options);
 }
 
 }}}  // namespace remat::models

@@ -5,10 +5,12 @@
 #include <bit>
 #include <cstring>
 #include <map>
+#include <memory>
 #include <remat/core/near_misses.hpp>
 #include <remat/core/numbers.hpp>
 #include <remat/core/tensor.hpp>
 #include <remat/io/file.hpp>
+#include <remat/io/mapped_file.hpp>
 #include <remat/io/safetensors_header.hpp>
 #include <remat/kernels/quantized.hpp>
 #include <remat/params/registry.hpp>
@@ -102,12 +104,31 @@ class SafetensorsFile {
     convert(name, first, to.data(), count);
   }
 
+  /// A matrix of F16, BF16 or F32 as it lies in the file, which is mapped and stays open as long as the matrix.
+  /// `paired_heads`: see `WeightLayout`.
+  std::shared_ptr<const FrozenMatrix> matrix(const std::string& name, Index paired_heads = 0) const {
+    const TensorInfo& found = info(name);
+    require(found.shape.rank() == 2, path(), ": \"", name, "\" has shape ", found.shape, ", a matrix is needed");
+    require(found.dtype == "F16" || found.dtype == "BF16" || found.dtype == "F32", path(), ": \"", name, "\" holds ",
+            found.dtype, "; F16, BF16 and F32 can stay as they are stored: load the others as numbers");
+    if (!mapping_) mapping_ = std::make_shared<const MappedFile>(path());
+    const auto bytes = mapping_->bytes();
+    require(data_begin_ + found.end <= bytes.size(), path(), ": has changed since it was opened");
+    return std::make_shared<const kernels::BlockMatrix>(
+        found.shape, format_of(found), bytes.subspan(data_begin_ + found.begin, found.end - found.begin), mapping_,
+        paired_heads);
+  }
+
   /// `; the nearest names are ...`: those that share the longest beginning and end with `name`.
   static std::string near(std::string_view name, std::vector<std::string> names) {
     return remat::detail::nearest_names(name, std::move(names));
   }
 
  private:
+  static kernels::BlockFormat format_of(const TensorInfo& info) {
+    using kernels::BlockFormat;
+    return info.dtype == "F16" ? BlockFormat::f16 : info.dtype == "BF16" ? BlockFormat::bf16 : BlockFormat::f32;
+  }
   template <class T>
   void convert(const std::string& name, Index first, T* to, Index count) const {
     static_assert(is_floating(dtype_of<T>()), "numbers are converted to float, double or bfloat16");
@@ -131,16 +152,13 @@ class SafetensorsFile {
           elements[i] = static_cast<Accum<T>>(value);
         }
       } else {
-        using kernels::BlockFormat;
-        const BlockFormat format = found.dtype == "F16"    ? BlockFormat::f16
-                                   : found.dtype == "BF16" ? BlockFormat::bf16
-                                                           : BlockFormat::f32;
-        kernels::decode_blocks(format, bytes.data(), 0, n, to + at);
+        kernels::decode_blocks(format_of(found), bytes.data(), 0, n, to + at);
       }
     }
   }
 
   File file_;
+  mutable std::shared_ptr<const MappedFile> mapping_{};  // made when a matrix is to stay in the file
   std::size_t data_begin_ = 0;
   SafetensorsHeader header_{};
 };

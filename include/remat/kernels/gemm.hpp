@@ -8,6 +8,7 @@
 #include <limits>
 #include <remat/core/parallel.hpp>
 #include <remat/kernels/gemm/bfloat16.hpp>
+#include <remat/kernels/gemm/few_rows.hpp>
 #include <string>
 #include <type_traits>
 
@@ -133,6 +134,13 @@ void gemm_batched(Gemm shape, const Batch& batch, const T* a, const T* b, C* c,
   set_leading(shape.ldc, shape.n, "C");
   require(std::max({shape.lda, shape.ldb, shape.ldc}) <= limit, "gemm: a leading dimension is out of range");
 
+  if constexpr (std::is_same_v<T, Accum<T>>) {
+    if (detail::has_few_rows(shape)) {
+      for (Index i = 0; i < batch.count; ++i)
+        detail::few_rows_product(shape, a + i * batch.stride_a, b + i * batch.stride_b, bias, c + i * batch.stride_c);
+      return;
+    }
+  }
   const detail::Tiling tiling(shape);
   const auto run_tile = [&](Index item) {
     const Index product = item / tiling.count(), tile = item % tiling.count();

@@ -24,8 +24,8 @@ template <class A, class T>
   }
 }
 
-template <int Count, class A>
-[[gnu::noinline]] void dot_rows(Index n, const float* w, const A* x, A* out) {
+template <int Count, class W, class A>
+[[gnu::noinline]] void dot_rows(Index n, const W* w, const A* x, A* out) {
   using V = typename Vector<A>::type;
   constexpr int width = Vector<A>::width;
   constexpr int registers = Count == 1 ? 4 : 2;  // of sums of a row side by side: an addition waits for the last one
@@ -72,8 +72,8 @@ template <int Count, class A>
 inline constexpr Index row_dots_most = 4;
 
 /// out[i] = the sum over j < n of x[i][j] w[j], for the `count` <= `row_dots_most` rows of x [count, n].
-template <class A>
-void row_dots(Index n, const float* w, Index count, const A* x, A* out) {
+template <class W, class A>
+void row_dots(Index n, const W* w, Index count, const A* x, A* out) {
   switch (count) {
     case 1: return detail::dot_rows<1>(n, w, x, out);
     case 2: return detail::dot_rows<2>(n, w, x, out);
