@@ -2,6 +2,8 @@
 #pragma once
 
 #include <remat/text/chat.hpp>
+#include <remat/text/chat_format.hpp>
+#include <remat/text/instruction_sample.hpp>
 #include <remat/text/make_tokenizer.hpp>
 #include <remat/text/stream_decoder.hpp>
 #include <remat/text/tokenizer.hpp>
