@@ -3,6 +3,7 @@
 
 #include <remat/text/chat.hpp>
 #include <remat/text/chat_format.hpp>
+#include <remat/text/instruction_data.hpp>
 #include <remat/text/instruction_sample.hpp>
 #include <remat/text/make_tokenizer.hpp>
 #include <remat/text/stream_decoder.hpp>
