@@ -6,6 +6,7 @@
 #include <limits>
 #include <remat/core/random.hpp>
 #include <remat/core/tensor.hpp>
+#include <remat/data/shuffled.hpp>
 #include <span>
 #include <string>
 #include <vector>
@@ -73,24 +74,7 @@ class RandomBatches {
   Index beginning(Index n) const {
     const RandomStream stream{seed_, static_cast<std::uint32_t>(n / windows_), site};
     const Index offset = static_cast<Index>(stream.word(0)) % beginnings_;
-    return offset + length_ * permuted(n % windows_, stream);
-  }
-  /// A permutation of [0, windows) that needs no table: a Feistel network on the next power of 4, walked until it is
-  /// back in range.
-  Index permuted(Index i, const RandomStream& stream) const {
-    int half = 1;
-    while ((Index{1} << (2 * half)) < windows_) ++half;
-    const std::uint64_t mask = (std::uint64_t{1} << half) - 1;
-    auto x = static_cast<std::uint64_t>(i);
-    do {
-      std::uint64_t left = x >> half, right = x & mask;
-      for (std::uint64_t round = 1; round <= 4; ++round) {
-        const std::uint64_t mixed = stream.block((round << 40) | right)[0] & mask;
-        left = std::exchange(right, left ^ mixed);
-      }
-      x = (left << half) | right;
-    } while (x >= static_cast<std::uint64_t>(windows_));
-    return static_cast<Index>(x);
+    return offset + length_ * detail::shuffled(n % windows_, windows_, stream);
   }
 
   std::span<const std::int32_t> tokens_;
