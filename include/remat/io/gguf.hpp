@@ -9,6 +9,7 @@
 #include <remat/io/gguf_header.hpp>
 #include <remat/io/mapped_file.hpp>
 #include <remat/kernels/quantized.hpp>
+#include <remat/kernels/quantized/block_matrix.hpp>
 #include <span>
 #include <string>
 #include <string_view>
@@ -129,7 +130,9 @@ class GgufFile {
     const BlockFormat format = decoded_format(tensor);
     require(tensor.shape.rank() == 2, path(), ": ", remat::detail::quoted(name), " has shape ", tensor.shape,
             ", a matrix is needed");
-    return std::make_shared<const kernels::BlockMatrix>(tensor.shape, format, tensor.bytes, mapping_, paired_heads);
+    using kernels::BlockMatrix;
+    return std::make_shared<const BlockMatrix>(format, tensor.shape[0], tensor.shape[1],
+                                               BlockMatrix::Source{tensor.bytes, mapping_, true, paired_heads});
   }
 
  private:

@@ -10,6 +10,8 @@
 #include <remat/io/gguf.hpp>
 #include <remat/io/load_options.hpp>
 #include <remat/io/safetensors_shards.hpp>
+#include <remat/kernels/quantized/int8_rows.hpp>
+#include <remat/kernels/quantized/nf4_blocks.hpp>
 #include <remat/params/parameter.hpp>
 #include <set>
 #include <string>
@@ -147,8 +149,11 @@ class ModelWeights {
   void keep(const Weight& weight, Matrices how) const {
     std::shared_ptr<const FrozenMatrix> matrix = source_.matrix(weight.name, weight.layout);
     if (weight.layout.transposed) {  // a linear's
-      if (how == Matrices::int8) matrix = kernels::int8_rows(*matrix);
-      if (how == Matrices::nf4) matrix = kernels::nf4_blocks(*matrix);
+      const auto rows = [&from = *matrix](Index first, Index count, float* to) { from.read(first, count, to); };
+      if (how == Matrices::int8)
+        matrix = std::make_shared<const kernels::Int8Rows>(matrix->rows(), matrix->columns(), rows);
+      else if (how == Matrices::nf4)
+        matrix = std::make_shared<const kernels::Nf4Blocks>(matrix->rows(), matrix->columns(), rows);
     }
     const auto use = weight.parameter.entry()->used(ParameterUse::write);
     weight.parameter.entry()->keep_as(std::move(matrix), weight.layout.transposed);

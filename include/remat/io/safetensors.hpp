@@ -13,6 +13,7 @@
 #include <remat/io/mapped_file.hpp>
 #include <remat/io/safetensors_header.hpp>
 #include <remat/kernels/quantized.hpp>
+#include <remat/kernels/quantized/block_matrix.hpp>
 #include <remat/params/registry.hpp>
 #include <span>
 #include <string>
@@ -114,9 +115,11 @@ class SafetensorsFile {
     if (!mapping_) mapping_ = std::make_shared<const MappedFile>(path());
     const auto bytes = mapping_->bytes();
     require(data_begin_ + found.end <= bytes.size(), path(), ": has changed since it was opened");
-    return std::make_shared<const kernels::BlockMatrix>(
-        found.shape, format_of(found), bytes.subspan(data_begin_ + found.begin, found.end - found.begin), mapping_,
-        paired_heads);
+    using kernels::BlockMatrix;
+    return std::make_shared<const BlockMatrix>(
+        format_of(found), found.shape[0], found.shape[1],
+        BlockMatrix::Source{bytes.subspan(data_begin_ + found.begin, found.end - found.begin), mapping_, true,
+                            paired_heads});
   }
 
   /// `; the nearest names are ...`: those that share the longest beginning and end with `name`.

@@ -1,0 +1,213 @@
+// Adapts a language model from its files to instruction data, within a memory that is promised before the first step.
+//
+//   ./run finetune [--model FILE.gguf] [--data FILE.jsonl] [--memory MIB]      (--help lists every flag)
+#include <chrono>
+#include <filesystem>
+#include <iomanip>
+#include <iostream>
+#include <optional>
+#include <remat/core/process_memory.hpp>
+#include <remat/io.hpp>
+#include <remat/plan/within_memory.hpp>
+#include <remat/pretrained.hpp>
+#include <string>
+#include <vector>
+
+#include "finetune/questions.hpp"
+#include "finetune/settings.hpp"
+#include "finetune/step.hpp"
+#include "machine_facts.hpp"
+#include "text_of.hpp"
+
+namespace {
+
+using namespace finetune;
+using programs::mib, programs::text_of;
+using remat::Index;
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+void row(const std::string& name, const std::string& value) {
+  std::cout << "  " << std::left << std::setw(12) << name << value << '\n' << std::right;
+}
+
+remat::io::Matrices matrices_of(const Settings& s) {
+  if (s.full || s.base == "floats") return remat::io::Matrices::numbers;
+  if (s.base == "int8") return remat::io::Matrices::int8;
+  return s.base == "nf4" ? remat::io::Matrices::nf4 : remat::io::Matrices::as_stored;
+}
+
+std::string in_folder(const Settings& s, const char* file) { return (std::filesystem::path(s.out) / file).string(); }
+
+/// How steps are made: within the memory that was promised, or by the policy that was named.
+struct Steps {
+  Index parts = 1;
+  std::optional<remat::StepWithinMemory> plan{};
+};
+Steps plan_steps(const Settings& s, Model& model, const remat::ParameterRegistry& parameters, const Batch& batch) {
+  if (s.memory == 0) {
+    if (!s.policy.empty()) model.set_remat(remat::policy::parse(s.policy));
+    return {};
+  }
+  const auto plan_of = [&](Index rows) {
+    return remat::plan(
+        [&](remat::Tape& tape) { return share_of_loss(model, tape, batch.rows(0, rows), batch.target_count()); });
+  };
+  model.set_remat(remat::policy::nothing);  // a region to each layer, of which the plan decides
+  auto chosen = remat::plan_within_memory(static_cast<std::size_t>(s.memory) << 20, parameters, s.batch, plan_of);
+  model.set_remat(chosen.policy.policy);
+  return {chosen.parts, chosen};
+}
+
+void print_memory(const Settings& s, const Steps& steps) {
+  if (!steps.plan) return;
+  const remat::StepWithinMemory& plan = *steps.plan;
+  row("promised", text_of("%d MiB beside mapped files: %.0f for weights, optimizer and all else, %.0f for a step",
+                          s.memory, mib(plan.standing), mib(plan.budget)));
+  row("chosen",
+      text_of("%lld part%s of %lld rows, %s: %.0f MiB, about %.1f s a step", static_cast<long long>(plan.parts),
+              plan.parts > 1 ? "s" : "", static_cast<long long>(s.batch / plan.parts),
+              remat::policy::to_string(plan.policy.policy).substr(0, 60).c_str(), mib(plan.policy.stats.peak_bytes),
+              plan.policy.seconds));
+}
+
+/// How many steps, by what the flags say or by the time that a few take; these change nothing.
+int choose_steps(const Settings& s, const Model& model, const remat::ParameterRegistry& parameters,
+                 const remat::data::InstructionBatches& batches, Index parts) {
+  if (s.steps > 0) return s.steps;
+  const auto epoch = static_cast<int>(batches.steps_per_epoch());
+  if (s.epochs > 0) return s.epochs * epoch;
+  const double seconds = remat::io::median_seconds(
+      [&] {
+        forward_backward(model, batches.at(0), 0, parts, s.seed);
+        parameters.zero_grad();
+      },
+      1, 1);
+  const auto steps = static_cast<int>(remat::io::steps_within(60 * s.minutes, seconds, 10, epoch));
+  std::cout << text_of("%d steps of about %.1f s: %s; --steps, --epochs or --minutes say otherwise\n", steps, seconds,
+                       steps == epoch ? "all data once" : text_of("about %g minutes", s.minutes).c_str());
+  return steps;
+}
+
+int run(const Settings& s) {
+  if (s.threads > 0) omp_set_num_threads(s.threads);
+  remat::require(s.memory == 0 || s.policy.empty(), "--policy ", s.policy,
+                 " is chosen by the plan where --memory is given; with --memory 0 it counts");
+  std::error_code failure;
+  std::filesystem::create_directories(s.out, failure);
+  remat::require(!failure, "--out: folder ", s.out, " cannot be made: ", failure.message());
+
+  auto start = Clock::now();
+  remat::ParameterRegistry parameters(s.seed);
+  auto loaded = remat::models::load<float>(parameters / "model", s.model, {.matrices = matrices_of(s)});
+  Model& model = loaded.model;
+  const double load_seconds = seconds_since(start);
+  remat::require(model.config.context == 0 || s.context <= model.config.context, "--context ", s.context,
+                 " is above the model's ", model.config.context);
+  std::optional<remat::nn::Lora<float>> lora;
+  if (!s.full)
+    lora.emplace(parameters, parameters / "lora",
+                 remat::nn::LoraConfig{.targets = s.lora,
+                                       .rank = s.rank,
+                                       .alpha = s.alpha,
+                                       .rank_stabilized = s.rank_stabilized,
+                                       .dropout = s.dropout});
+
+  start = Clock::now();
+  const auto format = remat::text::recognize_chat(loaded.chat_template);
+  const auto data = remat::text::read_instructions(
+      s.data, loaded.tokenizer,
+      {.chat = format, .context = static_cast<std::size_t>(s.context), .skip_bad_lines = s.skip_bad_lines});
+  const remat::data::TokenSamples samples = data.samples();
+  const auto split = remat::data::split_held_out(samples.size(), s.held_out, s.seed);
+  const remat::data::InstructionBatchesConfig cut{
+      .batch = s.batch, .length = s.context, .seed = s.seed, .is_packed = !s.no_packing, .name = s.data};
+  const remat::data::InstructionBatches batches(samples, split.train, cut);
+  const remat::data::SequentialInstructionBatches held_out(samples, split.held_out, cut);
+  const double data_seconds = seconds_since(start);
+
+  std::cout << "remat " << remat::version() << '\n';
+  row("model", text_of("%s, %.1f million parameters, read in %.1f s", s.model.c_str(),
+                       1e-6 * static_cast<double>(parameters.count()), load_seconds));
+  row("trained",
+      text_of("%lld values in %s", static_cast<long long>(parameters.trainable_count()),
+              lora ? text_of("%zu adapters of rank %d", lora->parts().size(), s.rank).c_str() : "all weights"));
+  const auto& counts = data.counts();
+  row("data",
+      text_of("%lld samples, %lld tokens, %lld to be learned; %lld cut, %lld without an answer, %lld malformed; "
+              "read in %.1f s",
+              static_cast<long long>(counts.samples), static_cast<long long>(counts.tokens),
+              static_cast<long long>(counts.targets), static_cast<long long>(counts.cut),
+              static_cast<long long>(counts.skipped), static_cast<long long>(counts.bad), data_seconds));
+  row("batches",
+      text_of("%d x %d tokens, %.0f%% of them data, %lld steps an epoch; %zu samples held out", s.batch, s.context,
+              100 * batches.fill(), static_cast<long long>(batches.steps_per_epoch()), split.held_out.size()));
+  for (const auto& [name, value] : programs::machine_facts(remat::machine::peak_fma_gflops(remat::machine::threads())))
+    row(name, value);
+  const Steps how = plan_steps(s, model, parameters, batches.at(0));
+  print_memory(s, how);
+  std::cout << std::endl;
+
+  const auto log = remat::io::JsonLines::from_empty(in_folder(s, "train.jsonl"));
+  const std::vector<Question> questions = questions_of(loaded.tokenizer, samples, split.held_out, s.questions);
+  const double before = held_out_loss(model, held_out, s.eval_batches);
+  std::vector<std::string> first_answers;
+  for (const Question& question : questions)
+    first_answers.push_back(answer_of(model, loaded.tokenizer, question, s.answer_length));
+  log.write({{"step", 0}, {"held_out_loss", before}});
+  std::cout << text_of("held-out loss before: %.4f\n", before);
+
+  remat::optim::AdamW adamw(parameters, {.weight_decay = s.full ? 0.01 : 0});
+  remat::optim::GradientWatch watch(parameters);
+  const int steps = choose_steps(s, model, parameters, batches, how.parts);
+  const remat::optim::WarmupCosine schedule{
+      .peak = s.lr, .minimum = s.lr / 10, .warmup = std::min(s.warmup, steps - 1), .steps = steps};
+  {
+    remat::io::ProgressLine progress(steps);
+    for (int step = 0; step < steps; ++step) {
+      start = Clock::now();
+      const StepResult result = forward_backward(model, batches.at(step), step, how.parts, s.seed);
+      watch.check();
+      const double norm = remat::optim::global_norm(parameters), lr = schedule(step);
+      adamw.step(lr, remat::optim::clip_scale(norm, s.clip));
+      const double seconds = seconds_since(start);
+      const auto memory = remat::machine::process_memory();
+      log.write({{"step", step + 1},
+                 {"loss", result.loss},
+                 {"lr", lr},
+                 {"grad_norm", norm},
+                 {"ms", 1e3 * seconds},
+                 {"tokens_per_s", double(s.batch) * s.context / seconds},
+                 {"activation_bytes", result.peak_bytes},
+                 {"anonymous_bytes", memory.anonymous},
+                 {"peak_resident_bytes", memory.peak_resident}});
+      progress.show(
+          step, text_of("step %d/%d  loss %.4f  lr %.1e  norm %.2f  %.1f s  %.0f tok/s  %.0f MiB held", step + 1, steps,
+                        result.loss, lr, norm, seconds, double(s.batch) * s.context / seconds, mib(memory.anonymous)));
+    }
+  }
+
+  const double after = held_out_loss(model, held_out, s.eval_batches);
+  log.write({{"step", steps}, {"held_out_loss", after}});
+  std::cout << text_of("held-out loss %.4f -> %.4f\n\n", before, after);
+  for (std::size_t i = 0; i < questions.size(); ++i)
+    std::cout << questions[i].asked << "\n  before:    " << first_answers[i]
+              << "\n  after:     " << answer_of(model, loaded.tokenizer, questions[i], s.answer_length)
+              << "\n  the data:  " << questions[i].answer << "\n\n";
+
+  const auto memory = remat::machine::process_memory();
+  std::cout << text_of(
+      "peak resident memory %.0f MiB, %.0f MiB now without files; files of %.0f MiB are mapped%s\n",
+      mib(memory.peak_resident), mib(memory.anonymous), mib(memory.mapped_files),
+      s.memory == 0 ? "" : text_of("; promised: %d + %.0f", s.memory, mib(memory.mapped_files)).c_str());
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  return programs::run_program(argc, argv, "finetune",
+                               "Adapts a language model to instruction data within a memory that was promised.",
+                               Settings{}, add_options, run);
+}
