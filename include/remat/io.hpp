@@ -2,6 +2,7 @@
 #pragma once
 
 #include <remat/io/file.hpp>
+#include <remat/io/fingerprint.hpp>
 #include <remat/io/gguf.hpp>
 #include <remat/io/gguf_header.hpp>
 #include <remat/io/gguf_save.hpp>
@@ -13,4 +14,5 @@
 #include <remat/io/safetensors.hpp>
 #include <remat/io/safetensors_header.hpp>
 #include <remat/io/safetensors_shards.hpp>
+#include <remat/io/token_cache.hpp>
 #include <remat/io/trace.hpp>

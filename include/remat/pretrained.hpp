@@ -1,5 +1,6 @@
-// Models that others trained, from their files, with their tokenizers. Needs remat::text.
+// Models that others trained, from their files, with their tokenizers, and data to train them on. Needs remat::text.
 #pragma once
 
+#include <remat/io/instruction_cache.hpp>
 #include <remat/io/pretrained.hpp>
 #include <remat/text.hpp>
