@@ -8,6 +8,7 @@
 #include <optional>
 #include <remat/core/process_memory.hpp>
 #include <remat/io.hpp>
+#include <remat/io/instruction_cache.hpp>
 #include <remat/plan/within_memory.hpp>
 #include <remat/pretrained.hpp>
 #include <string>
@@ -29,7 +30,7 @@ using Clock = std::chrono::steady_clock;
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
 void row(const std::string& name, const std::string& value) {
-  std::cout << "  " << std::left << std::setw(12) << name << value << '\n' << std::right;
+  std::cout << "  " << std::left << std::setw(14) << name << value << '\n' << std::right;
 }
 
 remat::io::Matrices matrices_of(const Settings& s) {
@@ -116,8 +117,8 @@ int run(const Settings& s) {
 
   start = Clock::now();
   const auto format = remat::text::recognize_chat(loaded.chat_template);
-  const auto data = remat::text::read_instructions(
-      s.data, loaded.tokenizer,
+  const auto data = remat::io::cached_instructions(
+      in_folder(s, "tokens.cache"), s.data, loaded.tokenizer,
       {.chat = format, .context = static_cast<std::size_t>(s.context), .skip_bad_lines = s.skip_bad_lines});
   const remat::data::TokenSamples samples = data.samples();
   const auto split = remat::data::split_held_out(samples.size(), s.held_out, s.seed);
