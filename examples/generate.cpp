@@ -20,7 +20,7 @@ struct Settings {
   int length = 200, top_k = 40, threads = 0;
   double temperature = 0.7;
   std::uint64_t seed = 1;
-  bool raw = false;
+  bool raw = false, floats = false;
 };
 
 void add_options(CLI::App& app, Settings& s) {
@@ -30,6 +30,8 @@ void add_options(CLI::App& app, Settings& s) {
   app.add_option("--prompt", s.prompt, "what to answer, or with --raw to continue")->required();
   app.add_option("--system", s.system, "what the model is told before; the model's own words if empty");
   app.add_flag("--raw", s.raw, "continue the prompt as it is, not as a turn of a conversation");
+  app.add_flag("--floats", s.floats,
+               "turn all weights into floats first, in the place of reading them as they are stored");
   app.add_option("--length", s.length, "tokens at most")->check(CLI::Range(0, 1 << 30));
   app.add_option("--temperature", s.temperature, "0: always the likeliest token")->check(programs::between(0, 1e6));
   app.add_option("--top-k", s.top_k, "choose among so many; 0: among all")->check(CLI::Range(0, 1 << 30));
@@ -51,10 +53,15 @@ int generate(const Settings& s) {
   if (s.threads > 0) omp_set_num_threads(s.threads);
   auto start = std::chrono::steady_clock::now();
   remat::ParameterRegistry parameters;
-  const auto loaded = remat::models::load<float>(parameters / "model", s.model);
-  std::fprintf(stderr, "%s: %.1f million parameters, loaded in %.1f s; %d threads, OMP_WAIT_POLICY %s\n",
-               s.model.c_str(), 1e-6 * static_cast<double>(parameters.count()), seconds_since(start),
-               remat::machine::threads(), remat::machine::wait_policy().c_str());
+  const auto loaded = remat::models::load<float>(
+      parameters / "model", s.model,
+      {.matrices = s.floats ? remat::io::Matrices::numbers : remat::io::Matrices::as_stored});
+  std::fprintf(stderr,
+               "%s: %.1f million parameters in %.0f MB of memory and %.0f MB of files, loaded in %.1f s; %d threads, "
+               "OMP_WAIT_POLICY %s\n",
+               s.model.c_str(), 1e-6 * static_cast<double>(parameters.count()),
+               1e-6 * static_cast<double>(parameters.bytes()), 1e-6 * static_cast<double>(parameters.mapped_bytes()),
+               seconds_since(start), remat::machine::threads(), remat::machine::wait_policy().c_str());
 
   std::vector<std::int32_t> prompt;
   if (s.raw) {

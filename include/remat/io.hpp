@@ -13,6 +13,7 @@
 #include <remat/io/progress.hpp>
 #include <remat/io/safetensors.hpp>
 #include <remat/io/safetensors_header.hpp>
+#include <remat/io/safetensors_save.hpp>
 #include <remat/io/safetensors_shards.hpp>
 #include <remat/io/token_cache.hpp>
 #include <remat/io/trace.hpp>

@@ -68,5 +68,6 @@
 #include <remat/params/copy_values.hpp>
 #include <remat/params/registry.hpp>
 #include <remat/plan/plan_cache.hpp>
+#include <remat/plan/within_memory.hpp>
 #include <remat/policy/parse.hpp>
 #include <remat/policy/phrase_book.hpp>

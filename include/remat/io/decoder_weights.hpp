@@ -16,6 +16,19 @@ struct DecoderNames {
   bool paired_turns = false;  // rows of query and key lie as `WeightLayout::paired_heads` says
 };
 
+/// The names of Hugging Face's folders; `before` stands before all but the head's.
+inline DecoderNames hugging_face_names(const std::string& before) {
+  return {
+      before + "embed_tokens", before + "norm",    "lm_head",          before + "layers.", "input_layernorm",
+      "self_attn.q_proj",      "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "post_attention_layernorm",
+      "mlp.gate_proj",         "mlp.up_proj",      "mlp.down_proj"};
+}
+/// Those of GGUF files.
+inline DecoderNames gguf_names() {
+  return {"token_embd", "output_norm", "output",   "blk.",     "attn_norm", "attn_q",  "attn_k",
+          "attn_v",     "attn_output", "ffn_norm", "ffn_gate", "ffn_up",    "ffn_down"};
+}
+
 /// Fills a decoder with projections of their own for query, key and value and with gated feed-forwards. An `Error` as
 /// of `ModelWeights::load`.
 template <class T>

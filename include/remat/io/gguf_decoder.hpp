@@ -74,8 +74,7 @@ inline models::DecoderConfig decoder_config(const GgufFile& file) {
 /// missing, of another shape, or not known to the decoder; then no weight has changed.
 template <class T>
 void load_weights(const GgufFile& file, const models::Decoder<T>& model, const LoadOptions& options = {}) {
-  DecoderNames names{"token_embd", "output_norm", "output",   "blk.",     "attn_norm", "attn_q",  "attn_k",
-                     "attn_v",     "attn_output", "ffn_norm", "ffn_gate", "ffn_up",    "ffn_down"};
+  DecoderNames names = gguf_names();
   names.paired_turns = detail::family_of(file).paired_turns;
   load_decoder(ModelWeights<Accum<T>>(weights_of<Accum<T>>(file)), model, names, options);
 }

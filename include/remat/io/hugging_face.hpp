@@ -131,11 +131,7 @@ void load_weights(const HuggingFaceFolder& folder, const models::Decoder<T>& mod
   const std::string before = weights.contains("embed_tokens.weight") ? "" : "model.";
   for (std::size_t i = 0; i < model.decoder.layers.size(); ++i)  // tables that old versions stored
     weights.ignore(before + "layers." + std::to_string(i) + ".self_attn.rotary_emb.inv_freq");
-  load_decoder(std::move(weights), model,
-               {before + "embed_tokens", before + "norm", "lm_head", before + "layers.", "input_layernorm",
-                "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
-                "post_attention_layernorm", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"},
-               options);
+  load_decoder(std::move(weights), model, hugging_face_names(before), options);
 }
 
 }}}  // namespace remat::io

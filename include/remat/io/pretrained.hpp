@@ -16,6 +16,7 @@ template <class T>
 struct Pretrained {
   Decoder<T> model;             // with its weights
   text::Tokenizer tokenizer;    // that of the file
+  std::string architecture{};   // as GGUF files call it: "llama", "qwen2"
   std::string chat_template{};  // how the file wants conversations written (Jinja); empty where it says nothing
 };
 
@@ -30,10 +31,10 @@ inline std::string chat_template_of(const io::HuggingFaceFolder& folder) {
 }
 
 template <class T, class Source>
-Pretrained<T> load_from(const Source& source, const Scope& where, text::Tokenizer tokenizer, std::string chat_template,
-                        const io::LoadOptions& options) {
+Pretrained<T> load_from(const Source& source, const Scope& where, text::Tokenizer tokenizer, std::string architecture,
+                        std::string chat_template, const io::LoadOptions& options) {
   Pretrained<T> loaded{Decoder<T>(where.without_values(), io::decoder_config(source)), std::move(tokenizer),
-                       std::move(chat_template)};
+                       std::move(architecture), std::move(chat_template)};
   io::load_weights(source, loaded.model, options);
   require(loaded.tokenizer.vocabulary_size() <= loaded.model.config.vocabulary, source.path(), ": the tokenizer has ",
           loaded.tokenizer.vocabulary_size(), " tokens, the embedding ", loaded.model.config.vocabulary, " rows");
@@ -50,10 +51,12 @@ Pretrained<T> load(const Scope& where, const std::string& path, const io::LoadOp
   if (std::filesystem::is_directory(path)) {
     const io::HuggingFaceFolder folder(path);
     return detail::load_from<T>(folder, where, text::load_tokenizer(path + "/tokenizer.json"),
+                                folder.config()["model_type"].text() == "qwen2" ? "qwen2" : "llama",
                                 detail::chat_template_of(folder), options);
   }
   const io::GgufFile file(path);
   return detail::load_from<T>(file, where, text::make_tokenizer(io::tokenizer_tables(file)),
+                              file.get<std::string>("general.architecture"),
                               file.get<std::string>("tokenizer.chat_template", ""), options);
 }
 

@@ -12,6 +12,7 @@
 #include <remat/io/file.hpp>
 #include <remat/io/mapped_file.hpp>
 #include <remat/io/safetensors_header.hpp>
+#include <remat/io/safetensors_save.hpp>
 #include <remat/kernels/quantized.hpp>
 #include <remat/kernels/quantized/block_matrix.hpp>
 #include <remat/params/registry.hpp>
@@ -22,11 +23,6 @@
 #include <vector>
 
 namespace remat { inline namespace REMAT_ABI { namespace io {
-
-static_assert(std::endian::native == std::endian::little, "safetensors: the file's bytes are copied as they are");
-
-/// The format's own limit.
-inline constexpr std::size_t max_safetensors_header = 100'000'000;
 
 /// A file open for reading, its header checked as a whole. Tensors are read on request. Any file is safe to open: what
 /// breaks a rule is an `Error` that names file and rule, and no more memory is taken than the file's size calls for.
@@ -165,54 +161,6 @@ class SafetensorsFile {
   std::size_t data_begin_ = 0;
   SafetensorsHeader header_{};
 };
-
-/// Writes every parameter once, under its path. `metadata` is stored with the file; so is, for each layer that uses a
-/// parameter under another path, that path with the parameter's (the convention for tied weights). The file is
-/// replaced as a whole or, after an `Error`, not at all.
-inline void save_safetensors(const ParameterRegistry& parameters, const std::string& path,
-                             std::map<std::string, std::string> metadata = {}) {
-  auto entries = parameters.entries();
-  // Widest elements first, so that all data is aligned to its type; equal widths stay in order of path.
-  std::stable_sort(entries.begin(), entries.end(),
-                   [](const auto& a, const auto& b) { return size_of(a->value.dtype) > size_of(b->value.dtype); });
-  for (const auto& entry : entries)
-    for (const auto& user : entry->users) {
-      if (user == entry->path) continue;
-      const bool is_new = metadata.emplace(user, entry->path).second;
-      require(is_new, path, ": the metadata key \"", user, "\" is taken by an alias of ", entry->path, "; use another");
-    }
-  auto header = nlohmann::ordered_json::object();
-  if (!metadata.empty()) header["__metadata__"] = metadata;
-  std::size_t end = 0;
-  for (const auto& entry : entries) {
-    const std::size_t begin = std::exchange(end, end + entry->value.bytes());
-    header[entry->path] = {
-        {"dtype", safetensors_name(entry->value.dtype)},
-        {"shape", std::vector<Index>(entry->value.shape.begin(), entry->value.shape.end())},
-        {"data_offsets", {begin, end}},
-    };
-  }
-  std::string text;
-  try {
-    text = header.dump();
-  } catch (const nlohmann::json::exception& error) {
-    fail(path, ": a name or a metadata text is not valid UTF-8: ", error.what());
-  }
-  text.resize((text.size() + 7) / 8 * 8, ' ');  // the data begins aligned
-  require(text.size() <= max_safetensors_header, path, ": the header has ", text.size(), " bytes, above the limit ",
-          max_safetensors_header);
-
-  ReplacedFile replaced(path);
-  const std::uint64_t length = text.size();
-  replaced.file().write(&length, 8);
-  replaced.file().write(text);
-  for (const auto& entry : entries) {
-    const auto use = entry->used(ParameterUse::read);
-    const AnyTensor value = entry->numbers();
-    replaced.file().write(value.data(), value.bytes());
-  }
-  replaced.commit();
-}
 
 /// Reads every parameter. The file must hold exactly the registry's paths, with their types and shapes. All is checked
 /// and read before the first value changes: a load that throws has changed nothing.

@@ -78,6 +78,14 @@ class Lora {
       set_frozen(part, true);
     }
   }
+  /// A matrix with its adapter added, and the largest difference that rounding made to an element.
+  struct Merged {
+    Tensor<Accum<T>> weight;  // [D, F]
+    double deviation = 0;     // of an element from its exact sum
+  };
+  /// Of one of `parts`; nothing changes.
+  template <class = void>
+  Merged merged(const Part& part) const;
   /// Adds every adapter to its matrix, which becomes numbers where it was stored otherwise, and deactivates them. The
   /// largest difference that rounding made to an element is returned: the model computes as before, but for that.
   template <class = void>
@@ -140,32 +148,39 @@ class Lora {
 
 template <class T>
 template <class>
+typename Lora<T>::Merged Lora<T>::merged(const Part& part) const {
+  const Tensor<Accum<T>> base = part.weight.value(), down = part.down.value(), up = part.up.value();
+  const Index inputs = base.shape()[0], outputs = base.shape()[1], rank = config_.rank;
+  AnyTensor sum = base.any().copied();
+  auto* const to = reinterpret_cast<Accum<T>*>(sum.mutable_data());
+  std::vector<double> deviations(static_cast<std::size_t>(inputs));
+  parallel_for(inputs, row_grain(outputs * rank), [&](Index begin, Index end) {
+    for (Index i = begin; i < end; ++i)
+      for (Index j = 0; j < outputs; ++j) {
+        double product = 0;
+        for (Index r = 0; r < rank; ++r)
+          product += static_cast<double>(down.data()[i * rank + r]) * static_cast<double>(up.data()[r * outputs + j]);
+        Accum<T>& element = to[i * outputs + j];
+        const double exact = static_cast<double>(element) + scale() * product;
+        element = static_cast<Accum<T>>(exact);
+        double& deviation = deviations[static_cast<std::size_t>(i)];
+        deviation = std::max(deviation, std::abs(static_cast<double>(element) - exact));
+      }
+  });
+  return {Tensor<Accum<T>>(std::move(sum)), *std::max_element(deviations.begin(), deviations.end())};
+}
+
+template <class T>
+template <class>
 double Lora<T>::merge() const {
   double largest = 0;
   for (const Part& part : parts_) {
+    Merged sum = merged(part);
+    largest = std::max(largest, sum.deviation);
     ParameterEntry& entry = *part.weight.entry();
-    const Tensor<Accum<T>> base = part.weight.value(), down = part.down.value(), up = part.up.value();
-    const Index outputs = base.shape()[1], rank = config_.rank;
-    AnyTensor merged = base.any().copied();
-    auto* const to = reinterpret_cast<Accum<T>*>(merged.mutable_data());
-    std::vector<double> deviations(static_cast<std::size_t>(base.shape()[0]));
-    parallel_for(base.shape()[0], row_grain(outputs * rank), [&](Index begin, Index end) {
-      for (Index i = begin; i < end; ++i)
-        for (Index j = 0; j < outputs; ++j) {
-          double sum = 0;
-          for (Index r = 0; r < rank; ++r)
-            sum += static_cast<double>(down.data()[i * rank + r]) * static_cast<double>(up.data()[r * outputs + j]);
-          Accum<T>& element = to[i * outputs + j];
-          const double exact = static_cast<double>(element) + scale() * sum;
-          element = static_cast<Accum<T>>(exact);
-          double& deviation = deviations[static_cast<std::size_t>(i)];
-          deviation = std::max(deviation, std::abs(static_cast<double>(element) - exact));
-        }
-    });
     const auto use = entry.used(ParameterUse::write);
     entry.matrix = nullptr, entry.is_transposed = false;
-    entry.value = std::move(merged), entry.cast = {}, entry.cast_from = {};
-    for (const double deviation : deviations) largest = std::max(largest, deviation);
+    entry.value = std::move(sum.weight).any(), entry.cast = {}, entry.cast_from = {};
   }
   deactivate();
   return largest;

@@ -348,8 +348,9 @@ void LayerScope::complete() const {
 
 inline Scope ParameterRegistry::operator/(std::string_view name) const { return Scope(shared_state()) / name; }
 
-/// One line a parameter: path, shape, count, number of users; shared and frozen ones marked, shared ones counted once.
-/// Where some are frozen, the count of the others follows the total.
+/// One line a parameter: path, shape, count, number of users; shared and frozen ones marked, those that are read as
+/// they are stored with the format, those that have an adapter; shared ones counted once. Where some are frozen, the
+/// count of the others follows the total.
 template <class = void>
 std::ostream& operator<<(std::ostream& out, const ParameterRegistry& parameters) {
   std::size_t width = 9;
@@ -360,10 +361,14 @@ std::ostream& operator<<(std::ostream& out, const ParameterRegistry& parameters)
   };
   line("parameter", "shape", "count", "users");
   for (const auto& entry : parameters.entries()) {
-    const bool shared = entry->users.size() > 1;
-    const char* const mark =
-        shared ? (entry->is_frozen ? " (shared, frozen)" : " (shared)") : (entry->is_frozen ? " (frozen)" : "");
-    line(entry->path, entry->value.shape.to_string(), entry->value.size(), std::to_string(entry->users.size()) + mark);
+    std::string marks;
+    const auto mark = [&](const std::string& text) { marks += (marks.empty() ? " (" : ", ") + text; };
+    if (entry->users.size() > 1) mark("shared");
+    if (entry->is_frozen) mark("frozen");
+    if (entry->matrix) mark(entry->matrix->format());
+    if (entry->adapter) mark("adapted");
+    if (!marks.empty()) marks += ')';
+    line(entry->path, entry->value.shape.to_string(), entry->value.size(), std::to_string(entry->users.size()) + marks);
   }
   line("total", "", parameters.count(), "");
   if (const Index trainable = parameters.trainable_count(); trainable != parameters.count())

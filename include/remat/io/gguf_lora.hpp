@@ -1,0 +1,87 @@
+// Adapters in a GGUF file, as llama.cpp applies them (`llama-cli --lora FILE`).
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <remat/io/gguf.hpp>
+#include <remat/io/gguf_decoder.hpp>
+#include <remat/io/gguf_save.hpp>
+#include <remat/io/lora_names.hpp>
+#include <remat/nn/lora.hpp>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace remat { inline namespace REMAT_ABI { namespace io {
+
+namespace detail {
+
+inline DecoderNames gguf_names_of(std::string_view architecture, const std::string& path) {
+  for (const GgufFamily& family : gguf_families)
+    if (family.architecture == architecture) {
+      DecoderNames names = gguf_names();
+      names.paired_turns = family.paired_turns;
+      return names;
+    }
+  fail(path, ": is of architecture ", remat::detail::quoted(architecture), ", whose tensors are not known here");
+}
+
+}  // namespace detail
+
+/// Writes the adapters of a decoder of GGUF's `architecture` ("llama", also for Mistral and SmolLM2; "qwen2"): rows of
+/// query and key lie as in a base of that architecture. The format knows alpha / R only, so that of a rank-stabilized
+/// adapter alpha is stored times sqrt(R). The file is replaced as a whole.
+template <class T>
+void save_gguf_lora(const nn::Lora<T>& lora, const models::Decoder<T>& model, const std::string& path,
+                    const std::string& architecture) {
+  const std::vector<NamedLinear> linears = linears_of(model, detail::gguf_names_of(architecture, path));
+  std::vector<GgufOutput> tensors;
+  for (const auto& part : lora.parts()) {
+    const auto linear =
+        std::find_if(linears.begin(), linears.end(), [&](const auto& each) { return each.layer == part.layer; });
+    require(linear != linears.end(), path, ": ", part.layer, " is adapted, but the format has no name for it");
+    tensors.emplace_back(linear->name + ".weight.lora_a", detail::turned_for_file(part.down.value()));
+    tensors.emplace_back(linear->name + ".weight.lora_b",
+                         detail::turned_for_file(part.up.value(), linear->paired_heads));
+  }
+  const auto alpha = static_cast<float>(lora.scale() * static_cast<double>(lora.config().rank));
+  save_gguf(tensors, path,
+            {{"general.architecture", architecture},
+             {"general.type", std::string("adapter")},
+             {"adapter.type", std::string("lora")},
+             {"adapter.lora.alpha", alpha}});
+}
+
+/// Makes the adapters of such a file in `where`, beside the layers of `model`, and activates them. An `Error` for a
+/// file that is no adapter, and for a tensor or a layer that does not fit.
+template <class T>
+nn::Lora<T> load_gguf_lora(const ParameterRegistry& parameters, const Scope& where, const models::Decoder<T>& model,
+                           const std::string& path) {
+  const GgufFile file(path);
+  require(file.get<std::string>("general.type", "model") == "adapter" &&
+              file.get<std::string>("adapter.type", "") == "lora",
+          path, ": is no LoRA adapter, but of general.type ",
+          remat::detail::quoted(file.get<std::string>("general.type", "model")));
+  std::map<std::string, detail::StoredAdapter> stored;
+  for (const GgufTensor& tensor : file.tensors()) {
+    const bool is_a = tensor.name.ends_with(".weight.lora_a"), is_b = tensor.name.ends_with(".weight.lora_b");
+    require((is_a || is_b) && tensor.shape.rank() == 2, path, ": ", remat::detail::quoted(tensor.name), " of shape ",
+            tensor.shape, " is no half of an adapter");
+    const std::string layer(tensor.name.substr(0, tensor.name.size() - std::string_view(".weight.lora_a").size()));
+    detail::StoredAdapter& adapter = stored[layer];
+    adapter.name = layer;
+    (is_a ? adapter.a : adapter.b) = file.read<float>(tensor.name);
+  }
+  std::vector<detail::StoredAdapter> all;
+  for (auto& [layer, adapter] : stored) {
+    require(adapter.a.shape().rank() == 2 && adapter.b.shape().rank() == 2, path, ": of the adapter of ",
+            remat::detail::quoted(layer), " one half is missing");
+    all.push_back(std::move(adapter));
+  }
+  const auto architecture = file.get<std::string>("general.architecture");
+  return detail::lora_of<T>(path, parameters, where, linears_of(model, detail::gguf_names_of(architecture, path)), all,
+                            {.alpha = file.get<double>("adapter.lora.alpha")});
+}
+
+}}}  // namespace remat::io

@@ -1,0 +1,206 @@
+// Adapters that PEFT made compute here what they compute there, in values and gradients; ours go to its files and to
+// GGUF and come back; what does not fit is one clear error.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <iterator>
+#include <remat/io/gguf_lora.hpp>
+#include <remat/io/hugging_face.hpp>
+#include <remat/io/peft.hpp>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "core/expect_error.hpp"
+#include "nn/random_tensor.hpp"
+
+namespace {
+
+using namespace remat;
+using remat_test::expect_error;
+
+std::string golden(const std::string& name) { return REMAT_SOURCE_DIR "/tests/golden/" + name; }
+
+template <class T>
+models::Decoder<T> base_in(ParameterRegistry& parameters, const char* name = "llama") {
+  const io::HuggingFaceFolder folder(golden(name));
+  const models::Decoder<T> model(parameters / "m", io::decoder_config(folder));
+  io::load_weights(folder, model);
+  return model;
+}
+template <class T>
+Tensor<T> logits_of(const models::Decoder<T>& model) {
+  Tape tape({.mode = Mode::evaluate});
+  return model.logits(tape, Tensor<std::int32_t>({2, 4}, {3, 1, 4, 1, 2, 7, 1, 8})).value();
+}
+template <class T>
+double farthest(const Tensor<T>& a, const Tensor<T>& b) {
+  double most = a.shape() == b.shape() ? 0 : 1e9;
+  for (Index i = 0; i < std::min(a.size(), b.size()); ++i)
+    most = std::max<double>(most, std::abs(a.data()[i] - b.data()[i]));
+  return most;
+}
+/// A folder or file of this test, gone afterwards.
+struct Place {
+  std::string path;
+  explicit Place(const std::string& name)
+      : path((std::filesystem::path(testing::TempDir()) / ("remat_lora_" + name)).string()) {
+    std::filesystem::remove_all(path);
+  }
+  ~Place() { std::filesystem::remove_all(path); }
+};
+
+TEST(Peft, AdaptersGiveItsLogitsLossAndGradients) {
+  ParameterRegistry parameters;
+  const auto model = base_in<double>(parameters);
+  const nn::Lora<double> lora = io::load_peft(parameters, parameters / "lora", model, golden("lora"));
+  EXPECT_EQ(lora.parts().size(), 10U);
+  EXPECT_EQ(lora.config().rank, 3);
+  EXPECT_NEAR(lora.scale(), 5 / std::sqrt(3.0), 1e-12);
+  const io::SafetensorsFile expected(golden("lora.safetensors"));
+  const Tensor<std::int32_t> ids = expected.read<std::int32_t>("ids");
+  Tape look({.mode = Mode::evaluate});
+  EXPECT_LT(farthest(model.logits(look, ids).value(), expected.read_as<double>("logits")), 1e-5);
+  std::vector<std::int32_t> targets(16, -1);
+  for (std::size_t i = 0; i < 15; ++i)
+    if (i != 7) targets[i] = ids.data()[i + 1];
+  Tape tape({.step = 1});
+  const Var<double> loss = model.loss(tape, ids, Tensor<std::int32_t>({2, 8}, std::span<const std::int32_t>(targets)));
+  EXPECT_NEAR(loss.item(), expected.read_as<double>("loss").data()[0], 1e-6);
+  tape.backward(loss);
+  for (const auto& linear : io::linears_of(model, io::hugging_face_names("model.")))
+    for (const auto& part : lora.parts()) {
+      if (part.layer != linear.layer) continue;
+      const auto compare = [&](const Parameter<double>& parameter, const char* half) {
+        const Tensor<float> is = io::detail::turned_for_file(parameter.grad()),
+                            should = expected.read<float>("gradient.base_model.model." + linear.name + half);
+        double size = 0;
+        for (Index i = 0; i < should.size(); ++i) size = std::max<double>(size, std::abs(should.data()[i]));
+        EXPECT_LT(farthest(is, should), 1e-5 * size) << linear.name << half;
+      };
+      compare(part.down, ".lora_A.weight");
+      compare(part.up, ".lora_B.weight");
+    }
+}
+
+TEST(Peft, WhatWasReadIsWrittenAgain) {
+  ParameterRegistry parameters;
+  const auto model = base_in<float>(parameters);
+  const nn::Lora<float> lora = io::load_peft(parameters, parameters / "lora", model, golden("lora"));
+  const Place place("peft");
+  io::save_peft(lora, model, place.path, "llama");
+  const io::SafetensorsFile ours(place.path + "/adapter_model.safetensors"),
+      theirs(golden("lora/adapter_model.safetensors"));
+  EXPECT_EQ(ours.names(), theirs.names());
+  for (const std::string& name : theirs.names())
+    EXPECT_EQ(farthest(ours.read<float>(name), theirs.read<float>(name)), 0) << name;
+  std::ifstream in(place.path + "/adapter_config.json");
+  const auto config = nlohmann::json::parse(in);
+  EXPECT_EQ(config["r"], 3);
+  EXPECT_EQ(config["lora_alpha"], 5);
+  EXPECT_EQ(config["use_rslora"], true);
+  auto targets = config["target_modules"].get<std::vector<std::string>>();
+  std::sort(targets.begin(), targets.end());
+  EXPECT_EQ(targets, (std::vector<std::string>{"down_proj", "gate_proj", "k_proj", "o_proj", "q_proj"}));
+}
+
+// Layers that are adapted in part are named one by one.
+TEST(Peft, TargetsAreThoseThatAreAdapted) {
+  ParameterRegistry parameters;
+  const auto model = base_in<float>(parameters);
+  const nn::Lora<float> lora(parameters, parameters / "l", {.targets = {"*/value", "*layer_1/ffn/ffn2"}, .rank = 1});
+  const Place place("targets");
+  io::save_peft(lora, model, place.path);
+  std::ifstream in(place.path + "/adapter_config.json");
+  EXPECT_EQ(nlohmann::json::parse(in)["target_modules"],
+            (std::vector<std::string>{"v_proj", "model.layers.1.mlp.down_proj"}));
+}
+
+TEST(GgufLora, GoesToAFileAndBackForEachArchitecture) {
+  for (const auto& [name, architecture] :
+       {std::tuple{"llama", "llama"}, {"llama", "qwen2"}, {"qwen2", "qwen2"}, {"qwen2", "llama"}}) {
+    ParameterRegistry parameters;
+    const auto model = base_in<float>(parameters, name);
+    const nn::Lora<float> lora(parameters, parameters / "l", {.rank = 2, .alpha = 3, .rank_stabilized = true});
+    std::uint64_t seed = 0;
+    for (const auto& part : lora.parts()) part.up.set_value(remat_test::random_tensor<float>(part.up.shape(), ++seed));
+    const Tensor<float> before = logits_of(model);
+    const Place place("file.gguf");
+    io::save_gguf_lora(lora, model, place.path, architecture);
+    const io::GgufFile file(place.path);
+    EXPECT_EQ(file.get<std::string>("general.type"), "adapter");
+    EXPECT_EQ(file.at("blk.1.ffn_gate.weight.lora_a").shape, Shape({2, 16}));
+    EXPECT_EQ(file.at("blk.1.ffn_gate.weight.lora_b").shape, Shape({24, 2}));
+    ParameterRegistry others;
+    const auto second = base_in<float>(others, name);
+    const nn::Lora<float> read = io::load_gguf_lora(others, others / "l", second, place.path);
+    EXPECT_NEAR(read.scale(), lora.scale(), 1e-6);
+    EXPECT_LT(farthest(logits_of(second), before), 1e-4);
+    // Only architecture llama has another order of rows, and only of query and key.
+    const auto rows = [&](const char* tensor, const char* layer) {
+      return farthest(file.read<float>(tensor),
+                      io::detail::turned_for_file(
+                          parameters.at<float>("l/m/decoder/layer_0/" + std::string(layer) + "/up").value()));
+    };
+    const bool is_llama = std::string(architecture) == "llama";
+    EXPECT_EQ(rows("blk.0.attn_q.weight.lora_b", "attention/query") > 0, is_llama);
+    EXPECT_EQ(rows("blk.0.attn_k.weight.lora_b", "attention/key") > 0, is_llama);
+    EXPECT_EQ(rows("blk.0.attn_v.weight.lora_b", "attention/value"), 0);
+  }
+}
+
+TEST(LoraFiles, WhatDoesNotFitIsRefused) {
+  ParameterRegistry parameters;
+  const auto model = base_in<float>(parameters);
+  const Place place("bad");
+  std::filesystem::copy(golden("lora"), place.path);
+  std::ifstream in(golden("lora/adapter_config.json"));
+  const auto config = nlohmann::json::parse(in);
+  const auto load = [&](const std::function<void(nlohmann::json&)>& change) {
+    auto changed = config;
+    change(changed);
+    std::ofstream(place.path + "/adapter_config.json") << changed;
+    ParameterRegistry own;
+    const auto base = base_in<float>(own);
+    return io::load_peft(own, own / "l", base, place.path).parts().size();
+  };
+  EXPECT_EQ(load([](auto&) {}), 10U);
+  expect_error({"adapter_config.json", "use_dora", "only false"}, [&] { load([](auto& c) { c["use_dora"] = true; }); });
+  expect_error({"bias", "only \"none\""}, [&] { load([](auto& c) { c["bias"] = "all"; }); });
+  expect_error({"rank_pattern", "an empty one"}, [&] { load([](auto& c) { c["rank_pattern"] = {{"q_proj", 2}}; }); });
+  expect_error({"modules_to_save", "null"}, [&] { load([](auto& c) { c["modules_to_save"] = {"lm_head"}; }); });
+  expect_error({"peft_type", "\"LORA\""}, [&] { load([](auto& c) { c["peft_type"] = "LOHA"; }); });
+  expect_error({"lacks the field \"lora_alpha\""}, [&] { load([](auto& c) { c.erase("lora_alpha"); }); });
+  expect_error({"lora_alpha"}, [&] { load([](auto& c) { c["lora_alpha"] = "5"; }); });
+
+  const auto with = [&](const std::vector<std::pair<std::string, Shape>>& tensors) {
+    std::vector<io::SafetensorsOutput> all;
+    for (const auto& [name, shape] : tensors)
+      all.push_back({name, DType::float32, shape, [shape = shape] { return Tensor<float>(shape, 1.0F).any(); }});
+    io::save_safetensors(all, place.path + "/adapter_model.safetensors");
+    return load([](auto&) {});
+  };
+  const std::string q = "base_model.model.model.layers.0.self_attn.q_proj";
+  EXPECT_EQ(with({{q + ".lora_A.weight", {2, 16}}, {q + ".lora_B.weight", {16, 2}}}), 1U);
+  expect_error({"holds no adapter"}, [&] { with({}); });
+  expect_error({"q_proj", "one half is missing"}, [&] { with({{q + ".lora_A.weight", {2, 16}}}); });
+  expect_error({"no half of an adapter"}, [&] { with({{q + ".weight", {2, 16}}}); });
+  expect_error({"q_proj is [2, 15] and [16, 2]", "[2, 16]"}, [&] {
+    with({{q + ".lora_A.weight", {2, 15}}, {q + ".lora_B.weight", {16, 2}}});
+  });
+  const std::string far = "base_model.model.model.layers.7.self_attn.q_proj";
+  expect_error({"layers.7.self_attn.q_proj", "does not have", "model.layers."}, [&] {
+    with({{far + ".lora_A.weight", {2, 16}}, {far + ".lora_B.weight", {16, 2}}});
+  });
+
+  expect_error({"llama.gguf", "is no LoRA adapter"},
+               [&] { io::load_gguf_lora(parameters, parameters / "g", model, golden("llama.gguf")); });
+  const nn::Lora<float> lora(parameters, parameters / "l", {.rank = 1});
+  expect_error({"architecture \"gpt2\""}, [&] { io::save_gguf_lora(lora, model, place.path + "/x.gguf", "gpt2"); });
+}
+
+}  // namespace
