@@ -8,6 +8,7 @@
 #include <remat/core/numbers.hpp>
 #include <remat/kernels/quantized/block_format.hpp>
 #include <remat/kernels/quantized/half.hpp>
+#include <remat/kernels/quantized/spread_bytes.hpp>
 
 namespace remat { inline namespace REMAT_ABI { namespace kernels {
 
@@ -27,8 +28,9 @@ template <class T>
 [[gnu::always_inline]] inline float load_half(const Byte* from) { return widen_half(load<std::uint16_t>(from)); }
 
 struct DecodeQ8 {
-  void operator()(const Byte* __restrict block, float* __restrict out) const {
-    const float scale = load_half(block);
+  static constexpr int halves = 1;
+  void operator()(const Byte* __restrict block, const float* halves_of_block, float* __restrict out) const {
+    const float scale = halves_of_block[0];
     for (int i = 0; i < 32; ++i) out[i] = scale * static_cast<float>(static_cast<std::int8_t>(block[2 + i]));
   }
 };
@@ -37,26 +39,31 @@ struct DecodeQ8 {
 /// a least value elements are signed, stored with half their range added.
 template <bool has_fifth, bool has_least>
 struct DecodeNibbles {
-  void operator()(const Byte* __restrict block, float* __restrict out) const {
-    const float scale = load_half(block);
-    float least = 0;
-    if constexpr (has_least) least = load_half(block + 2);
-    const Byte* const after = block + (has_least ? 4 : 2);
-    const Byte* const nibbles = after + (has_fifth ? 4 : 0);
-    const std::uint32_t fifth = has_fifth ? load<std::uint32_t>(after) : 0;
-    const auto store = [&](int i, int number) {
-      if constexpr (has_fifth) number |= static_cast<int>(((fifth >> i) & 1U) << 4);
+  static constexpr int halves = has_least ? 2 : 1;
+  void operator()(const Byte* __restrict block, const float* halves_of_block, float* __restrict out) const {
+    const float scale = halves_of_block[0];
+    const Byte* const after = block + 2 * halves;
+    const Spread nibbles(after + (has_fifth ? 4 : 0));
+    std::uint32_t fifths = 0;
+    if constexpr (has_fifth) fifths = load<std::uint32_t>(after);
+    const auto store = [&](int i, Spread::Words& numbers) {
+      if constexpr (has_fifth) {
+        Spread::Words bits;
+        for (int j = 0; j < Spread::width; ++j) bits[j] = 1U << (i + j);
+        numbers |= reinterpret_cast<Spread::Words>((fifths & bits) == bits) & 16U;
+      }
       if constexpr (has_least)
-        out[i] = scale * static_cast<float>(number) + least;
+        Spread::store(numbers, scale, halves_of_block[1], out + i);
       else
-        out[i] = scale * static_cast<float>(number - (has_fifth ? 16 : 8));
+        Spread::store(numbers - (has_fifth ? 16U : 8U), scale, out + i);
     };
-    // GCC unrolls short loops whole, and then looks for results side by side; the longer loop it vectorizes as it is.
-    if constexpr (has_fifth) {
-      for (int i = 0; i < 16; ++i) store(i, nibbles[i] & 15), store(i + 16, nibbles[i] >> 4);
-    } else {
-      for (int i = 0; i < 16; ++i) store(i, nibbles[i] & 15);
-      for (int i = 0; i < 16; ++i) store(i + 16, nibbles[i] >> 4);
+#pragma GCC unroll 4
+    for (int g = 0; g < Spread::count; ++g) {
+      Spread::Words low, high;
+      nibbles.get(g, 0, 15, low);
+      nibbles.get(g, 4, 15, high);
+      store(g * Spread::width, low);
+      store(g * Spread::width + 16, high);
     }
   }
 };
@@ -69,23 +76,36 @@ struct DecodeK {
     const float scale = load_half(block), least = load_half(block + 2);
     const Byte* const fifths = block + 16;
     const Byte* const nibbles = fifths + (has_fifth ? 32 : 0);
-    for (int part = 0; part < 8; ++part) {
-      const Byte* const pair = block + 4 + part % 4;  // byte 0 is of a scale, 4 of a least, 8 of both
-      const int s = part < 4 ? pair[0] & 63 : (pair[8] & 15) | ((pair[0] >> 2) & 48);
-      const int m = part < 4 ? pair[4] & 63 : (pair[8] >> 4) | ((pair[4] >> 2) & 48);
-      const float part_scale = scale * static_cast<float>(s), part_least = least * static_cast<float>(m);
-      const auto decode_part = part % 2 == 0 ? decode_half<0> : decode_half<4>;
-      decode_part(nibbles + part / 2 * 32, fifths, 1 << part, part_scale, part_least, out + part * 32);
-    }
-  }
-  // The shift is a constant, so that bytes are unpacked as bytes.
-  template <int shift>
-  static void decode_half(const Byte* __restrict nibbles, const Byte* __restrict fifths, int fifth_bit, float scale,
-                          float least, float* __restrict out) {
-    for (int i = 0; i < 32; ++i) {
-      int number = (nibbles[i] >> shift) & 15;
-      if constexpr (has_fifth) number |= (fifths[i] & fifth_bit) != 0 ? 16 : 0;
-      out[i] = scale * static_cast<float>(number) - least;
+    // Four bytes at a time: 6 bits of a scale and 6 of a least, whose upper 2 belong to parts 4 to 7; 4 + 4 bits more.
+    const auto low = load<std::uint32_t>(block + 4), low_least = load<std::uint32_t>(block + 8);
+    const auto both = load<std::uint32_t>(block + 12);
+    constexpr std::uint32_t six = 0x3f3f3f3f, four = 0x0f0f0f0f, two = 0x30303030;
+    const std::uint32_t words[4] = {low & six, (both & four) | (low >> 2 & two), low_least & six,
+                                    (both >> 4 & four) | (low_least >> 2 & two)};
+    Byte numbers[16];
+    std::memcpy(numbers, words, sizeof numbers);
+    float scales[8], leasts[8];
+    for (int part = 0; part < 8; ++part) scales[part] = scale * static_cast<float>(numbers[part]);
+    for (int part = 0; part < 8; ++part) leasts[part] = least * static_cast<float>(numbers[8 + part]);
+    for (int at = 0; at < 32; at += 16) {
+      const Spread fifth(has_fifth ? fifths + at : block);
+#pragma GCC unroll 4
+      for (int part = 0; part < 8; part += 2) {
+        const Spread pair(nibbles + part * 16 + at);
+#pragma GCC unroll 4
+        for (int g = 0; g < Spread::count; ++g) {
+#pragma GCC unroll 2
+          for (int p = part; p < part + 2; ++p) {
+            Spread::Words elements, fifth_bits;
+            pair.get(g, p % 2 * 4, 15, elements);
+            if constexpr (has_fifth) {
+              fifth.get(g, p, 1, fifth_bits);
+              elements |= fifth_bits << 4;
+            }
+            Spread::store(elements, scales[p], -leasts[p], out + p * 32 + at + g * Spread::width);
+          }
+        }
+      }
     }
   }
 };
@@ -99,21 +119,21 @@ struct DecodeQ6K {
       const Byte* const nibbles = block + half * 64;
       const Byte* const high_bits = block + 128 + half * 32;
       const Byte* const scales = block + 192 + half * 8;
-      decode_part<0>(nibbles, high_bits, scales, scale, out + half * 128);
-      decode_part<1>(nibbles, high_bits, scales, scale, out + half * 128);
-      decode_part<2>(nibbles, high_bits, scales, scale, out + half * 128);
-      decode_part<3>(nibbles, high_bits, scales, scale, out + half * 128);
-    }
-  }
-  template <int part>
-  static void decode_part(const Byte* __restrict nibbles, const Byte* __restrict high_bits, const Byte* scales,
-                          float scale, float* __restrict out) {
-    const float first = scale * static_cast<float>(static_cast<std::int8_t>(scales[part * 2]));
-    const float second = scale * static_cast<float>(static_cast<std::int8_t>(scales[part * 2 + 1]));
-    for (int i = 0; i < 32; ++i) {
-      const int low = (nibbles[part % 2 * 32 + i] >> (part / 2 * 4)) & 15;
-      const int high = (high_bits[i] >> (2 * part)) & 3;
-      out[part * 32 + i] = (i < 16 ? first : second) * static_cast<float>((low | (high << 4)) - 32);
+      for (int at = 0; at < 32; at += 16) {
+        const Spread high(high_bits + at), even(nibbles + at), odd(nibbles + 32 + at);
+#pragma GCC unroll 4
+        for (int part = 0; part < 4; ++part) {
+          const float part_scale = scale * static_cast<float>(static_cast<std::int8_t>(scales[part * 2 + at / 16]));
+#pragma GCC unroll 4
+          for (int g = 0; g < Spread::count; ++g) {
+            Spread::Words low_bits, two_bits;
+            (part % 2 == 0 ? even : odd).get(g, part / 2 * 4, 15, low_bits);
+            high.get(g, part * 2, 3, two_bits);
+            Spread::store((low_bits | two_bits << 4) - 32U, part_scale,
+                          out + half * 128 + part * 32 + at + g * Spread::width);
+          }
+        }
+      }
     }
   }
 };
@@ -123,13 +143,29 @@ void decode_each(Decode decode, const Byte* from, Index count, float* out) {
   constexpr BlockLayout layout = layout_of(format);
   for (Index i = 0; i < count; i += layout.elements, from += layout.bytes) decode(from, out + i);
 }
+/// Small blocks: the halves that they begin with are widened side by side, or that would take longer than the rest.
+template <BlockFormat format, class Decode>
+void decode_small(Decode decode, const Byte* from, Index count, float* out) {
+  constexpr BlockLayout layout = layout_of(format);
+  constexpr int side_by_side = 16, halves = Decode::halves;
+  while (count > 0) {
+    const int blocks = static_cast<int>(std::min<Index>(side_by_side, count / layout.elements));
+    std::uint16_t stored[side_by_side * halves] = {};
+    for (int b = 0; b < blocks; ++b) std::memcpy(stored + b * halves, from + b * layout.bytes, 2 * halves);
+    float widened[side_by_side * halves];
+    for (int h = 0; h < side_by_side * halves; ++h) widened[h] = widen_half(stored[h]);
+    for (int b = 0; b < blocks; ++b, from += layout.bytes, out += layout.elements)
+      decode(from, widened + b * halves, out);
+    count -= blocks * layout.elements;
+  }
+}
 
 }  // namespace detail
 
 /// Elements [first, first + count) of `bytes`, which begin with element 0, as floats; both numbers are multiples of the
 /// format's elements a block. Nothing is allocated, and the result does not depend on how a run is cut.
 inline void decode_blocks(BlockFormat format, const std::byte* bytes, Index first, Index count, float* out) {
-  using detail::Byte, detail::decode_each;
+  using detail::Byte, detail::decode_each, detail::decode_small;
   using enum BlockFormat;
   if (count == 0) return;
   const BlockLayout layout = layout_of(format);
@@ -143,11 +179,11 @@ inline void decode_blocks(BlockFormat format, const std::byte* bytes, Index firs
     case bf16:
       for (Index i = 0; i < count; ++i) to[i] = widen(detail::load<std::uint16_t>(from + 2 * i));
       return;
-    case q8_0: return decode_each<q8_0>(detail::DecodeQ8{}, from, count, to);
-    case q4_0: return decode_each<q4_0>(detail::DecodeNibbles<false, false>{}, from, count, to);
-    case q4_1: return decode_each<q4_1>(detail::DecodeNibbles<false, true>{}, from, count, to);
-    case q5_0: return decode_each<q5_0>(detail::DecodeNibbles<true, false>{}, from, count, to);
-    case q5_1: return decode_each<q5_1>(detail::DecodeNibbles<true, true>{}, from, count, to);
+    case q8_0: return decode_small<q8_0>(detail::DecodeQ8{}, from, count, to);
+    case q4_0: return decode_small<q4_0>(detail::DecodeNibbles<false, false>{}, from, count, to);
+    case q4_1: return decode_small<q4_1>(detail::DecodeNibbles<false, true>{}, from, count, to);
+    case q5_0: return decode_small<q5_0>(detail::DecodeNibbles<true, false>{}, from, count, to);
+    case q5_1: return decode_small<q5_1>(detail::DecodeNibbles<true, true>{}, from, count, to);
     case q4_k: return decode_each<q4_k>(detail::DecodeK<false>{}, from, count, to);
     case q5_k: return decode_each<q5_k>(detail::DecodeK<true>{}, from, count, to);
     case q6_k: return decode_each<q6_k>(detail::DecodeQ6K{}, from, count, to);
