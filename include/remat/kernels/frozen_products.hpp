@@ -48,7 +48,7 @@ struct FrozenProducts {
 
  private:
   using A = Accum<T>;
-  static constexpr Index few = row_dots_most;
+  static constexpr Index few = 8;      // rows; products of more are faster by strips
   static constexpr Index piece = 512;  // rows whose sums are kept in float; the matrix is decoded once for each piece
   static constexpr bool is_rounded = !std::is_same_v<T, A>;
 
@@ -164,7 +164,8 @@ struct FrozenProducts {
         matrix->read(first, count, decoded);
         for (Index j = first; j < first + count; ++j) {
           A sums[few];
-          row_dots(depth, decoded + (j - first) * depth, rows, x, sums);
+          for (Index i = 0; i < rows; i += row_dots_most)
+            row_dots(depth, decoded + (j - first) * depth, std::min(row_dots_most, rows - i), x + i * depth, sums + i);
           for (Index i = 0; i < rows; ++i) {
             const A before = (add ? static_cast<A>(y[i * width + j]) : A{0}) + (bias == nullptr ? A{0} : bias[j]);
             y[i * width + j] = before + sums[i];
