@@ -8,12 +8,12 @@
 #include <optional>
 #include <remat/core/process_memory.hpp>
 #include <remat/io.hpp>
-#include <remat/io/instruction_cache.hpp>
 #include <remat/plan/within_memory.hpp>
 #include <remat/pretrained.hpp>
 #include <string>
 #include <vector>
 
+#include "finetune/export.hpp"
 #include "finetune/questions.hpp"
 #include "finetune/settings.hpp"
 #include "finetune/step.hpp"
@@ -95,6 +95,8 @@ int run(const Settings& s) {
   if (s.threads > 0) omp_set_num_threads(s.threads);
   remat::require(s.memory == 0 || s.policy.empty(), "--policy ", s.policy,
                  " is chosen by the plan where --memory is given; with --memory 0 it counts");
+  remat::require(!s.merge || (!s.full && !std::filesystem::is_directory(s.model)),
+                 "--merge writes a GGUF model with adapters merged: give a GGUF file, and no --full");
   std::error_code failure;
   std::filesystem::create_directories(s.out, failure);
   remat::require(!failure, "--out: folder ", s.out, " cannot be made: ", failure.message());
@@ -127,6 +129,12 @@ int run(const Settings& s) {
   const remat::data::InstructionBatches batches(samples, split.train, cut);
   const remat::data::SequentialInstructionBatches held_out(samples, split.held_out, cut);
   const double data_seconds = seconds_since(start);
+  if (!s.exported.empty()) {
+    remat::require(lora.has_value(), "--export writes adapters, of which --full has none");
+    write_export(s, model, *lora, batches, held_out);
+    std::cout << "wrote " << s.exported << "/batches.safetensors, adapter\n";
+    return 0;
+  }
 
   std::cout << "remat " << remat::version() << '\n';
   row("model", text_of("%s, %.1f million parameters, read in %.1f s", s.model.c_str(),
@@ -202,6 +210,12 @@ int run(const Settings& s) {
       "peak resident memory %.0f MiB, %.0f MiB now without files; files of %.0f MiB are mapped%s\n",
       mib(memory.peak_resident), mib(memory.anonymous), mib(memory.mapped_files),
       s.memory == 0 ? "" : text_of("; promised: %d + %.0f", s.memory, mib(memory.mapped_files)).c_str());
+  if (s.merge) {
+    const double deviation =
+        remat::io::save_merged_gguf(remat::io::GgufFile(s.model), *lora, model, in_folder(s, "merged.gguf"));
+    std::cout << text_of("wrote %s/merged.gguf: F16, of floats that are off by %.1e at most\n", s.out.c_str(),
+                         deviation);
+  }
   return 0;
 }
 

@@ -3,6 +3,7 @@
 //   ./run generate --prompt "What is the capital of France?" [--model FILE.gguf]      (--help lists every flag)
 #include <chrono>
 #include <cstdio>
+#include <filesystem>
 #include <iostream>
 #include <remat/core/machine.hpp>
 #include <remat/models.hpp>
@@ -16,7 +17,7 @@
 namespace {
 
 struct Settings {
-  std::string model, prompt, system;
+  std::string model, prompt, system, adapter;
   int length = 200, top_k = 40, threads = 0;
   double temperature = 0.7;
   std::uint64_t seed = 1;
@@ -29,6 +30,8 @@ void add_options(CLI::App& app, Settings& s) {
       ->check(CLI::ExistingPath);
   app.add_option("--prompt", s.prompt, "what to answer, or with --raw to continue")->required();
   app.add_option("--system", s.system, "what the model is told before; the model's own words if empty");
+  app.add_option("--adapter", s.adapter, "folder of PEFT's or GGUF file with a LoRA adapter of the model")
+      ->check(CLI::ExistingPath);
   app.add_flag("--raw", s.raw, "continue the prompt as it is, not as a turn of a conversation");
   app.add_flag("--floats", s.floats,
                "turn all weights into floats first, in the place of reading them as they are stored");
@@ -62,6 +65,11 @@ int generate(const Settings& s) {
                s.model.c_str(), 1e-6 * static_cast<double>(parameters.count()),
                1e-6 * static_cast<double>(parameters.bytes()), 1e-6 * static_cast<double>(parameters.mapped_bytes()),
                seconds_since(start), remat::machine::threads(), remat::machine::wait_policy().c_str());
+
+  if (!s.adapter.empty())
+    std::filesystem::is_directory(s.adapter)
+        ? remat::io::load_peft(parameters, parameters / "adapter", loaded.model, s.adapter)
+        : remat::io::load_gguf_lora(parameters, parameters / "adapter", loaded.model, s.adapter);
 
   std::vector<std::int32_t> prompt;
   if (s.raw) {

@@ -10,7 +10,7 @@
 namespace finetune {
 
 struct Settings {
-  std::string model, data, out = "finetuned", policy, base = "as-stored";
+  std::string model, data, out = "finetuned", policy, base = "as-stored", exported;
   std::vector<std::string> lora{"*/attention/*", "*/ffn/*"};
   int memory = 400, rank = 8, context = 512, batch = 4, steps = 0, epochs = 0, warmup = 10, threads = 0;
   int eval_batches = 6, questions = 3, answer_length = 60;
@@ -64,6 +64,9 @@ inline void add_options(CLI::App& app, Settings& s) {
   app.add_option("--threads", s.threads, "OpenMP threads; 0: the system's choice")->check(not_negative);
   app.add_option("--seed", s.seed, "of adapters, batches, dropout and the held-out part")
       ->check(programs::between(0, 0x1p64));
+  app.add_option("--export", s.exported,
+                 "folder for the batches of --steps and of the held-out loss, and for the adapters as they begin; then "
+                 "stop: for comparisons with other programs");
   app.add_option("--out", s.out, "folder for train.jsonl and what was learned");
 }
 
