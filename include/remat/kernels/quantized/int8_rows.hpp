@@ -27,12 +27,13 @@ class Int8Rows final : public FrozenMatrix {
 
   void read(Index first, Index count, float* to) const override {
     const auto* const scales = reinterpret_cast<const float*>(scales_->data());
+    const Index width = columns();
     for (Index i = 0; i < count; ++i) {
-      const auto* const from = reinterpret_cast<const std::int8_t*>(numbers_->data()) + (first + i) * columns();
-      float* const row = to + i * columns();
+      const auto* const from = reinterpret_cast<const std::int8_t*>(numbers_->data()) + (first + i) * width;
+      float* const row = to + i * width;
       const float scale = scales[first + i];
 #pragma omp simd
-      for (Index j = 0; j < columns(); ++j) row[j] = scale * static_cast<float>(from[j]);
+      for (Index j = 0; j < width; ++j) row[j] = scale * static_cast<float>(from[j]);
     }
   }
   std::string format() const override { return "INT8"; }

@@ -66,18 +66,19 @@ class Nf4Blocks final : public FrozenMatrix {
   }
 
   void read(Index first, Index count, float* to) const override {
-    for (Index i = 0; i < count; ++i) {
+    const Index width = columns(), pairs = width / 2, whole = width / block * block;
+    for (Index i = 0; i < count; ++i, to += width) {
       const std::uint8_t* const from = codes(first + i);
       const float* const scale = scales(first + i);
-      float* const row = to + i * columns();
-      for (Index j = 0; j + 1 < columns(); j += 2) std::memcpy(row + j, detail::nf4_pairs.values[from[j / 2]], 8);
-      if (columns() % 2 != 0) row[columns() - 1] = detail::nf4_values[from[columns() / 2] / 16];
-      for (Index j = 0; j < columns(); j += block) {
-        const Index end = std::min(columns(), j + block);
+#pragma GCC unroll 4
+      for (Index j = 0; j < pairs; ++j) std::memcpy(to + 2 * j, detail::nf4_pairs.values[from[j]], 2 * sizeof(float));
+      if (width % 2 != 0) to[width - 1] = detail::nf4_values[from[pairs] / 16];
+      for (Index j = 0; j < whole; j += block) {
         const float by = scale[j / block];
 #pragma omp simd
-        for (Index k = j; k < end; ++k) row[k] *= by;
+        for (Index k = j; k < j + block; ++k) to[k] *= by;
       }
+      for (Index j = whole; j < width; ++j) to[j] *= scale[whole / block];
     }
   }
   std::string format() const override { return "NF4"; }
