@@ -19,7 +19,8 @@ namespace {
 struct Settings {
   std::string model, prompt, system, adapter;
   int length = 200, top_k = 40, threads = 0;
-  double temperature = 0.7;
+  double temperature = 0.7, top_p = 1, min_p = 0, repetition_penalty = 1;
+  std::vector<std::string> stop;
   std::uint64_t seed = 1;
   bool raw = false, floats = false;
 };
@@ -38,6 +39,13 @@ void add_options(CLI::App& app, Settings& s) {
   app.add_option("--length", s.length, "tokens at most")->check(CLI::Range(0, 1 << 30));
   app.add_option("--temperature", s.temperature, "0: always the likeliest token")->check(programs::between(0, 1e6));
   app.add_option("--top-k", s.top_k, "choose among so many; 0: among all")->check(CLI::Range(0, 1 << 30));
+  app.add_option("--top-p", s.top_p, "choose among the fewest whose probabilities reach this sum")
+      ->check(programs::between(1e-9, 1));
+  app.add_option("--min-p", s.min_p, "choose among those at least this part as likely as the likeliest")
+      ->check(programs::between(0, 1));
+  app.add_option("--repetition-penalty", s.repetition_penalty, "above 1: tokens that were there are less likely")
+      ->check(programs::between(1e-3, 1e3));
+  app.add_option("--stop", s.stop, "texts at which to end, beside the model's own end");
   app.add_option("--threads", s.threads, "OpenMP threads; 0: the system's choice")->check(CLI::Range(0, 1 << 20));
   app.add_option("--seed", s.seed, "of the choices")->check(programs::between(0, 0x1p64));
 }
@@ -86,13 +94,21 @@ int generate(const Settings& s) {
   int count = 0;
   start = std::chrono::steady_clock::now();
   const auto end = loaded.tokenizer.special_ids().eos;
-  loaded.model.generate(prompt, {.length = s.length, .temperature = s.temperature, .top_k = s.top_k, .seed = s.seed},
+  remat::text::StopStrings stops(s.stop);
+  loaded.model.generate(prompt,
+                        {.length = s.length,
+                         .temperature = s.temperature,
+                         .top_k = s.top_k,
+                         .seed = s.seed,
+                         .top_p = s.top_p,
+                         .min_p = s.min_p,
+                         .repetition_penalty = s.repetition_penalty},
                         [&](std::int32_t token) {
                           if (count++ == 0) prefill = seconds_since(start);
-                          std::cout << answer.push(token) << std::flush;
-                          return token != end;
+                          std::cout << stops.push(answer.push(token)) << std::flush;
+                          return token != end && !stops.found();
                         });
-  std::cout << answer.finish() << std::endl;
+  std::cout << stops.push(answer.finish()) << stops.finish() << std::endl;
   std::fprintf(stderr, "%zu tokens read in %.2f s, %d written at %.1f a second\n", prompt.size(), prefill, count,
                count > 1 ? (count - 1) / (seconds_since(start) - prefill) : 0.0);
   return 0;

@@ -6,6 +6,7 @@
 #include <remat/text/instruction_data.hpp>
 #include <remat/text/instruction_sample.hpp>
 #include <remat/text/make_tokenizer.hpp>
+#include <remat/text/stop_strings.hpp>
 #include <remat/text/stream_decoder.hpp>
 #include <remat/text/tokenizer.hpp>
 #include <remat/text/tokenizer_json.hpp>

@@ -79,10 +79,11 @@ struct Decoder {
 
   /// How `generate` chooses tokens.
   struct Generation {
-    Index length = 500;        // tokens behind the prompt
-    double temperature = 0.8;  // 0: the likeliest token
-    Index top_k = 0;           // 0: all tokens
-    std::uint64_t seed = 1;    // of the choices
+    Index length = 500;                                   // tokens behind the prompt
+    double temperature = 0.8;                             // 0: the likeliest token
+    Index top_k = 0;                                      // 0: all tokens
+    std::uint64_t seed = 1;                               // of the choices
+    double top_p = 1, min_p = 0, repetition_penalty = 1;  // as of `Sampling`
   };
   /// `prompt` (not empty) followed by `length` sampled tokens; the last `context` tokens are looked at. An `Error` for
   /// options and ids out of range, before any work, and for logits that are NaN or infinite, which names the token.
@@ -163,10 +164,16 @@ std::vector<std::int32_t> Decoder<T>::generate(std::vector<std::int32_t> prompt,
   nn::detail::check_not_negative(path, "generate: length", options.length);
   nn::detail::check_not_negative(path, "generate: temperature", options.temperature);
   nn::detail::check_not_negative(path, "generate: top_k", options.top_k);
+  nn::detail::check_not_negative(path, "generate: min_p", options.min_p);
+  nn::detail::check_positive(path, "generate: top_p", options.top_p);
+  nn::detail::check_positive(path, "generate: repetition_penalty", options.repetition_penalty);
+  require(options.top_p <= 1 && options.min_p <= 1, path, ": generate: top_p ", options.top_p, " and min_p ",
+          options.min_p, " are parts of 1");
   for (std::size_t i = 0; i < prompt.size(); ++i)
     require(prompt[i] >= 0 && prompt[i] < config.vocabulary, path, ": generate: prompt[", i, "] is ", prompt[i],
             ", but the vocabulary has ", config.vocabulary, " tokens");
   const RandomStream random{options.seed, 0, 0};
+  const Sampling how{options.temperature, options.top_k, options.top_p, options.min_p, options.repetition_penalty};
   const auto begun = static_cast<Index>(prompt.size()), whole = begun + options.length;
   const Index seen = config.context == 0 ? whole : std::min(whole, config.context);
   nn::KeyValueCache<T> cache(seen);
@@ -183,7 +190,7 @@ std::vector<std::int32_t> Decoder<T>::generate(std::vector<std::int32_t> prompt,
                 : next_logits(tape, ids(prompt.size() - static_cast<std::size_t>(cache.length())), cache))
             .value();
     const std::int32_t next = sample_token(
-        scores.span(), options.temperature, options.top_k, random.uniform(static_cast<std::uint64_t>(i)),
+        scores.span(), how, prompt, random.uniform(static_cast<std::uint64_t>(i)),
         path + ": generate: token " + std::to_string(i + 1) + " of " + std::to_string(options.length) + ": ");
     prompt.push_back(next);
     if (!more(next)) break;
