@@ -16,7 +16,7 @@ set(optim_may core params kernels)
 set(data_may core params)
 set(text_may core)
 set(models_may core params policy autodiff ops nn)
-set(io_may core params kernels text models)  # models of files; the other way would tie every model to files
+set(io_may core params kernels text nn models)  # models of files; the other way would tie every model to files
 set(distributed_may core params)
 set(remat_may core params policy kernels autodiff plan ops nn optim)  # remat.hpp: what every trainer needs
 set(compiled_may remat models)

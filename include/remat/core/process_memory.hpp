@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <fstream>
 #include <limits>
+#include <remat/core/config.hpp>
 #include <set>
 #include <string>
 #include <utility>

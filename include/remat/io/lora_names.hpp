@@ -1,12 +1,13 @@
 // What file formats call the linear layers of a decoder that adapters may lie beside.
 #pragma once
 
-#include <array>
+#include <algorithm>
 #include <cstddef>
 #include <remat/core/near_misses.hpp>
 #include <remat/io/decoder_weights.hpp>
+#include <remat/nn/lora.hpp>
+#include <span>
 #include <string>
-#include <string_view>
 #include <utility>
 #include <vector>
 
