@@ -42,6 +42,12 @@ GEMMA = (
     "(first_user_prefix if loop.first else '') }}{{ message['content'] | trim }}{{ '<end_of_turn>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{'<start_of_turn>model\n'}}{% endif %}"
 )
+# What the assistant says and the end of its turn, as transformers' masks know it.
+ANSWERS = (
+    "{{'<|im_start|>' + message['role'] + '\n'}}{% if message['role'] == 'assistant' %}{% generation %}"
+    "{{message['content'] + '<|im_end|>'}}{% endgeneration %}{% else %}{{message['content'] + '<|im_end|>'}}{% endif %}"
+    "{{'\n'}}{% endfor %}"
+)
 TALKS = [
     [("user", "What is the capital of France?")],
     [("system", "Be brief."), ("user", " Hi \n"), ("assistant", "\tHello!\n\n"), ("user", "Why?")],
@@ -63,8 +69,15 @@ def main():
                 text = tokenizer.apply_chat_template(messages, tokenize=False, **how)
                 ids = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False, **how)
                 has_markers = bos is None  # the others' are no tokens of this tokenizer
+                mask = None
+                if has_markers and not prompt and any(role == "assistant" for role, _ in talk):
+                    marked = template.split("{{'<|im_start|>' + message")[0] + ANSWERS
+                    how = {"chat_template": marked, "return_dict": True, "return_assistant_tokens_mask": True}
+                    masked = tokenizer.apply_chat_template(messages, tokenize=True, **how)
+                    assert masked["input_ids"] == ids
+                    mask = masked["assistant_masks"]
                 golden.append({"name": name, "template": template, "messages": talk, "prompt": prompt, "text": text,
-                               "ids": ids if has_markers else None})  # fmt: skip
+                               "ids": ids if has_markers else None, "mask": mask})  # fmt: skip
     (folder / "chat.json").write_text(json.dumps(golden, indent=0) + "\n")
 
 

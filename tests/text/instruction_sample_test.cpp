@@ -80,6 +80,25 @@ TEST(InstructionSample, IsTheseNumbers) {
   EXPECT_EQ(sample.target_count(), 2U);
 }
 
+// Protects agreement with transformers, whose templates may mark what the assistant says (tests/golden/make_chat.py).
+TEST(InstructionSample, HasTheMaskOfTransformers) {
+  const auto golden = nlohmann::json::parse(text::detail::read_text_file(golden_folder + "chat.json"));
+  const auto tokenizer = golden_tokenizer("smollm");
+  int compared = 0;
+  for (const auto& wanted : golden) {
+    if (wanted["mask"].is_null()) continue;
+    Messages messages;
+    for (const auto& message : wanted["messages"])
+      messages.push_back({message[0].get<std::string>(), message[1].get<std::string>()});
+    const auto format = text::recognize_chat(wanted["template"].get<std::string>());
+    const auto sample = text::chat_sample(tokenizer, format, messages);
+    EXPECT_EQ(sample.ids, wanted["ids"].get<std::vector<text::TokenId>>());
+    EXPECT_EQ(sample.is_target, wanted["mask"].get<std::vector<std::uint8_t>>()) << wanted["name"];
+    ++compared;
+  }
+  EXPECT_EQ(compared, 6);
+}
+
 // Protects answers that begin with white space: it may become one token with the header's line end, which is then no
 // target, while all that begins behind the header is.
 TEST(InstructionSample, LeavesOutATokenThatBeginsInTheHeader) {
