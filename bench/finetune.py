@@ -40,7 +40,8 @@ def main():
         command = [arguments.program, "--model", arguments.model, "--data", arguments.data, "--out", str(out)]
         command += [*shape, "--steps", str(steps), "--questions", questions, *flags]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        return lines_of((out / "train.jsonl").read_text(encoding="utf-8"))
+        log = out / "train.jsonl"
+        return lines_of(log.read_text(encoding="utf-8")) if log.exists() else []
 
     def peft(steps, *flags):
         command = [arguments.python, str(here / "peers" / "finetune_peft.py"), "--folder", str(model.parent)]

@@ -20,8 +20,9 @@ class FrozenMatrix {
 
   /// [rows, columns]
   const Shape& shape() const { return shape_; }
-  /// The number of rows as stored, and of elements in each.
+  /// The number of rows as stored.
   Index rows() const { return shape_[0]; }
+  /// The number of elements in each.
   Index columns() const { return shape_[1]; }
 
   /// Rows [first, first + count) to `to` [count, columns]: always the same bits. Any number of threads at once; throws
@@ -29,8 +30,9 @@ class FrozenMatrix {
   virtual void read(Index first, Index count, float* to) const = 0;
   /// How it is stored, for reports: "Q4_1".
   virtual std::string format() const = 0;
-  /// The bytes of memory that it takes for itself, and those of a mapped file that it reads.
+  /// The bytes of memory that it takes for itself.
   virtual std::size_t bytes() const = 0;
+  /// Those of a mapped file that it reads.
   virtual std::size_t mapped_bytes() const = 0;
 
  private:
