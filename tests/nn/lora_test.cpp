@@ -277,6 +277,25 @@ TEST(Lora, MergedTheModelComputesAsBefore) {
   EXPECT_FALSE(parameters.at<float>("m/decoder/layer_0/ffn/ffn1/w").entry()->matrix);
 }
 
+// A tape goes on with the matrix that it began with.
+TEST(Lora, MergingBetweenForwardAndBackwardChangesNoGradient) {
+  std::vector<Tensor<float>> first;
+  for (const bool merges : {false, true}) {
+    ParameterRegistry parameters(3);
+    const nn::Linear<float> layer(parameters / "a", {.input_dims = 6, .output_dims = 5});
+    store_all_matrices(parameters);
+    const nn::Lora<float> lora(parameters, parameters / "lora", {.targets = {"a"}, .rank = 2});
+    fill(lora);
+    Tape tape({.step = 1});
+    const Var<float> x = tape.input(random_tensor<float>({3, 6}, 1), {.wants_gradient = true});
+    const Var<float> loss = sum(layer(x));
+    if (merges) lora.merge();
+    tape.backward(loss);
+    if (!merges) first = {tape.grad(x)};
+    if (merges) expect_close(tape.grad(x), first[0], 0);
+  }
+}
+
 TEST(Lora, ACopiedRegistryHasAdaptersOfItsOwn) {
   ParameterRegistry parameters(3);
   const nn::Linear<float> layer(parameters / "a", {.input_dims = 6, .output_dims = 5});

@@ -17,16 +17,17 @@ struct Embedding : Op {
   static constexpr In<Accum<T>> table{1};
   static constexpr Out<T> y{0};
 
-  std::shared_ptr<const ParameterEntry> stored;  // set: the table is read as it is stored, and is no operand
+  std::shared_ptr<const FrozenMatrix> stored{};  // set: the table is read as it is stored, and is no operand
 
   explicit Embedding(const Argument<Accum<T>>& t) : Op("embedding") {
-    if (t.parameter() == nullptr || !t.parameter()->matrix) return;
-    stored = t.parameter();
-    require(!stored->is_transposed, stored->path, ": is stored transposed, so that its rows cannot be looked up");
+    const std::shared_ptr<ParameterEntry> entry = t.parameter();
+    if (entry == nullptr || !entry->matrix) return;
+    require(!entry->is_transposed, entry->path, ": is stored transposed, so that its rows cannot be looked up");
+    stored = entry->matrix;
   }
 
   Specs infer(const Operands& in) const override {
-    const Shape& shape = stored ? stored->value.shape : in[table].shape;
+    const Shape& shape = stored ? stored->shape() : in[table].shape;
     require(shape.rank() == 2, in.name(table, "the table"), " has shape ", shape, ", a matrix is needed");
     return {y(in[ids].shape.with(shape.back()))};
   }
@@ -38,7 +39,7 @@ struct Embedding : Op {
   }
   Residuals residuals(const Wanted&) const override { return {ids}; }
   void forward(Frame& f) const override {
-    check_ids(f[ids], stored ? stored->matrix->rows() : f[table].rows(), {}, "id", "the table has", "rows");
+    check_ids(f[ids], stored ? stored->rows() : f[table].rows(), {}, "id", "the table has", "rows");
     if (stored) return read_stored(f);
     const Index d = f[table].cols();
     const std::int32_t* from = f[ids].data();
@@ -78,7 +79,7 @@ struct Embedding : Op {
   void read_stored(Frame& f) const {
     const Index d = f[y].cols(), count = f[ids].size();
     const std::int32_t* from = f[ids].data();
-    const FrozenMatrix& matrix = *stored->matrix;
+    const FrozenMatrix& matrix = *stored;
     if constexpr (std::is_same_v<T, float>) {
       parallel_for(count, row_grain(d), [&, to = f[y].data()](Index begin, Index end) {
         for (Index i = begin; i < end; ++i) matrix.read(from[i], 1, to + i * d);

@@ -27,7 +27,7 @@ struct Linear : Op {
   explicit Linear(ProductWeight<T> matrix) : Op("linear"), weight(std::move(matrix)) {}
 
   Specs infer(const Operands& in) const override {
-    const Shape &xs = in[x].shape, &ws = weight.shape(in, w);
+    const Shape &xs = in[x].shape, ws = weight.shape(in, w);
     require(ws.rank() == 2, weight.name(in, w), " has shape ", ws, ", a matrix is needed");
     const Index inputs = weight.inputs(in, w), outputs = weight.outputs(in, w);
     require(xs.rank() > 0, "x is a number, a last axis of ", inputs, " features is needed");

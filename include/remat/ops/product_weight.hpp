@@ -5,6 +5,8 @@
 #include <remat/autodiff/var.hpp>
 #include <remat/kernels/frozen_products.hpp>
 #include <remat/kernels/linear.hpp>
+#include <string>
+#include <string_view>
 
 namespace remat { inline namespace REMAT_ABI { namespace ops {
 
@@ -13,22 +15,26 @@ namespace remat { inline namespace REMAT_ABI { namespace ops {
 template <class T>
 struct ProductWeight {
   bool transposed = false;
-  std::shared_ptr<const ParameterEntry> stored{};  // set: the operand is left out
+  std::shared_ptr<const FrozenMatrix> stored{};  // set: the operand is left out
+  bool stored_transposed = false;                // it holds the transpose of w
+  std::string path{};                            // what errors call it
 
   /// Of what `linear` was given.
   ProductWeight(const Argument<T>& w, bool is_transposed) : transposed(is_transposed) {
-    if (w.parameter() != nullptr && w.parameter()->matrix) stored = w.parameter();
+    const std::shared_ptr<ParameterEntry> entry = w.parameter();
+    if (entry == nullptr || !entry->matrix) return;
+    stored = entry->matrix, stored_transposed = entry->is_transposed, path = entry->path;
   }
   /// The operand that an op records: none where the matrix is stored elsewhere.
   Argument<T> operand(const Argument<T>& w) const { return stored ? Argument<T>() : w; }
 
   /// As the operand has it, or would have it.
-  const Shape& shape(const Operands& in, Weight<T> w) const { return stored ? stored->value.shape : in[w].shape; }
+  Shape shape(const Operands& in, Weight<T> w) const { return stored ? stored_shape() : in[w].shape; }
   /// What errors call it.
-  std::string_view name(const Operands& in, Weight<T> w) const { return stored ? stored->path : in.name(w, "w"); }
+  std::string_view name(const Operands& in, Weight<T> w) const { return stored ? path : in.name(w, "w"); }
   Index inputs(const Operands& in, Weight<T> w) const { return shape(in, w)[transposed ? 1 : 0]; }
   Index outputs(const Operands& in, Weight<T> w) const { return shape(in, w)[transposed ? 0 : 1]; }
-  Index outputs() const { return stored->value.shape[transposed ? 0 : 1]; }  // of one that is stored
+  Index outputs() const { return stored_shape()[transposed ? 0 : 1]; }  // of one that is stored
 
   /// Bytes that the product of so many rows takes for itself.
   std::size_t forward_scratch(Index rows) const { return stored ? products(rows).forward_scratch() : 0; }
@@ -50,8 +56,9 @@ struct ProductWeight {
 
  private:
   kernels::FrozenProducts<T> products(Index rows) const {
-    return {rows, stored->matrix.get(), transposed != stored->is_transposed};
+    return {rows, stored.get(), transposed != stored_transposed};
   }
+  Shape stored_shape() const { return stored_transposed ? Shape{stored->columns(), stored->rows()} : stored->shape(); }
 };
 
 }}}  // namespace remat::ops
