@@ -56,13 +56,13 @@ void count_products(Counts& counts, const remat::Program& program, const remat::
   const auto weights = [&] { return operands[1].shape; };
   const auto wants_x = [&] { return program.slot(operands[0].slot).wants_gradient; };
   if (const auto* op = dynamic_cast<const remat::ops::Linear<T>*>(node.op.get())) {
-    const bool t = op->options.transposed;
+    const bool t = op->weight.transposed;
     const LinearProducts<T> products{weights()[t ? 1 : 0], weights()[t ? 0 : 1], t};
     const remat::Index rows = operands[0].shape.rows();
     products.forward(counts, rows, false);
     if (node.live) products.backward(counts, rows, wants_x(), false);
   } else if (const auto* head = dynamic_cast<const remat::ops::LinearCrossEntropy<T>*>(node.op.get())) {
-    const bool t = head->head.options.transposed;
+    const bool t = head->head.weight.transposed;
     const LinearProducts<T> products{weights()[t ? 1 : 0], weights()[t ? 0 : 1], t};
     const remat::Index tokens = operands[0].shape.rows();
     const remat::Index chunk = remat::ops::TokenChunks<T>(operands[0].shape, products.f, head->chunk).chunk;

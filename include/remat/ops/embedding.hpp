@@ -19,6 +19,7 @@ struct Embedding : Op {
 
   std::shared_ptr<const FrozenMatrix> stored{};  // set: the table is read as it is stored, and is no operand
 
+  Embedding() : Op("embedding") {}
   explicit Embedding(const Argument<Accum<T>>& t) : Op("embedding") {
     const std::shared_ptr<ParameterEntry> entry = t.parameter();
     if (entry == nullptr || !entry->matrix) return;

@@ -24,6 +24,7 @@ struct Linear : Op {
   static constexpr Out<T> y{0};
   ProductWeight<T> weight;
 
+  explicit Linear(const LinearOptions& o) : Linear(ProductWeight<T>(o.transposed)) {}
   explicit Linear(ProductWeight<T> matrix) : Op("linear"), weight(std::move(matrix)) {}
 
   Specs infer(const Operands& in) const override {

@@ -43,6 +43,8 @@ struct LinearCrossEntropy : Op {
   Index chunk;
   bool keeps;
 
+  explicit LinearCrossEntropy(const LinearCrossEntropyOptions& o)
+      : LinearCrossEntropy(o, ProductWeight<T>(o.transposed)) {}
   LinearCrossEntropy(const LinearCrossEntropyOptions& o, ProductWeight<T> matrix)
       : Op("linear_cross_entropy"),
         head(std::move(matrix)),

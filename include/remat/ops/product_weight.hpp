@@ -19,6 +19,8 @@ struct ProductWeight {
   bool stored_transposed = false;                // it holds the transpose of w
   std::string path{};                            // what errors call it
 
+  /// An operand.
+  explicit ProductWeight(bool is_transposed) : transposed(is_transposed) {}
   /// Of what `linear` was given.
   ProductWeight(const Argument<T>& w, bool is_transposed) : transposed(is_transposed) {
     const std::shared_ptr<ParameterEntry> entry = w.parameter();
