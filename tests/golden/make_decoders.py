@@ -4,15 +4,25 @@ of that loss where NAME.gguf has the weight; the folder NAME is the same model a
 
     ./run peers                               prints the Python to use
     python -m pip install transformers gguf==0.19.0
-    python tests/golden/make_decoders.py
+    python tests/golden/make_decoders.py [family ...]
 """
 
 import pathlib
+import sys
 
 import gguf
 import numpy
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    SmolLM3Config,
+    SmolLM3ForCausalLM,
+)
 
 here = pathlib.Path(__file__).resolve().parent
 VOCABULARY, CONTEXT, DIMS, HIDDEN, LAYERS, HEADS, KV_HEADS = 19, 16, 16, 24, 2, 4, 2
@@ -30,9 +40,17 @@ COMMON = {
     "rope_parameters": {"rope_type": "default", "rope_theta": BASE},
     "attn_implementation": "eager",
 }
+# Small, for every fourth layer is another: none of its queries and keys is turned. A padding token would get no gradient.
+SMOLLM3 = {**COMMON, "hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 4, "num_attention_heads": 2}
+SMOLLM3 = {**SMOLLM3, "num_key_value_heads": 1, "pad_token_id": None, "bos_token_id": 1, "eos_token_id": 2}
+GPT2 = {"vocab_size": VOCABULARY, "n_positions": CONTEXT, "n_embd": 8, "n_layer": 2, "n_head": 2, "n_inner": 20}
+GPT2 = {**GPT2, "resid_pdrop": 0, "embd_pdrop": 0, "attn_pdrop": 0, "layer_norm_epsilon": 1e-4}
+GPT2 = {**GPT2, "bos_token_id": 1, "eos_token_id": 2, "attn_implementation": "eager"}
 FAMILIES = {
     "llama": (LlamaForCausalLM, LlamaConfig(**COMMON, tie_word_embeddings=True), gguf.MODEL_ARCH.LLAMA),
     "qwen2": (Qwen2ForCausalLM, Qwen2Config(**COMMON, tie_word_embeddings=False), gguf.MODEL_ARCH.QWEN2),
+    "smollm3": (SmolLM3ForCausalLM, SmolLM3Config(**SMOLLM3), gguf.MODEL_ARCH.SMOLLM3),
+    "gpt2": (GPT2LMHeadModel, GPT2Config(**GPT2), gguf.MODEL_ARCH.GPT2),
 }
 
 
@@ -42,27 +60,34 @@ def side_by_side(rows, heads):
     return halves.swapaxes(1, 2).reshape(rows.shape)
 
 
-def write(path, family, arch, tensors, metadata):
+def write(path, family, arch, config, tensors, metadata):
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[arch])
-    writer.add_block_count(LAYERS)
+    layers, dims, heads = config.num_hidden_layers, config.hidden_size, config.num_attention_heads
+    writer.add_block_count(layers)
     writer.add_context_length(CONTEXT)
-    writer.add_embedding_length(DIMS)
-    writer.add_feed_forward_length(HIDDEN)
-    writer.add_head_count(HEADS)
-    writer.add_head_count_kv(KV_HEADS)
-    writer.add_layer_norm_rms_eps(EPSILON)
-    writer.add_rope_freq_base(BASE)
-    if family == "llama":
-        writer.add_rope_dimension_count(DIMS // HEADS)
+    writer.add_embedding_length(dims)
+    writer.add_feed_forward_length(config.n_inner if family == "gpt2" else config.intermediate_size)
+    writer.add_head_count(heads)
+    if family == "gpt2":
+        writer.add_layer_norm_eps(config.layer_norm_epsilon)
+    else:
+        writer.add_head_count_kv(config.num_key_value_heads)
+        writer.add_layer_norm_rms_eps(EPSILON)
+        writer.add_rope_freq_base(BASE)
+    is_paired = family in ("llama", "smollm3")
+    if is_paired:
+        writer.add_rope_dimension_count(dims // heads)
     for key, values in metadata.items():
         writer.add_array(key, values)
-    names = gguf.get_tensor_name_map(arch, LAYERS)
+    names = gguf.get_tensor_name_map(arch, layers)
     for name, tensor in tensors.items():
         rows = tensor.detach().to(torch.float32).numpy()
-        if family == "llama" and ".q_proj." in name:
-            rows = side_by_side(rows, HEADS)
-        if family == "llama" and ".k_proj." in name:
-            rows = side_by_side(rows, KV_HEADS)
+        if is_paired and ".q_proj." in name:
+            rows = side_by_side(rows, heads)
+        if is_paired and ".k_proj." in name:
+            rows = side_by_side(rows, config.num_key_value_heads)
+        if family == "gpt2" and ".c_" in name and rows.ndim == 2:  # transformers stores them as [inputs, outputs]
+            rows = rows.T
         writer.add_tensor(names.get_name(name, try_suffixes=(".weight", ".bias")), numpy.ascontiguousarray(rows))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -71,7 +96,8 @@ def write(path, family, arch, tensors, metadata):
 
 
 def main():
-    for family, (model_of, config, arch) in FAMILIES.items():
+    for family in sys.argv[1:] or FAMILIES:
+        model_of, config, arch = FAMILIES[family]
         torch.manual_seed(7)
         model = model_of(config).eval()
         for parameter in model.parameters():
@@ -88,8 +114,9 @@ def main():
             "expected.logits": out.logits.detach().flatten().tolist(),
             "expected.loss": [out.loss.item()],
         }
-        write(here / f"{family}.gguf", family, arch, parameters, metadata)
-        write(here / f"{family}_gradients.gguf", family, arch, {n: p.grad for n, p in parameters.items()}, {})
+        write(here / f"{family}.gguf", family, arch, config, parameters, metadata)
+        gradients = {name: parameter.grad for name, parameter in parameters.items()}
+        write(here / f"{family}_gradients.gguf", family, arch, config, gradients, {})
 
 
 if __name__ == "__main__":

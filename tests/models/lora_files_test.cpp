@@ -153,6 +153,23 @@ TEST(GgufLora, GoesToAFileAndBackForEachArchitecture) {
   }
 }
 
+// Of GPT-2 one projection makes query, key and value. PEFT's files have its matrices the other way round.
+TEST(GgufLora, HoldsAdaptersOfGpt2WhichPeftRefuses) {
+  ParameterRegistry parameters, others;
+  const auto model = base_in<float>(parameters, "gpt2"), second = base_in<float>(others, "gpt2");
+  const nn::Lora<float> lora(parameters, parameters / "l", {.rank = 2});
+  std::uint64_t seed = 0;
+  for (const auto& part : lora.parts()) part.up.set_value(remat_test::random_tensor<float>(part.up.shape(), ++seed));
+  const Place place("gpt2.gguf");
+  io::save_gguf_lora(lora, model, place.path, "gpt2");
+  const io::GgufFile file(place.path);
+  EXPECT_EQ(file.at("blk.1.attn_qkv.weight.lora_b").shape, Shape({24, 2}));
+  EXPECT_EQ(io::load_gguf_lora(others, others / "l", second, place.path).parts().size(), 8U);
+  EXPECT_LT(farthest(logits_of(second), logits_of(model)), 1e-5);
+  expect_error({"one projection for query, key and value", "GPT-2"}, [&] { io::save_peft(lora, model, place.path); });
+  expect_error({"GPT-2"}, [&] { io::load_peft(others, others / "p", second, golden("lora")); });
+}
+
 TEST(LoraFiles, WhatDoesNotFitIsRefused) {
   ParameterRegistry parameters;
   const auto model = base_in<float>(parameters);
@@ -200,7 +217,9 @@ TEST(LoraFiles, WhatDoesNotFitIsRefused) {
   expect_error({"llama.gguf", "is no LoRA adapter"},
                [&] { io::load_gguf_lora(parameters, parameters / "g", model, golden("llama.gguf")); });
   const nn::Lora<float> lora(parameters, parameters / "l", {.rank = 1});
-  expect_error({"architecture \"gpt2\""}, [&] { io::save_gguf_lora(lora, model, place.path + "/x.gguf", "gpt2"); });
+  const std::string other = place.path + "/x.gguf";
+  expect_error({"architecture \"falcon\""}, [&] { io::save_gguf_lora(lora, model, other, "falcon"); });
+  expect_error({"no name for it"}, [&] { io::save_gguf_lora(lora, model, other, "gpt2"); });
 }
 
 }  // namespace

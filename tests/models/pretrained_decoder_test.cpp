@@ -26,7 +26,8 @@ std::string golden(const std::string& name) { return REMAT_SOURCE_DIR "/tests/go
 enum class From { gguf, folder };
 class Family : public testing::TestWithParam<std::tuple<const char*, From>> {};
 INSTANTIATE_TEST_SUITE_P(Decoders, Family,
-                         testing::Combine(testing::Values("llama", "qwen2"), testing::Values(From::gguf, From::folder)),
+                         testing::Combine(testing::Values("llama", "qwen2", "smollm3", "gpt2"),
+                                          testing::Values(From::gguf, From::folder)),
                          [](const auto& info) {
                            const bool is_gguf = std::get<1>(info.param) == From::gguf;
                            return std::string(std::get<0>(info.param)) + (is_gguf ? "FromGguf" : "FromFolder");
@@ -138,23 +139,42 @@ TEST(HuggingFaceWeights, ATiedHeadThatIsStoredIsCompared) {
   std::filesystem::remove_all(folder);
 }
 
+// A folder of this test with the config of a golden one, to be changed.
+struct ConfigFolder {
+  std::filesystem::path path;
+  nlohmann::json original;
+  explicit ConfigFolder(const std::string& family)
+      : path(std::filesystem::path(testing::TempDir()) / ("remat_hugging_face_config_" + family)) {
+    std::filesystem::remove_all(path);
+    std::filesystem::copy(golden(family), path);
+    std::ifstream in(path / "config.json");
+    original = nlohmann::json::parse(in);
+  }
+  ~ConfigFolder() { std::filesystem::remove_all(path); }
+  models::DecoderConfig read(const nlohmann::json& config) const {
+    std::ofstream(path / "config.json") << config;
+    return io::decoder_config(io::HuggingFaceFolder(path.string()));
+  }
+  /// With one field another, or without it.
+  models::DecoderConfig with(const char* field, const nlohmann::json& value) const {
+    nlohmann::json changed = original;
+    value.is_discarded() ? (void)changed.erase(field) : (void)(changed[field] = value);
+    return read(changed);
+  }
+  void refuses(const char* field, const nlohmann::json& value, std::initializer_list<std::string_view> parts) const {
+    expect_error(parts, [&] { with(field, value); });
+  }
+};
+const nlohmann::json missing(nlohmann::json::value_t::discarded);
+
 // A field of config.json that is not known to change nothing is refused, and so is one that is missing or of another
 // type.
 TEST(HuggingFaceConfig, WhatChangesResultsIsNeverPassedOver) {
-  const std::filesystem::path folder = std::filesystem::path(testing::TempDir()) / "remat_hugging_face_config";
-  std::filesystem::remove_all(folder);
-  std::filesystem::copy(golden("llama"), folder);
-  std::ifstream in(folder / "config.json");
-  const auto original = nlohmann::json::parse(in);
+  const ConfigFolder llama("llama");
   const auto refused = [&](const char* field, const nlohmann::json& value,
-                           std::initializer_list<std::string_view> parts) {
-    nlohmann::json changed = original;
-    value.is_discarded() ? (void)changed.erase(field) : (void)(changed[field] = value);
-    std::ofstream(folder / "config.json") << changed;
-    expect_error(parts, [&] { io::decoder_config(io::HuggingFaceFolder(folder.string())); });
-  };
-  const nlohmann::json missing(nlohmann::json::value_t::discarded);
-  refused("model_type", "gpt_neox", {"config.json: model_type is \"gpt_neox\"", "llama, mistral, qwen2"});
+                           std::initializer_list<std::string_view> parts) { llama.refuses(field, value, parts); };
+  refused("model_type", "gpt_neox",
+          {"config.json: model_type is \"gpt_neox\"", "llama, mistral, qwen2, smollm3, gpt2"});
   refused("hidden_size", missing, {"lacks the field \"hidden_size\""});
   refused("rms_norm_eps", "small", {"rms_norm_eps", "a number is expected"});
   refused("num_hidden_layers", -1, {"num_hidden_layers is -1, not in [0, 10000)"});
@@ -166,9 +186,85 @@ TEST(HuggingFaceConfig, WhatChangesResultsIsNeverPassedOver) {
   refused("rope_parameters", {{"rope_type", "yarn"}}, {"rope_parameters/rope_type is \"yarn\""});
   refused("layer_types", {"sliding_attention", "full_attention"}, {"layer_types[0] is \"sliding_attention\""});
   refused("quantization_config", {{"bits", 4}}, {"quantization_config"});
-  std::ofstream(folder / "config.json") << "{";
-  expect_error({"config.json: is not valid JSON"}, [&] { io::HuggingFaceFolder{folder.string()}; });
-  std::filesystem::remove_all(folder);
+  refused("sliding_window", 4, {"sliding_window", "only null"});
+  refused("no_rope_layers", {1, 0}, {"no_rope_layers", "only null"});
+  std::ofstream(llama.path / "config.json") << "{";
+  expect_error({"config.json: is not valid JSON"}, [&] { io::HuggingFaceFolder{llama.path.string()}; });
+}
+
+// Mistral and Qwen 2 have no number of key/value heads and no window of their own accord that we could know.
+TEST(HuggingFaceConfig, MistralSaysItsWindow) {
+  const ConfigFolder folder("llama");
+  nlohmann::json mistral = folder.original;
+  mistral["model_type"] = "mistral";
+  expect_error({"lacks the field \"sliding_window\""}, [&] { folder.read(mistral); });
+  mistral["sliding_window"] = 5;
+  EXPECT_EQ(folder.read(mistral).layers[1].attention.window, 5);
+  mistral["sliding_window"] = nullptr;
+  EXPECT_EQ(folder.read(mistral).layers[1].attention.window, 0);
+  mistral.erase("num_key_value_heads");
+  expect_error({"lacks the field \"num_key_value_heads\""}, [&] { folder.read(mistral); });
+}
+
+TEST(HuggingFaceConfig, SmolLm3SaysWhichLayersTurnNothing) {
+  const ConfigFolder folder("smollm3");
+  const auto bases = [](const models::DecoderConfig& config) {
+    std::vector<double> all;
+    for (const auto& layer : config.layers) all.push_back(layer.attention.rotary_base);
+    return all;
+  };
+  EXPECT_EQ(bases(folder.read(folder.original)), (std::vector<double>{500, 500, 500, 0}));
+  EXPECT_EQ(bases(folder.with("no_rope_layers", {0, 1, 1, 0, 1})), (std::vector<double>{0, 500, 500, 0}));
+  EXPECT_EQ(bases(folder.with("no_rope_layers", missing)), (std::vector<double>{500, 500, 500, 0}));
+  nlohmann::json every_other = folder.original;
+  every_other.erase("no_rope_layers"), every_other["no_rope_layer_interval"] = 2;
+  EXPECT_EQ(bases(folder.read(every_other)), (std::vector<double>{500, 0, 500, 0}));
+  every_other["no_rope_layer_interval"] = 0;
+  expect_error({"no_rope_layer_interval", "above 0"}, [&] { folder.read(every_other); });
+  EXPECT_EQ(bases(folder.with("rope_parameters", missing))[0], 2e6);
+  EXPECT_TRUE(folder.with("tie_word_embeddings", missing).tied_head);  // a default of SmolLM3's alone
+  folder.refuses("no_rope_layers", {1, 0}, {"no_rope_layers", "a longer array"});
+  folder.refuses("no_rope_layers", {1, 1, 1, 2}, {"no_rope_layers[3] is 2"});
+  folder.refuses("use_sliding_window", true, {"use_sliding_window", "only false"});
+}
+
+TEST(HuggingFaceConfig, OfGpt2WhatIsNotSupportedIsRefused) {
+  const ConfigFolder folder("gpt2");
+  for (const char* field : {"scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn", "add_cross_attention"})
+    folder.refuses(field, true, {field, "only false"});
+  folder.refuses("activation_function", "mish", {"activation_function is \"mish\""});
+  folder.refuses("rotary_dim", 4, {"has the field \"rotary_dim\""});
+  folder.refuses("n_positions", missing, {"lacks the field \"n_positions\""});
+  EXPECT_EQ(folder.with("activation_function", "gelu").layers[0].ffn.activation, Activation::gelu);
+  EXPECT_EQ(folder.with("scale_attn_weights", false).layers[0].attention.scale, 1);
+  EXPECT_EQ(folder.with("n_inner", missing).layers[0].hidden_dims, 0);  // four times the width
+  const models::DecoderConfig dropped = folder.with("resid_pdrop", missing);
+  EXPECT_EQ(dropped.layers[0].dropout, 0.1);  // a default of transformers
+  EXPECT_EQ(dropped.layers[0].attention.dropout, 0);
+}
+
+// The first files of GPT-2 have no "transformer." before the names, and hold the causal masks.
+TEST(HuggingFaceWeights, Gpt2IsReadWithoutPrefixAndWithMasks) {
+  const ConfigFolder folder("gpt2");
+  std::vector<io::SafetensorsOutput> tensors;
+  const io::SafetensorsFile file(golden("gpt2/model.safetensors"));
+  for (const std::string& name : file.names()) {
+    ASSERT_EQ(name.rfind("transformer.", 0), 0U);
+    tensors.push_back({name.substr(12), DType::float32, file.info(name).shape,
+                       [&file, name] { return file.read<float>(name).any(); }});
+  }
+  const Shape square{1, 1, 16, 16};
+  tensors.push_back({"h.0.attn.bias", DType::float32, square, [&] { return Tensor<float>(square, 1.0F).any(); }});
+  tensors.push_back({"h.1.attn.masked_bias", DType::float32, {}, [] { return Tensor<float>(Shape{}, -1e4F).any(); }});
+  const std::string path = (folder.path / "model.safetensors").string();
+  io::save_safetensors(tensors, path);
+  ParameterRegistry with, without;
+  loaded(io::HuggingFaceFolder(golden("gpt2")), with / "m");
+  loaded(io::HuggingFaceFolder(folder.path.string()), without / "m");
+  for (const auto& entry : with.entries()) {
+    const Tensor<double> a(entry->value), b = without.at<double>(entry->path).value();
+    EXPECT_TRUE(std::equal(a.begin(), a.end(), b.begin(), b.end())) << entry->path;
+  }
 }
 
 }  // namespace

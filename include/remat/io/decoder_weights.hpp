@@ -1,9 +1,13 @@
 // The weights of a decoder under the names of a file format.
 #pragma once
 
+#include <optional>
 #include <remat/io/model_weights.hpp>
 #include <remat/models/decoder.hpp>
 #include <string>
+#include <utility>
+#include <variant>
+#include <vector>
 
 namespace remat { inline namespace REMAT_ABI { namespace io {
 
@@ -14,72 +18,94 @@ struct DecoderNames {
   std::string attention_norm{}, query{}, key{}, value{}, attention_out{};  // of a layer, behind its number
   std::string ffn_norm{}, gate{}, up{}, down{};                            // likewise
   bool paired_turns = false;  // rows of query and key lie as `WeightLayout::paired_heads` says
+  std::string positions{};    // of the model, where they are learned
+  std::string qkv{};          // of a layer, where query, key and value are one
+  bool transposed = true;     // matrices of linears lie as [outputs, inputs]
 };
 
-/// The names of Hugging Face's folders; `before` stands before all but the head's.
+/// The names of Hugging Face's folders for Llama and its kind; `before` stands before all but the head's.
 inline DecoderNames hugging_face_names(const std::string& before) {
   return {
       before + "embed_tokens", before + "norm",    "lm_head",          before + "layers.", "input_layernorm",
       "self_attn.q_proj",      "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "post_attention_layernorm",
       "mlp.gate_proj",         "mlp.up_proj",      "mlp.down_proj"};
 }
-/// Those of GGUF files.
+/// Those of GGUF files for the same.
 inline DecoderNames gguf_names() {
   return {"token_embd", "output_norm", "output",   "blk.",     "attn_norm", "attn_q",  "attn_k",
           "attn_v",     "attn_output", "ffn_norm", "ffn_gate", "ffn_up",    "ffn_down"};
 }
 
-/// Fills a decoder with projections of their own for query, key and value and with gated feed-forwards. An `Error` as
-/// of `ModelWeights::load`.
+/// A linear layer of a transformer layer.
 template <class T>
-void load_decoder(ModelWeights<Accum<T>> weights, const models::Decoder<T>& model, const DecoderNames& names,
-                  const LoadOptions& options = {}) {
-  const auto norm = [&](const nn::Norm<T>& part, const std::string& name) {
-    weights.add(std::visit([](const auto& layer) { return layer.scale; }, part.layer), name + ".weight");
+struct PlacedLinear {
+  const nn::Linear<T>* linear;  // of the model
+  std::string name{};           // behind the layer's number; empty: the format has none
+  Index paired_heads = 0;       // as in `WeightLayout`
+};
+/// All that `layer` has, under the names of a format.
+template <class T>
+std::vector<PlacedLinear<T>> linears_in(const nn::TransformerLayer<T>& layer, const DecoderNames& names) {
+  std::vector<PlacedLinear<T>> all;
+  const auto add = [&](const std::optional<nn::Linear<T>>& linear, const std::string& name, Index heads = 0) {
+    if (linear) all.push_back({&*linear, name, names.paired_turns ? heads : 0});
   };
-  weights.add(model.embedding.table, names.embedding + ".weight");
-  norm(model.final_norm, names.final_norm);
-  model.head ? weights.add(*model.head, names.head + ".weight")
-             : weights.add_copy(model.embedding.table, names.head + ".weight");
+  const auto& attention = layer.attention;
+  add(attention.qkv, names.qkv);
+  add(attention.query, names.query, attention.config.num_heads);
+  add(attention.key, names.key, attention.config.num_kv_heads);
+  add(attention.value, names.value);
+  add(attention.out, names.attention_out);
+  add(layer.ffn.gate, names.gate);
+  add(layer.ffn.ffn1, names.up);
+  add(layer.ffn.ffn2, names.down);
+  return all;
+}
+
+/// All weights of a decoder, each once, as a format calls them: what is read and what is written. A tied head is the
+/// embedding. An `Error` names a part that the format has no name for.
+template <class T>
+std::vector<NamedWeight<Accum<T>>> named_weights(const models::Decoder<T>& model, const DecoderNames& names) {
+  std::vector<NamedWeight<Accum<T>>> all;
+  const auto add = [&](const Parameter<Accum<T>>& parameter, const std::string& before, const std::string& name,
+                       const char* kind, const WeightLayout& layout) {
+    if (!parameter) return;
+    require(!name.empty(), parameter.path(), ": the format of the file has no name for it");
+    all.push_back({parameter, before + name + kind, layout});
+  };
+  const auto norm = [&](const nn::Norm<T>& part, const std::string& before, const std::string& name) {
+    std::visit(
+        [&](const auto& layer) {
+          add(layer.scale, before, name, ".weight", {});
+          if constexpr (requires { layer.bias; }) add(layer.bias, before, name, ".bias", {});
+        },
+        part.layer);
+  };
+  add(model.embedding.table, "", names.embedding, ".weight", {});
+  add(model.positions, "", names.positions, ".weight", {.always_numbers = true});
+  norm(model.final_norm, "", names.final_norm);
+  if (model.head) add(*model.head, "", names.head, ".weight", {});
   for (std::size_t i = 0; i < model.decoder.layers.size(); ++i) {
     const nn::TransformerLayer<T>& layer = model.decoder.layers[i];
     const std::string before = names.layers + std::to_string(i) + ".";
-    const auto linear = [&](const nn::Linear<T>& part, const std::string& name, Index paired_heads = 0) {
-      weights.add(part.w, before + name + ".weight", {.transposed = true, .paired_heads = paired_heads});
-      if (part.b) weights.add(part.b, before + name + ".bias", {.paired_heads = paired_heads});
-    };
-    const auto& attention = layer.attention;
-    const auto paired = [&](Index heads) { return names.paired_turns ? heads : 0; };
-    norm(layer.attention_norm, before + names.attention_norm);
-    linear(*attention.query, names.query, paired(attention.config.num_heads));
-    linear(*attention.key, names.key, paired(attention.config.num_kv_heads));
-    linear(*attention.value, names.value);
-    linear(*attention.out, names.attention_out);
-    norm(layer.ffn_norm, before + names.ffn_norm);
-    linear(*layer.ffn.gate, names.gate);
-    linear(*layer.ffn.ffn1, names.up);
-    linear(*layer.ffn.ffn2, names.down);
+    norm(layer.attention_norm, before, names.attention_norm);
+    norm(layer.ffn_norm, before, names.ffn_norm);
+    for (const auto& [linear, name, heads] : linears_in(layer, names)) {
+      add(linear->w, before, name, ".weight",
+          {.transposed = names.transposed, .paired_heads = heads, .is_linear = true});
+      add(linear->b, before, name, ".bias", {.paired_heads = heads});
+    }
   }
+  return all;
+}
+
+/// Fills a decoder. An `Error` as of `ModelWeights::load`.
+template <class T>
+void load_decoder(ModelWeights<Accum<T>> weights, const models::Decoder<T>& model, const DecoderNames& names,
+                  const LoadOptions& options = {}) {
+  for (NamedWeight<Accum<T>>& weight : named_weights(model, names)) weights.add(std::move(weight));
+  if (!model.head) weights.add_copy(model.embedding.table, names.head + ".weight");
   weights.load(options);
 }
-
-namespace detail {
-
-/// A decoder of Llama's kind, for weights that are to be read, so that initial values are zeros: `count` layers like
-/// `layer`, to which gated feed-forwards and RMS norms are given.
-inline models::DecoderConfig llama_decoder(nn::TransformerLayerConfig layer, Index count, double epsilon) {
-  layer.norm = nn::NormKind::rms_norm;
-  layer.norm_epsilon = epsilon;
-  layer.attention.init = layer.attention.out_init = init::zeros();
-  layer.ffn = {
-      .activation = Activation::silu, .gated = true, .bias = false, .init = init::zeros(), .out_init = init::zeros()};
-  models::DecoderConfig config{.model_dims = layer.model_dims};
-  config.layers.assign(static_cast<std::size_t>(count), layer);
-  config.norm_epsilon = epsilon;
-  config.init_deviation = 0;
-  return config;
-}
-
-}  // namespace detail
 
 }}}  // namespace remat::io

@@ -40,6 +40,11 @@ class GgufFile {
   std::shared_ptr<const MappedFile> mapping() const { return mapping_; }
 
   ///@{
+  /// All tables of the file.
+  const GgufHeader& header() const& { return header_; }
+  void header() && = delete;
+  ///@}
+  ///@{
   /// All keys with their values, in the file's order.
   const std::vector<GgufEntry>& metadata() const& { return header_.metadata; }
   void metadata() && = delete;  // views into a file that closes at once: name the GgufFile first

@@ -17,21 +17,18 @@ namespace remat { inline namespace REMAT_ABI { namespace io {
 
 namespace detail {
 
-inline DecoderNames gguf_names_of(std::string_view architecture, const std::string& path) {
-  for (const GgufFamily& family : gguf_families)
-    if (family.architecture == architecture) {
-      DecoderNames names = gguf_names();
-      names.paired_turns = family.paired_turns;
-      return names;
-    }
-  fail(path, ": is of architecture ", remat::detail::quoted(architecture), ", whose tensors are not known here");
+inline const DecoderNames& gguf_names_of(std::string_view architecture, const std::string& path) {
+  const DecoderFamily* const family = find_family(&DecoderFamily::architecture, architecture);
+  if (family == nullptr)
+    fail(path, ": is of architecture ", remat::detail::quoted(architecture), ", whose tensors are not known here");
+  return family->gguf_names;
 }
 
 }  // namespace detail
 
-/// Writes the adapters of a decoder of GGUF's `architecture` ("llama", also for Mistral and SmolLM2; "qwen2"): rows of
-/// query and key lie as in a base of that architecture. The format knows alpha / R only, so that of a rank-stabilized
-/// adapter alpha is stored times sqrt(R). The file is replaced as a whole.
+/// Writes the adapters of a decoder of GGUF's `architecture` ("llama", also for Mistral and SmolLM2; "qwen2",
+/// "smollm3", "gpt2"): rows of query and key lie as in a base of that architecture. The format knows alpha / R only, so
+/// that of a rank-stabilized adapter alpha is stored times sqrt(R). The file is replaced as a whole.
 template <class T>
 void save_gguf_lora(const nn::Lora<T>& lora, const models::Decoder<T>& model, const std::string& path,
                     const std::string& architecture) {

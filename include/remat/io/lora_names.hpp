@@ -21,37 +21,17 @@ struct NamedLinear {
   Index paired_heads = 0;  // as in `WeightLayout`
 };
 
-/// All that a decoder with separate projections and gated feed-forwards has, under the names of a format.
+/// All that a decoder has and a format has names for.
 template <class T>
 std::vector<NamedLinear> linears_of(const models::Decoder<T>& model, const DecoderNames& names) {
   std::vector<NamedLinear> all;
-  for (std::size_t i = 0; i < model.decoder.layers.size(); ++i) {
-    const nn::TransformerLayer<T>& layer = model.decoder.layers[i];
-    const auto& attention = layer.attention;
-    const auto add = [&](const auto& linear, const std::string& part, Index heads = 0) {
-      if (linear) all.push_back({linear->path, names.layers + std::to_string(i) + "." + part, part, heads});
-    };
-    const auto paired = [&](Index heads) { return names.paired_turns ? heads : 0; };
-    add(attention.query, names.query, paired(attention.config.num_heads));
-    add(attention.key, names.key, paired(attention.config.num_kv_heads));
-    add(attention.value, names.value);
-    add(attention.out, names.attention_out);
-    add(layer.ffn.gate, names.gate);
-    add(layer.ffn.ffn1, names.up);
-    add(layer.ffn.ffn2, names.down);
-  }
+  for (std::size_t i = 0; i < model.decoder.layers.size(); ++i)
+    for (const auto& [linear, part, heads] : linears_in(model.decoder.layers[i], names))
+      if (!part.empty()) all.push_back({linear->path, names.layers + std::to_string(i) + "." + part, part, heads});
   return all;
 }
 
 namespace detail {
-
-/// The row of a file in which row `row` of ours lies, or the other way round, as `WeightLayout::paired_heads` says of
-/// `rows` rows.
-inline Index paired_row(Index row, Index rows, Index paired_heads, bool to_file) {
-  if (paired_heads == 0) return row;
-  const Index half = rows / paired_heads / 2, within = row % (2 * half), base = row - within;
-  return base + (to_file ? within % half * 2 + within / half : within / 2 + within % 2 * half);
-}
 
 /// `matrix` [rows, columns] turned over, [columns, rows]; its columns go to rows in the file's order.
 template <class T>

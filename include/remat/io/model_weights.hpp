@@ -25,6 +25,28 @@ struct WeightLayout {
   bool transposed = false;  // [outputs, inputs], where ours is [inputs, outputs]
   Index paired_heads = 0;   // outputs of so many heads, those that rotary turns together side by side: 2 i and 2 i + 1
                             // of a head, where ours are i and i + H / 2; 0: as ours
+  bool is_linear = transposed;  // of a linear, which may be quantized when it is read; embeddings and heads may not
+  bool always_numbers = false;  // what reads it cannot read a matrix as it is stored
+};
+
+namespace detail {
+
+/// The row of a file in which row `row` of ours lies, or the other way round, as `WeightLayout::paired_heads` says of
+/// `rows` rows.
+inline Index paired_row(Index row, Index rows, Index paired_heads, bool to_file) {
+  if (paired_heads == 0) return row;
+  const Index half = rows / paired_heads / 2, within = row % (2 * half), base = row - within;
+  return base + (to_file ? within % half * 2 + within / half : within / 2 + within % 2 * half);
+}
+
+}  // namespace detail
+
+/// A parameter, and the tensor that it is in a file.
+template <class T>
+struct NamedWeight {
+  Parameter<T> parameter{};  // of the model
+  std::string name{};        // in the file
+  WeightLayout layout{};     // there
 };
 
 /// The tensors of a file that stays open meanwhile, whatever its format.
@@ -68,10 +90,13 @@ class ModelWeights {
 
   /// Does the file have a tensor of this name?
   bool contains(const std::string& name) const { return source_.shapes.contains(name); }
+  ///@{
   /// `parameter` is the tensor `name`.
   void add(const Parameter<T>& parameter, std::string name, const WeightLayout& layout = {}) {
-    weights_.push_back({parameter, std::move(name), layout});
+    add({parameter, std::move(name), layout});
   }
+  void add(NamedWeight<T> weight) { weights_.push_back(std::move(weight)); }
+  ///@}
   /// A tensor that says nothing about the model.
   void ignore(std::string name) { ignored_.insert(std::move(name)); }
   /// Where there is a tensor `name` beside that of `parameter`, it must hold the same values.
@@ -83,7 +108,7 @@ class ModelWeights {
   void load(const LoadOptions& options = {}) const {
     check();
     for (const Weight& weight : weights_)
-      if (options.matrices == Matrices::numbers || weight.parameter.shape().rank() != 2)
+      if (options.matrices == Matrices::numbers || weight.layout.always_numbers || weight.parameter.shape().rank() != 2)
         read(weight);
       else
         keep(weight, options.matrices);
@@ -91,11 +116,7 @@ class ModelWeights {
   }
 
  private:
-  struct Weight {
-    Parameter<T> parameter;
-    std::string name;
-    WeightLayout layout;
-  };
+  using Weight = NamedWeight<T>;
 
   void check() const {
     std::string faults;
@@ -128,17 +149,15 @@ class ModelWeights {
       return;
     }
     const Index inputs = weight.layout.transposed ? shape[0] : 1, outputs = shape.back();
-    const Index head = weight.layout.paired_heads > 0 ? outputs / weight.layout.paired_heads : 0;
     constexpr Index strip = 64;  // rows of the file that are decoded at one time
     std::vector<T> rows(static_cast<std::size_t>(std::min(strip, outputs) * inputs));
     for (Index begin = 0; begin < outputs; begin += strip) {
       const Index count = std::min(strip, outputs - begin);
       source_.read(weight.name, std::span<T>(rows.data(), static_cast<std::size_t>(count * inputs)), begin * inputs);
       std::array<Index, strip> columns{};
-      for (Index i = 0; i < count; ++i) {
-        const Index row = begin + i, within = head > 0 ? row % head : 0;
-        columns[static_cast<std::size_t>(i)] = head > 0 ? row - within + within % 2 * (head / 2) + within / 2 : row;
-      }
+      for (Index i = 0; i < count; ++i)
+        columns[static_cast<std::size_t>(i)] =
+            detail::paired_row(begin + i, outputs, weight.layout.paired_heads, /*to_file=*/false);
       parallel_for(inputs, row_grain(count), [&, from = rows.data()](Index first, Index end) {
         for (Index k = first; k < end; ++k)
           for (Index i = 0; i < count; ++i)
@@ -148,7 +167,7 @@ class ModelWeights {
   }
   void keep(const Weight& weight, Matrices how) const {
     std::shared_ptr<const FrozenMatrix> matrix = source_.matrix(weight.name, weight.layout);
-    if (weight.layout.transposed) {  // a linear's
+    if (weight.layout.is_linear) {
       const auto rows = [&from = *matrix](Index first, Index count, float* to) { from.read(first, count, to); };
       if (how == Matrices::int8)
         matrix = std::make_shared<const kernels::Int8Rows>(matrix->rows(), matrix->columns(), rows);

@@ -40,14 +40,24 @@ inline std::vector<std::string> peft_targets(const std::vector<NamedLinear>& lin
   return targets;
 }
 
+/// An `Error` that begins with `folder` for a decoder whose linears PEFT knows by other names than Llama's.
+template <class T>
+std::vector<NamedLinear> peft_linears(const models::Decoder<T>& model, const std::string& folder) {
+  for (const auto& layer : model.decoder.layers)
+    require(!layer.attention.qkv && layer.ffn.gate, folder, ": PEFT's files are known of Llama and its kind, but ",
+            layer.path, " has ", layer.attention.qkv ? "one projection for query, key and value" : "no gate",
+            ", as GPT-2 has; a GGUF file holds adapters of that too, see save_gguf_lora");
+  return linears_of(model, hugging_face_names("model."));
+}
+
 }  // namespace detail
 
-/// Writes the adapters of a decoder to a folder that `peft.PeftModel.from_pretrained` opens beside the base model, of
-/// which `base_model` is the name or path. Each file is replaced as a whole.
+/// Writes the adapters of a decoder of Llama's kind to a folder that `peft.PeftModel.from_pretrained` opens beside the
+/// base model, of which `base_model` is the name or path. Each file is replaced as a whole.
 template <class T>
 void save_peft(const nn::Lora<T>& lora, const models::Decoder<T>& model, const std::string& folder,
                const std::string& base_model = {}) {
-  const std::vector<NamedLinear> linears = linears_of(model, hugging_face_names("model."));
+  const std::vector<NamedLinear> linears = detail::peft_linears(model, folder);
   std::set<std::string> adapted;
   std::vector<SafetensorsOutput> tensors;
   for (const auto& part : lora.parts()) {
@@ -142,8 +152,7 @@ nn::Lora<T> load_peft(const ParameterRegistry& parameters, const Scope& where, c
             remat::detail::quoted(layer), " one half is missing");
     all.push_back(std::move(adapter));
   }
-  return detail::lora_of<T>(file.path(), parameters, where, linears_of(model, hugging_face_names("model.")), all,
-                            config);
+  return detail::lora_of<T>(file.path(), parameters, where, detail::peft_linears(model, folder), all, config);
 }
 
 }}}  // namespace remat::io

@@ -16,7 +16,7 @@ template <class T>
 struct Pretrained {
   Decoder<T> model;             // with its weights
   text::Tokenizer tokenizer;    // that of the file
-  std::string architecture{};   // as GGUF files call it: "llama", "qwen2"
+  std::string architecture{};   // as GGUF files call it: "llama", "gpt2"
   std::string chat_template{};  // how the file wants conversations written (Jinja); empty where it says nothing
 };
 
@@ -51,7 +51,7 @@ Pretrained<T> load(const Scope& where, const std::string& path, const io::LoadOp
   if (std::filesystem::is_directory(path)) {
     const io::HuggingFaceFolder folder(path);
     return detail::load_from<T>(folder, where, text::load_tokenizer(path + "/tokenizer.json"),
-                                folder.config()["model_type"].text() == "qwen2" ? "qwen2" : "llama",
+                                std::string(io::detail::family_of(folder).architecture),
                                 detail::chat_template_of(folder), options);
   }
   const io::GgufFile file(path);
