@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <cstdint>
+#include <functional>
 #include <map>
 #include <remat/core/numbers.hpp>
 #include <remat/core/tensor.hpp>
@@ -39,6 +41,12 @@ class GgufOutput {
   GgufOutput(std::string name, AnyTensor values, BlockFormat format = BlockFormat::f32)
       : name_(std::move(name)), values_(std::move(values)), type_(gguf_tensor_type_of(format)) {}
   ///@}
+  /// The same of values that are made when their bytes are due, so that they need not all exist at one time.
+  GgufOutput(std::string name, const Shape& shape, std::function<AnyTensor()> values,
+             BlockFormat format = BlockFormat::f32)
+      : name_(std::move(name)), make_(std::move(values)), type_(gguf_tensor_type_of(format)) {
+    values_.shape = shape;
+  }
   /// A tensor of another file, which must still be open, of any type: stored byte for byte.
   explicit GgufOutput(const GgufTensor& copied)
       : name_(copied.name), type_(copied.type), bytes_(copied.bytes), is_copied_(true) {
@@ -53,14 +61,17 @@ class GgufOutput {
   const GgufTensorType& type() const { return type_; }
   /// Is it another file's, stored byte for byte?
   bool is_copied() const { return is_copied_; }
-  /// The values to encode, where it is none.
-  const AnyTensor& values() const { return values_; }
+  /// Are the values made by each call of `values`?
+  bool is_made_late() const { return make_ != nullptr; }
+  /// The values to encode, where it is not copied.
+  AnyTensor values() const { return make_ ? make_() : values_; }
   /// The bytes to copy, where it is.
   std::span<const std::byte> bytes() const { return bytes_; }
 
  private:
   std::string name_;
   AnyTensor values_{};
+  std::function<AnyTensor()> make_{};
   GgufTensorType type_;
   std::span<const std::byte> bytes_{};
   bool is_copied_ = false;
@@ -130,17 +141,28 @@ inline void copy_as_floats(const AnyTensor& values, Index first, Index count, fl
   if (values.dtype == DType::bfloat16) copy(WidenedArray(reinterpret_cast<const bfloat16*>(values.data())));
 }
 
+/// An `Error` where the values are not what `tensor` said, or none that are stored.
+inline void check_values(const AnyTensor& values, const GgufOutput& tensor, const std::string& where) {
+  require(values.shape == tensor.shape(), where, "is of shape ", values.shape, ", not ", tensor.shape(),
+          " as was said");
+  require(is_floating(values.dtype), where, "holds ", name_of(values.dtype),
+          "; float32, float64 and bfloat16 are stored");
+  require(values.size() == 0 || values.data() != nullptr, where, "has no bytes, being of a tape in plan mode");
+}
+
 /// Writes the values piece by piece, each checked: an infinity that was none would end a later run without a word.
 inline void write_encoded(const File& file, const std::string& where, const GgufOutput& tensor) {
   constexpr Index piece = 16384;
   const BlockFormat format = *tensor.type().format;
   const kernels::BlockLayout layout = kernels::layout_of(format);
+  const AnyTensor all = tensor.values();
+  check_values(all, tensor, where);
   const Index size = tensor.shape().size();
   std::vector<float> values(static_cast<std::size_t>(std::min(piece, size))), decoded(values.size());
   std::vector<std::byte> encoded(values.size() * sizeof(float) + 64);
   for (Index first = 0; first < size; first += piece) {
     const Index count = std::min(piece, size - first);
-    copy_as_floats(tensor.values(), first, count, values.data());
+    copy_as_floats(all, first, count, values.data());
     kernels::encode_blocks(format, values.data(), count, encoded.data());
     kernels::decode_blocks(format, encoded.data(), 0, count, decoded.data());
     for (std::size_t i = 0; i < static_cast<std::size_t>(count); ++i)
@@ -167,12 +189,9 @@ inline std::size_t checked_output(const GgufOutput& tensor, const std::string& w
     require(tensor.bytes().size() == bytes, where, "has ", tensor.bytes().size(), " bytes, but ", tensor.type().name,
             tensor.shape(), " needs ", bytes);
   } else {
-    const AnyTensor& values = tensor.values();
-    require(is_floating(values.dtype), where, "holds ", name_of(values.dtype),
-            "; float32, float64 and bfloat16 are stored");
+    if (!tensor.is_made_late()) check_values(tensor.values(), tensor, where);
     require(kernels::can_encode(*tensor.type().format), where, "is to be stored as ", tensor.type().name,
             ", which is only read; F32, F16, BF16 and Q8_0 are written");
-    require(values.size() == 0 || values.data() != nullptr, where, "has no bytes, being of a tape in plan mode");
   }
   return bytes;
 }
@@ -196,22 +215,16 @@ inline std::size_t alignment_in(const std::map<std::string, GgufContent>& metada
   }
 }
 
-}  // namespace detail
+/// What errors about a tensor begin with.
+inline std::string place_of(const GgufOutput& tensor, const std::string& path) {
+  return path + ": " + remat::detail::quoted(tensor.name()) + ": ";
+}
 
-/// Writes a file of version 3. `general.alignment`, where given, is what offsets are multiples of, else 32; where a
-/// tensor is quantized, `general.quantization_version` is added unless it is given. The file is replaced as a whole or,
-/// after an `Error`, not at all.
-inline void save_gguf(const std::vector<GgufOutput>& tensors, const std::string& path,
-                      std::map<std::string, GgufContent> metadata = {}) {
-  const bool is_quantized = std::any_of(tensors.begin(), tensors.end(),
-                                        [](const GgufOutput& tensor) { return tensor.type().block_elements > 1; });
-  if (is_quantized) metadata.emplace("general.quantization_version", std::uint32_t{2});
-  const std::size_t alignment = detail::alignment_in(metadata, path);
-  const auto where = [&](const GgufOutput& tensor) {
-    return path + ": " + remat::detail::quoted(tensor.name()) + ": ";
-  };
-
-  detail::GgufText header;
+/// All of a file that stands before the tensors' bytes.
+inline std::string gguf_header_text(const std::vector<GgufOutput>& tensors,
+                                    const std::map<std::string, GgufContent>& metadata, const std::string& path) {
+  const std::size_t alignment = alignment_in(metadata, path);
+  GgufText header;
   header.text = "GGUF";
   header.number(std::uint32_t{3});
   header.number(static_cast<std::uint64_t>(tensors.size()));
@@ -225,25 +238,40 @@ inline void save_gguf(const std::vector<GgufOutput>& tensors, const std::string&
   std::size_t offset = 0;
   std::set<std::string_view> names;
   for (const GgufOutput& tensor : tensors) {
-    const std::size_t bytes = detail::checked_output(tensor, where(tensor));
-    require(names.insert(tensor.name()).second, where(tensor), "is given twice");
+    const std::size_t bytes = checked_output(tensor, place_of(tensor, path));
+    require(names.insert(tensor.name()).second, place_of(tensor, path), "is given twice");
     header.string(tensor.name());
     header.number(static_cast<std::uint32_t>(tensor.shape().rank()));
     for (int axis = tensor.shape().rank(); axis-- > 0;) header.number(static_cast<std::uint64_t>(tensor.shape()[axis]));
     header.number(tensor.type().code);
     header.number(static_cast<std::uint64_t>(offset));
-    offset += bytes + detail::padding(bytes, alignment);
+    offset += bytes + padding(bytes, alignment);
   }
-  header.text.append(detail::padding(header.text.size(), alignment), '\0');
+  header.text.append(padding(header.text.size(), alignment), '\0');
+  return std::move(header.text);
+}
 
+}  // namespace detail
+
+/// Writes a file of version 3. `general.alignment`, where given, is what offsets are multiples of, else 32; where a
+/// tensor is quantized, `general.quantization_version` is added unless it is given. The file is replaced as a whole or,
+/// after an `Error`, not at all.
+inline void save_gguf(const std::vector<GgufOutput>& tensors, const std::string& path,
+                      std::map<std::string, GgufContent> metadata = {}) {
+  const bool is_quantized = std::any_of(tensors.begin(), tensors.end(),
+                                        [](const GgufOutput& tensor) { return tensor.type().block_elements > 1; });
+  if (is_quantized) metadata.emplace("general.quantization_version", std::uint32_t{2});
+  const std::size_t alignment = detail::alignment_in(metadata, path);
+  const std::string header = detail::gguf_header_text(tensors, metadata, path);
   ReplacedFile replaced(path);
-  replaced.file().write(header.text);
+  replaced.file().write(header);
   for (const GgufOutput& tensor : tensors) {
     if (tensor.is_copied())
       replaced.file().write(tensor.bytes().data(), tensor.bytes().size());
     else
-      detail::write_encoded(replaced.file(), where(tensor), tensor);
-    const std::size_t bytes = detail::bytes_of({tensor.name(), tensor.shape(), tensor.type()}, where(tensor));
+      detail::write_encoded(replaced.file(), detail::place_of(tensor, path), tensor);
+    const std::size_t bytes =
+        detail::bytes_of({tensor.name(), tensor.shape(), tensor.type()}, detail::place_of(tensor, path));
     replaced.file().write(std::string(detail::padding(bytes, alignment), '\0'));
   }
   replaced.commit();
