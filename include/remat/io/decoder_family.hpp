@@ -90,7 +90,7 @@ class GgufSettings {
 /// One family. Configs that are read have zeros as initial values, for weights are to be read; of a GGUF file, all but
 /// `vocabulary` and `tied_head`, which its tensors tell.
 struct DecoderFamily {
-  using Config = models::DecoderConfig;
+  using Config = models::DecoderConfig;  // what both kinds of file are read to
 
   std::string_view architecture{};            // of GGUF files
   std::string_view model_type{};              // of folders
@@ -98,11 +98,12 @@ struct DecoderFamily {
   DecoderNames gguf_names{}, folder_names{};  // the latter without `prefix`
   std::string_view prefix{};                  // before all names but the head's, where a folder is of a whole model
   std::vector<std::string_view> buffers{};    // of a layer in a folder: tensors that say nothing about the model
-  Config (*of_folder)(const text::detail::JsonPlace&) = nullptr;
-  Config (*of_gguf)(const GgufSettings&) = nullptr;
+  Config (*of_folder)(const text::detail::JsonPlace&) = nullptr;  // from config.json
+  Config (*of_gguf)(const GgufSettings&) = nullptr;               // from the metadata
   /// What a config says, of at least one layer: the fields of config.json, and settings by `GgufSettings`'s names. What
   /// the family cannot say is left out: see `require_same`.
   nlohmann::ordered_json (*to_folder)(const Config&) = nullptr;
+  /// The same for the metadata.
   std::map<std::string, GgufContent> (*to_gguf)(const Config&) = nullptr;
 };
 

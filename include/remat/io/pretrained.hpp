@@ -68,9 +68,8 @@ Pretrained<T> load(const Scope& where, const std::string& path, const io::LoadOp
 /// Settings of `save`.
 struct SaveOptions {
   io::BlockFormat format = io::BlockFormat::f16;  // of matrices in a GGUF file: F32, F16, BF16 or Q8_0
-  std::optional<DType>
-      dtype{};  // of all weights in a folder: float32, float64 or bfloat16; empty: as the parameters are
-  std::size_t shard_bytes = 0;  // of tensors in one file of a folder, at most; 0: all in one
+  std::optional<DType> dtype{};  // of all weights in a folder: float32, float64, bfloat16; empty: as parameters are
+  std::size_t shard_bytes = 0;   // of tensors in one file of a folder, at most; 0: all in one
 };
 
 /// Writes a model as what it was loaded from, a GGUF file or a folder, with the tokenizer from there, which must still

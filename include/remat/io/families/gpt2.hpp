@@ -13,6 +13,7 @@
 
 namespace remat { inline namespace REMAT_ABI { namespace io { namespace families {
 
+/// @cond inside
 /// Activations by the names of transformers, those that are written first.
 inline constexpr std::pair<std::string_view, Activation> gpt2_activations[] = {
     {"gelu_new", Activation::gelu_tanh}, {"gelu", Activation::gelu},
@@ -148,5 +149,7 @@ inline DecoderFamily gpt2() {
   family.to_folder = gpt2_to_folder, family.to_gguf = gpt2_to_gguf;
   return family;
 }
+
+/// @endcond
 
 }}}}  // namespace remat::io::families

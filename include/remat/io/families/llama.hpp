@@ -11,6 +11,7 @@
 
 namespace remat { inline namespace REMAT_ABI { namespace io { namespace families {
 
+/// @cond inside
 /// What sets one of the kind apart.
 struct LlamaKind {
   std::string_view model_type;  // of a folder
@@ -232,5 +233,7 @@ inline std::vector<DecoderFamily> llamas() {
           family("qwen2", "qwen2", "Qwen2ForCausalLM", false, qwen2_to_folder),
           family("smollm3", "smollm3", "SmolLM3ForCausalLM", true, smollm3_to_folder)};
 }
+
+/// @endcond
 
 }}}}  // namespace remat::io::families
