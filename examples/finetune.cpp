@@ -15,6 +15,7 @@
 
 #include "finetune/export.hpp"
 #include "finetune/questions.hpp"
+#include "finetune/saving.hpp"
 #include "finetune/settings.hpp"
 #include "finetune/step.hpp"
 #include "machine_facts.hpp"
@@ -38,8 +39,6 @@ remat::io::Matrices matrices_of(const Settings& s) {
   if (s.base == "int8") return remat::io::Matrices::int8;
   return s.base == "nf4" ? remat::io::Matrices::nf4 : remat::io::Matrices::as_stored;
 }
-
-std::string in_folder(const Settings& s, const char* file) { return (std::filesystem::path(s.out) / file).string(); }
 
 /// How steps are made: within the memory that was promised, or by the policy that was named.
 struct Steps {
@@ -97,9 +96,7 @@ int run(const Settings& s) {
                  " is chosen by the plan where --memory is given; with --memory 0 it counts");
   remat::require(!s.merge || (!s.full && !std::filesystem::is_directory(s.model)),
                  "--merge writes a GGUF model with adapters merged: give a GGUF file, and no --full");
-  std::error_code failure;
-  std::filesystem::create_directories(s.out, failure);
-  remat::require(!failure, "--out: folder ", s.out, " cannot be made: ", failure.message());
+  make_folder(s);
 
   auto start = Clock::now();
   remat::ParameterRegistry parameters(s.seed);
@@ -110,7 +107,7 @@ int run(const Settings& s) {
                  " is above the model's ", model.config.context);
   std::optional<remat::nn::Lora<float>> lora;
   if (!s.full)
-    lora.emplace(parameters, parameters / "lora",
+    lora.emplace(parameters, parameters / "adapter",
                  remat::nn::LoraConfig{.targets = s.lora,
                                        .rank = s.rank,
                                        .alpha = s.alpha,
@@ -205,17 +202,13 @@ int run(const Settings& s) {
               << "\n  after:     " << answer_of(model, loaded.tokenizer, questions[i], s.answer_length)
               << "\n  the data:  " << questions[i].answer << "\n\n";
 
+  save_trained(s, parameters, loaded, lora);
   const auto memory = remat::machine::process_memory();
   std::cout << text_of(
       "peak resident memory %.0f MiB, %.0f MiB now without files; files of %.0f MiB are mapped%s\n",
       mib(memory.peak_resident), mib(memory.anonymous), mib(memory.mapped_files),
       s.memory == 0 ? "" : text_of("; promised: %d + %.0f", s.memory, mib(memory.mapped_files)).c_str());
-  if (s.merge) {
-    const double deviation =
-        remat::io::save_merged_gguf(remat::io::GgufFile(s.model), *lora, model, in_folder(s, "merged.gguf"));
-    std::cout << text_of("wrote %s/merged.gguf: F16, of floats that are off by %.1e at most\n", s.out.c_str(),
-                         deviation);
-  }
+  if (s.merge) save_merged(s, loaded, *lora);
   return 0;
 }
 

@@ -1,0 +1,51 @@
+// What a run leaves behind, beside its log.
+#pragma once
+
+#include <filesystem>
+#include <iostream>
+#include <optional>
+#include <remat/io.hpp>
+#include <remat/pretrained.hpp>
+#include <string>
+#include <system_error>
+
+#include "finetune/settings.hpp"
+#include "finetune/step.hpp"
+#include "text_of.hpp"
+
+namespace finetune {
+
+inline std::string in_folder(const Settings& s, const char* file) {
+  return (std::filesystem::path(s.out) / file).string();
+}
+
+inline void make_folder(const Settings& s) {
+  std::error_code failure;
+  std::filesystem::create_directories(s.out, failure);
+  remat::require(!failure, "--out: folder ", s.out, " cannot be made: ", failure.message());
+}
+
+/// The adapters in two formats, or all weights.
+inline void save_trained(const Settings& s, const remat::ParameterRegistry& parameters,
+                         const remat::models::Pretrained<float>& loaded,
+                         const std::optional<remat::nn::Lora<float>>& lora) {
+  if (lora) {
+    remat::io::save_peft(*lora, loaded.model, in_folder(s, "adapter"), s.model);
+    remat::io::save_gguf_lora(*lora, loaded.model, in_folder(s, "adapter.gguf"), loaded.architecture);
+    std::cout << "wrote " << s.out << "/train.jsonl, adapter (for PEFT), adapter.gguf (for llama.cpp)\n";
+  } else {
+    remat::io::save_safetensors(parameters, in_folder(s, "model.safetensors"));
+    std::cout << "wrote " << s.out << "/train.jsonl, model.safetensors\n";
+  }
+}
+
+/// A model with its adapters merged; what it takes in memory meanwhile was not promised.
+inline void save_merged(const Settings& s, const remat::models::Pretrained<float>& loaded,
+                        const remat::nn::Lora<float>& lora) {
+  const double deviation =
+      remat::io::save_merged_gguf(remat::io::GgufFile(s.model), lora, loaded.model, in_folder(s, "merged.gguf"));
+  std::cout << programs::text_of("wrote %s/merged.gguf: F16, of floats that are off by %.1e at most\n", s.out.c_str(),
+                                 deviation);
+}
+
+}  // namespace finetune
