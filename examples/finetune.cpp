@@ -115,7 +115,8 @@ int run(const Settings& s) {
                                        .dropout = s.dropout});
 
   start = Clock::now();
-  const auto format = remat::text::recognize_chat(loaded.chat_template);
+  std::optional<remat::text::ChatFormat> format;  // a model without a template learned none: texts are as they are
+  if (!loaded.chat_template.empty()) format = remat::text::recognize_chat(loaded.chat_template);
   const auto data = remat::io::cached_instructions(
       in_folder(s, "tokens.cache"), s.data, loaded.tokenizer,
       {.chat = format, .context = static_cast<std::size_t>(s.context), .skip_bad_lines = s.skip_bad_lines});

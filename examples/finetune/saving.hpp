@@ -30,9 +30,14 @@ inline void save_trained(const Settings& s, const remat::ParameterRegistry& para
                          const remat::models::Pretrained<float>& loaded,
                          const std::optional<remat::nn::Lora<float>>& lora) {
   if (lora) {
-    remat::io::save_peft(*lora, loaded.model, in_folder(s, "adapter"), s.model);
     remat::io::save_gguf_lora(*lora, loaded.model, in_folder(s, "adapter.gguf"), loaded.architecture);
-    std::cout << "wrote " << s.out << "/train.jsonl, adapter (for PEFT), adapter.gguf (for llama.cpp)\n";
+    std::cout << "wrote " << s.out << "/train.jsonl, adapter.gguf (for llama.cpp)" << std::flush;
+    try {
+      remat::io::save_peft(*lora, loaded.model, in_folder(s, "adapter"), s.model);
+      std::cout << ", adapter (for PEFT)\n";
+    } catch (const remat::Error& error) {  // of a family that PEFT calls otherwise: what was learned is not lost
+      std::cout << "; none for PEFT: " << error.what() << '\n';
+    }
   } else {
     remat::io::save_safetensors(parameters, in_folder(s, "model.safetensors"));
     std::cout << "wrote " << s.out << "/train.jsonl, model.safetensors\n";
