@@ -51,10 +51,11 @@ inline void product_cases(const AddCase& row) {
        .fn =
            [](const auto& in) {
              using T = typename std::decay_t<decltype(in)>::type;
-             using O = ops::AdaptedLinear<T>;
+             using O = remat::ops::AdaptedLinear<T>;
+             using remat::Argument;
              const bool has_z = in.x.size() > 5;
-             return record(O(ops::ProductWeight<T>(Argument<T>(in[1]), false), 0.75, has_z), in[0], in[1], in[2], in[3],
-                           in[4], has_z ? Argument<T>(in[5]) : Argument<T>())[O::y];
+             return record(O(remat::ops::ProductWeight<T>(Argument<T>(in[1]), false), 0.75, has_z), in[0], in[1], in[2],
+                           in[3], in[4], has_z ? Argument<T>(in[5]) : Argument<T>())[O::y];
            },
        .inputs = {on({{5, 7}, {7, 9}, {9}, {7, 2}, {2, 9}}), on({{2, 3, 4}, {4, 1}, {1}, {4, 3}, {3, 1}, {2, 3, 4}}),
                   on({{33, 17}, {17, 65}, {65}, {17, 4}, {4, 65}, {33, 17}}), on({{0, 4}, {4, 3}, {3}, {4, 2}, {2, 3}}),
