@@ -1,6 +1,7 @@
 // Adapters that PEFT made compute here what they compute there, in values and gradients; ours go to its files and to
 // GGUF and come back; what does not fit is one clear error.
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
@@ -48,7 +49,8 @@ double farthest(const Tensor<T>& a, const Tensor<T>& b) {
 struct Place {
   std::string path;
   explicit Place(const std::string& name)
-      : path((std::filesystem::path(testing::TempDir()) / ("remat_lora_" + name)).string()) {
+      : path((std::filesystem::path(testing::TempDir()) / ("remat_lora_" + name + std::to_string(::getpid())))
+                 .string()) {
     std::filesystem::remove_all(path);
   }
   ~Place() { std::filesystem::remove_all(path); }

@@ -1,6 +1,7 @@
 // Decoders from GGUF files and from folders of transformers give the logits, the loss and the gradients that
 // transformers computes (tests/golden), and refuse what they would not compute right.
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <cmath>
 #include <cstring>
@@ -144,7 +145,8 @@ struct ConfigFolder {
   std::filesystem::path path;
   nlohmann::json original;
   explicit ConfigFolder(const std::string& family)
-      : path(std::filesystem::path(testing::TempDir()) / ("remat_hugging_face_config_" + family)) {
+      : path(std::filesystem::path(testing::TempDir()) /
+             ("remat_hugging_face_config_" + family + std::to_string(::getpid()))) {
     std::filesystem::remove_all(path);
     std::filesystem::copy(golden(family), path);
     std::ifstream in(path / "config.json");

@@ -1,6 +1,7 @@
 // Decoders that are written are read again as they were, in either format and by each family; what a family cannot say
 // is refused before anything is written.
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
@@ -32,7 +33,8 @@ std::string golden(const std::string& name) { return REMAT_SOURCE_DIR "/tests/go
 struct Place {
   std::string path;
   explicit Place(const std::string& name)
-      : path((std::filesystem::path(testing::TempDir()) / ("remat_saved_" + name)).string()) {
+      : path((std::filesystem::path(testing::TempDir()) / ("remat_saved_" + name + std::to_string(::getpid())))
+                 .string()) {
     std::filesystem::remove_all(path);
   }
   ~Place() { std::filesystem::remove_all(path); }
