@@ -49,7 +49,7 @@ double farthest(const Tensor<T>& a, const Tensor<T>& b) {
 struct Place {
   std::string path;
   explicit Place(const std::string& name)
-      : path((std::filesystem::path(testing::TempDir()) / ("remat_lora_" + name + std::to_string(::getpid())))
+      : path((std::filesystem::path(testing::TempDir()) / ("remat_lora_" + std::to_string(::getpid()) + "_" + name))
                  .string()) {
     std::filesystem::remove_all(path);
   }

@@ -146,7 +146,7 @@ struct ConfigFolder {
   nlohmann::json original;
   explicit ConfigFolder(const std::string& family)
       : path(std::filesystem::path(testing::TempDir()) /
-             ("remat_hugging_face_config_" + family + std::to_string(::getpid()))) {
+             ("remat_hugging_face_config_" + std::to_string(::getpid()) + "_" + family)) {
     std::filesystem::remove_all(path);
     std::filesystem::copy(golden(family), path);
     std::ifstream in(path / "config.json");

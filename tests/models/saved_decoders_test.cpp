@@ -33,7 +33,7 @@ std::string golden(const std::string& name) { return REMAT_SOURCE_DIR "/tests/go
 struct Place {
   std::string path;
   explicit Place(const std::string& name)
-      : path((std::filesystem::path(testing::TempDir()) / ("remat_saved_" + name + std::to_string(::getpid())))
+      : path((std::filesystem::path(testing::TempDir()) / ("remat_saved_" + std::to_string(::getpid()) + "_" + name))
                  .string()) {
     std::filesystem::remove_all(path);
   }
