@@ -169,7 +169,7 @@ int run(const Settings& s) {
   remat::optim::GradientWatch watch(parameters);
   const int steps = choose_steps(s, model, parameters, batches, how.parts);
   const remat::optim::WarmupCosine schedule{
-      .peak = s.lr, .minimum = s.lr / 10, .warmup = std::min(s.warmup, steps - 1), .steps = steps};
+      .peak = s.lr, .minimum = s.lr / 10, .warmup = std::min(s.warmup, steps / 4), .steps = steps};
   {
     remat::io::ProgressLine progress(steps);
     for (int step = 0; step < steps; ++step) {
