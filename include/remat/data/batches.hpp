@@ -6,6 +6,7 @@
 #include <limits>
 #include <remat/core/random.hpp>
 #include <remat/core/tensor.hpp>
+#include <remat/data/batch_parts.hpp>
 #include <remat/data/shuffled.hpp>
 #include <span>
 #include <string>
@@ -19,14 +20,7 @@ struct Batch {
 
   /// Sequences [begin, end): a micro-batch. Its tape is told `.first_row = begin, .rows = end - begin`.
   Batch rows(Index begin, Index end) const {
-    const Shape& whole = inputs.shape();
-    require(begin >= 0 && begin < end && end <= whole[0], "batch: rows [", begin, ", ", end, ") of ", whole[0]);
-    const auto part = [&](const Tensor<std::int32_t>& all) {
-      return Tensor<std::int32_t>(
-          {end - begin, whole[1]},
-          std::span(all.data() + begin * whole[1], static_cast<std::size_t>((end - begin) * whole[1])));
-    };
-    return {part(inputs), part(targets)};
+    return {detail::rows_of(inputs, begin, end), detail::rows_of(targets, begin, end)};
   }
 };
 
@@ -116,17 +110,7 @@ class SequentialBatches {
     return {from(first * length_), from(first * length_ + 1)};
   }
 
-  /// Goes from batch to batch; good as long as its `SequentialBatches`.
-  struct Iterator {
-    ///@{
-    /// What a loop asks of an iterator: batch `i` of `batches` is made when it is read.
-    const SequentialBatches* batches;
-    Index i;
-    Batch operator*() const { return batches->at(i); }
-    Iterator& operator++() { return ++i, *this; }
-    bool operator==(const Iterator& other) const { return i == other.i; }
-    ///@}
-  };
+  using Iterator = BatchIterator<SequentialBatches>;  // good as long as these batches
   ///@{
   /// The first batch, and the end behind the last.
   Iterator begin() const& { return {this, 0}; }

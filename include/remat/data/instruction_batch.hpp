@@ -7,6 +7,7 @@
 #include <numeric>
 #include <remat/core/tensor.hpp>
 #include <remat/core/token_samples.hpp>
+#include <remat/data/batch_parts.hpp>
 #include <remat/data/packing.hpp>
 #include <span>
 #include <string>
@@ -23,13 +24,7 @@ struct InstructionBatch {
 
   /// Rows [begin, end): a micro-batch. Its tape is told `.first_row = begin, .rows = end - begin`.
   InstructionBatch rows(Index begin, Index end) const {
-    const Shape& whole = inputs.shape();
-    require(begin >= 0 && begin < end && end <= whole[0], "batch: rows [", begin, ", ", end, ") of ", whole[0]);
-    const auto part = [&](const Tensor<std::int32_t>& all) {
-      return Tensor<std::int32_t>(
-          {end - begin, whole[1]},
-          std::span(all.data() + begin * whole[1], static_cast<std::size_t>((end - begin) * whole[1])));
-    };
+    const auto part = [&](const Tensor<std::int32_t>& all) { return detail::rows_of(all, begin, end); };
     return {part(inputs), part(targets), part(segments)};
   }
   /// How many tokens are to be learned: what a mean over the whole batch divides by, whatever micro-batches it is cut

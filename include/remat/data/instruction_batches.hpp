@@ -6,6 +6,7 @@
 #include <limits>
 #include <remat/core/random.hpp>
 #include <remat/core/token_samples.hpp>
+#include <remat/data/batch_parts.hpp>
 #include <remat/data/instruction_batch.hpp>
 #include <remat/data/packing.hpp>
 #include <remat/data/shuffled.hpp>
@@ -97,17 +98,7 @@ class SequentialInstructionBatches {
                             [&](Index row) { return first + row; });
   }
 
-  /// Goes from batch to batch; good as long as its `SequentialInstructionBatches`.
-  struct Iterator {
-    ///@{
-    /// What a loop asks of an iterator: batch `i` of `batches` is made when it is read.
-    const SequentialInstructionBatches* batches;
-    Index i;
-    InstructionBatch operator*() const { return batches->at(i); }
-    Iterator& operator++() { return ++i, *this; }
-    bool operator==(const Iterator& other) const { return i == other.i; }
-    ///@}
-  };
+  using Iterator = BatchIterator<SequentialInstructionBatches>;  // good as long as these batches
   ///@{
   /// The first batch, and the end behind the last.
   Iterator begin() const& { return {this, 0}; }
