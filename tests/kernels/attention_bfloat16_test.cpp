@@ -4,9 +4,11 @@
 
 #include <kernels/attention_reference.hpp>
 
-namespace remat_test { namespace {
+namespace {
 
-using remat::bfloat16;
+using namespace remat;
+using namespace remat_test;
+
 using Case = AttentionCase;
 using Call = AttentionCall<bfloat16>;
 
@@ -274,4 +276,3 @@ TEST(AttentionBfloat16, ComputesNoBlockInVain) {
 }
 
 }  // namespace
-}  // namespace remat_test

@@ -3,9 +3,10 @@
 
 #include <kernels/attention_reference.hpp>
 
-namespace remat_test { namespace {
+namespace {
 
-using remat::bfloat16;
+using namespace remat;
+using namespace remat_test;
 
 template <class T>
 class LargeScores : public testing::Test {
@@ -84,4 +85,3 @@ TYPED_TEST(LargeScores, ProbabilitiesOfARowSumToOne) {
 }
 
 }  // namespace
-}  // namespace remat_test

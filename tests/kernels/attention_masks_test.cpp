@@ -3,7 +3,10 @@
 
 #include <kernels/attention_reference.hpp>
 
-namespace remat_test { namespace {
+namespace {
+
+using namespace remat;
+using namespace remat_test;
 
 /// Double agrees with the formula to 1e-12, float to 5e-6.
 void check(const AttentionCase& c) {
@@ -218,4 +221,3 @@ TEST(AttentionMasks, DoNotDependOnTheNumberOfThreads) {
 }
 
 }  // namespace
-}  // namespace remat_test

@@ -3,9 +3,10 @@
 
 #include <kernels/attention_reference.hpp>
 
-namespace remat_test { namespace {
+namespace {
 
-using remat::bfloat16;
+using namespace remat;
+using namespace remat_test;
 
 struct Way {
   const char* name;
@@ -84,4 +85,3 @@ TEST(OneKeyAlone, ShowsNaN) {
 }
 
 }  // namespace
-}  // namespace remat_test

@@ -6,9 +6,9 @@
 #include <array>
 #include <cfenv>
 #include <cmath>
+#include <core/aligned.hpp>
 #include <cstring>
 #include <limits>
-#include <new>
 #include <remat/core/eigen.hpp>
 #include <remat/kernels/attention.hpp>
 #include <string>
@@ -20,19 +20,6 @@ namespace remat_test {
 using remat::Index;
 
 inline constexpr double infinity = std::numeric_limits<double>::infinity();
-
-template <class T>
-struct Aligned {
-  using value_type = T;
-  Aligned() = default;
-  template <class U>
-  explicit Aligned(const Aligned<U>&) {}
-  T* allocate(std::size_t n) { return static_cast<T*>(::operator new (n * sizeof(T), std::align_val_t{64})); }
-  void deallocate(T* p, std::size_t) { ::operator delete (p, std::align_val_t{64}); }
-  friend bool operator==(Aligned, Aligned) { return true; }
-};
-template <class T>
-using AlignedVector = std::vector<T, Aligned<T>>;
 
 inline std::size_t count(Index n) { return static_cast<std::size_t>(n); }
 

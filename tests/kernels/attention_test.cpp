@@ -4,7 +4,10 @@
 
 #include <kernels/attention_reference.hpp>
 
-namespace remat_test { namespace {
+namespace {
+
+using namespace remat;
+using namespace remat_test;
 
 using Case = AttentionCase;
 template <class T>
@@ -348,4 +351,3 @@ TEST(Attention, AddsToGradientsWhereItIsAsked) {
 }
 
 }  // namespace
-}  // namespace remat_test

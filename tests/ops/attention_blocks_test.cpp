@@ -6,9 +6,10 @@
 #include <numeric>
 #include <remat/ops/attention.hpp>
 
-namespace remat_test { namespace {
+namespace {
 
-using remat::attention_blocks, remat::AttentionOptions;
+using namespace remat;
+using namespace remat_test;
 
 TEST(AttentionBlocks, AreThePublishedNumbers) {
   const auto visible = [](Index query_chunk, Index key_chunk) {
@@ -83,4 +84,3 @@ TEST(AttentionBlocks, AreSkippedForMasksThatAreOperands) {
 }
 
 }  // namespace
-}  // namespace remat_test

@@ -9,9 +9,10 @@
 #include <remat/ops/slice.hpp>
 #include <remat/ops/softmax.hpp>
 
-namespace remat_test { namespace {
+namespace {
 
 using namespace remat;
+using namespace remat_test;
 
 struct Values {
   Tensor<double> y;
@@ -212,4 +213,3 @@ TEST(AttentionMasks, RefuseWhatDoesNotFit) {
 }
 
 }  // namespace
-}  // namespace remat_test

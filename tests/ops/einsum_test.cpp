@@ -9,9 +9,10 @@
 #include <string>
 #include <vector>
 
-namespace remat_test { namespace {
+namespace {
 
 using namespace remat;
+using namespace remat_test;
 
 /// Lengths of the letters; some are 1, for axes of length 1 are in order wherever they stand.
 Index length_of(char letter) { return std::vector<Index>{3, 1, 2, 4, 1, 3}[static_cast<std::size_t>(letter - 'a')]; }
@@ -160,4 +161,4 @@ TEST(Einsum, RefusalsNameTheLetterAndBothSizes) {
   expect_error({"an operand is missing"}, [&] { einsum("ij,jk->ik", a, Parameter<float>()); });
 }
 
-}}  // namespace remat_test
+}  // namespace

@@ -4,7 +4,7 @@
 #include <remat/core/random.hpp>
 #include <remat/policy/parse.hpp>
 
-#include "sample_slots.hpp"
+#include "policy/sample_slots.hpp"
 
 namespace {
 

@@ -6,7 +6,7 @@
 #include <remat/policy/phrase_book.hpp>
 #include <set>
 
-#include "sample_slots.hpp"
+#include "policy/sample_slots.hpp"
 
 namespace {
 

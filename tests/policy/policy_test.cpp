@@ -7,7 +7,7 @@
 #include <thread>
 #include <type_traits>
 
-#include "sample_slots.hpp"
+#include "policy/sample_slots.hpp"
 
 namespace {
 

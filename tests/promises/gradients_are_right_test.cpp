@@ -11,9 +11,10 @@
 #include <set>
 #include <sstream>
 
-namespace remat_test { namespace {
+namespace {
 
-using remat::Frame, remat::Mode, remat::Op;
+using namespace remat;
+using namespace remat_test;
 
 Tensor<double> value_at(const OpRun& run, const std::vector<Tensor<double>>& inputs) {
   Tape tape({.seed = 3, .step = 2});
@@ -319,4 +320,3 @@ TEST(GradientsAreRight, EveryOpHasARow) {
 }
 
 }  // namespace
-}  // namespace remat_test

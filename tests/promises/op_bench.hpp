@@ -5,10 +5,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <core/aligned.hpp>
 #include <cstring>
 #include <limits>
 #include <map>
-#include <new>
 #include <ops/op_case.hpp>
 #include <string>
 #include <vector>
@@ -16,18 +16,6 @@
 namespace remat_test {
 
 using remat::AnyTensor, remat::Frame, remat::Index, remat::Op, remat::OperandSpec, remat::Shape, remat::Spec;
-
-/// Tensors are aligned so, and results of libraries may depend on it in the last bit.
-template <class T>
-struct Aligned {
-  using value_type = T;
-  Aligned() = default;
-  template <class U>
-  Aligned(const Aligned<U>&) {}
-  T* allocate(std::size_t n) { return static_cast<T*>(::operator new (n * sizeof(T), std::align_val_t{64})); }
-  void deallocate(T* p, std::size_t) { ::operator delete (p, std::align_val_t{64}); }
-  friend bool operator==(const Aligned&, const Aligned&) { return true; }
-};
 
 /// Bytes of a value, with NaN behind them that must stay.
 class Buffer {

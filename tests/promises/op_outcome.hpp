@@ -2,10 +2,10 @@
 #pragma once
 
 #include <gtest/gtest.h>
-#include <omp.h>
 
 #include <algorithm>
 #include <cmath>
+#include <core/threads.hpp>
 #include <ops/op_case.hpp>
 #include <remat/autodiff/gradient_check.hpp>
 #include <remat/ops/arithmetic.hpp>
@@ -84,17 +84,5 @@ double difference(const Tensor<A>& found, const Tensor<B>& expected, double fact
   }
   return error / scale;
 }
-
-/// Sets the number of threads until the end of the scope.
-class Threads {
- public:
-  explicit Threads(int count) { omp_set_num_threads(count); }
-  Threads(const Threads&) = delete;
-  Threads& operator=(const Threads&) = delete;
-  ~Threads() { omp_set_num_threads(before_); }
-
- private:
-  int before_ = omp_get_max_threads();
-};
 
 }  // namespace remat_test

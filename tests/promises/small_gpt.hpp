@@ -1,8 +1,7 @@
 // A GPT small enough to be run hundreds of times, and one training step of it.
 #pragma once
 
-#include <omp.h>
-
+#include <core/threads.hpp>
 #include <remat/models.hpp>
 #include <remat/remat.hpp>
 #include <string>
@@ -25,18 +24,6 @@ inline Tokens tokens(remat::Index batch, remat::Index length, int vocabulary, st
   }
   return {made.inputs.copy(), made.targets.copy()};  // tapes share what nobody writes to
 }
-
-/// Sets the number of OpenMP threads for its lifetime.
-class Threads {
- public:
-  explicit Threads(int count) : before_(omp_get_max_threads()) { omp_set_num_threads(count); }
-  ~Threads() { omp_set_num_threads(before_); }
-  Threads(const Threads&) = delete;
-  Threads& operator=(const Threads&) = delete;
-
- private:
-  int before_;
-};
 
 /// Odd sizes on purpose: no axis is a multiple of a vector.
 inline remat::models::GptConfig small_gpt() {
