@@ -140,7 +140,8 @@
   HOW template void remat::Plan::make_frontier<>() const;                                                            \
   HOW template remat::CostModel remat::detail::calibrated<>(const std::filesystem::path&, bool);                     \
   HOW template remat::AnyTensor remat::ParameterEntry::numbers<>() const;                                            \
-  HOW template void remat::optim::AdamW::update_all<>(double, double);
+  HOW template void remat::optim::Optimizer<remat::optim::AdamW, remat::optim::AdamWConfig,                           \
+                                            remat::optim::detail::AdamWRule>::update_all<>(double, double);
 
 REMAT_EACH_ENTRANCE(extern)
 REMAT_EACH_OP(extern, float)

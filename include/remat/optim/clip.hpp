@@ -64,7 +64,7 @@ class GlobalNorm {
     double sum = 0;
     for (const auto& entry : parameters_->entries()) {
       require(!entry->consumed, "global_norm: the gradient of ", entry->path,
-              " was used up by its update in backward; clip by the global norm with AdamW::step instead of "
+              " was used up by its update in backward; clip by the global norm with `step` instead of "
               "in_backward");
       const auto use = entry->used(ParameterUse::train);
       if (!entry->has_grad) continue;
@@ -86,8 +86,8 @@ class GlobalNorm {
 inline double global_norm(const ParameterRegistry& parameters) { return GlobalNorm(parameters).value(); }
 
 /// What gradients of norm `norm` are multiplied by so that the norm becomes at most `max_norm`; never above 1. Give it
-/// to `AdamW::step`, and clipping costs no pass over memory. An `Error` unless `norm` is finite and at least 0 and
-/// `max_norm` above 0; an infinite one clips nothing.
+/// to an optimizer's `step`, and clipping costs no pass over memory. An `Error` unless `norm` is finite and at least 0
+/// and `max_norm` above 0; an infinite one clips nothing.
 inline double clip_scale(double norm, double max_norm) {
   require(
       std::isfinite(norm) && norm >= 0, "clip_scale: the norm is ", norm,
