@@ -61,10 +61,14 @@
 #include <remat/ops/unary_activations.hpp>
 #include <remat/ops/variance.hpp>
 #include <remat/ops/where.hpp>
+#include <remat/optim/adafactor.hpp>
 #include <remat/optim/adamw.hpp>
 #include <remat/optim/clip.hpp>
 #include <remat/optim/gradient_watch.hpp>
+#include <remat/optim/lion.hpp>
+#include <remat/optim/muon.hpp>
 #include <remat/optim/schedule.hpp>
+#include <remat/optim/sgd.hpp>
 #include <remat/params/copy_values.hpp>
 #include <remat/params/registry.hpp>
 #include <remat/plan/plan_cache.hpp>

@@ -208,6 +208,7 @@ class Optimizer {
   bool groups_are_checked_ = false;
 };
 
+/// @cond inside
 template <class Self, class Settings, class Rule>
 template <class>
 void Optimizer<Self, Settings, Rule>::update_all(double learning_rate, double grad_scale) {
@@ -227,5 +228,6 @@ void Optimizer<Self, Settings, Rule>::update_all(double learning_rate, double gr
   for (const Update& update : updates) apply(update, learning_rate, grad_scale, work);
   ++steps_;
 }
+/// @endcond
 
 }}}  // namespace remat::optim
