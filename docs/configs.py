@@ -40,7 +40,7 @@ def page():
     for room in rooms:
         for header in sorted((root / "include/remat" / room).glob("*.hpp")):
             text = header.read_text()
-            for name, body in re.findall(r"^ *struct (\w*(?:Config|Options|Masks)|WarmupCosine|Generation) \{\n(.*?)^ *\};", text, re.M | re.S):
+            for name, body in re.findall(r"^ *struct (\w*(?:Config|Options|Masks)|Warmup\w+|Generation) \{\n(.*?)^ *\};", text, re.M | re.S):
                 fields = rows(re.split(r"^.*operator\(\)", body, flags=re.M)[0])
                 if not fields:
                     continue

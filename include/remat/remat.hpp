@@ -69,6 +69,7 @@
 #include <remat/optim/muon.hpp>
 #include <remat/optim/schedule.hpp>
 #include <remat/optim/sgd.hpp>
+#include <remat/optim/weight_average.hpp>
 #include <remat/params/copy_values.hpp>
 #include <remat/params/registry.hpp>
 #include <remat/plan/plan_cache.hpp>

@@ -435,4 +435,45 @@ TEST(Schedule, RefusesWhatIsNoSchedule) {
   expect_error({"-3 steps"}, [] { optim::WarmupCosine{.warmup = 0, .steps = -3}(0); });
 }
 
+// The other schedules at the points where they bend; without warmup a constant is one from the first step on.
+TEST(Schedule, ConstantLinearAndStableDecayGoldenPoints) {
+  EXPECT_DOUBLE_EQ(optim::WarmupConstant{.peak = 2}(0), 2);
+  const optim::WarmupConstant constant{.peak = 2, .warmup = 3};
+  EXPECT_DOUBLE_EQ(constant(0), 0.5);
+  EXPECT_DOUBLE_EQ(constant(2), 1.5);
+  EXPECT_DOUBLE_EQ(constant(3), 2);
+  EXPECT_DOUBLE_EQ(constant(1000000), 2);
+  const optim::WarmupLinear linear{.peak = 2, .minimum = 1, .warmup = 4, .steps = 14};
+  EXPECT_DOUBLE_EQ(linear(0), 0.4);
+  EXPECT_DOUBLE_EQ(linear(4), 2);
+  EXPECT_DOUBLE_EQ(linear(9), 1.5);
+  EXPECT_DOUBLE_EQ(linear(13), 1.1);
+  EXPECT_DOUBLE_EQ(linear(14), 1);
+  EXPECT_DOUBLE_EQ(linear(99), 1);
+  optim::WarmupStableDecay rate{.peak = 2, .minimum = 1, .warmup = 4, .decay = 8, .steps = 20};
+  EXPECT_DOUBLE_EQ(rate(3), 1.6);
+  for (const Index step : {4, 10, 12}) EXPECT_DOUBLE_EQ(rate(step), 2);
+  EXPECT_DOUBLE_EQ(rate(14), 1.75);
+  EXPECT_DOUBLE_EQ(rate(20), 1);
+  EXPECT_DOUBLE_EQ(rate(21), 1);
+  rate.shape = optim::DecayShape::one_minus_sqrt;
+  EXPECT_DOUBLE_EQ(rate(14), 1.5);
+  rate.shape = optim::DecayShape::cosine;
+  EXPECT_DOUBLE_EQ(rate(14), 1 + 0.5 * (1 + std::sqrt(0.5)));
+  EXPECT_DOUBLE_EQ(rate(16), 1.5);
+  rate.decay = 0;
+  EXPECT_DOUBLE_EQ(rate(19), 2);
+  EXPECT_DOUBLE_EQ(rate(20), 1);
+}
+TEST(Schedule, TheOthersRefuseWhatIsNoSchedule) {
+  expect_error({"warmup_constant", "nan"},
+               [] { optim::WarmupConstant{.peak = std::numeric_limits<double>::quiet_NaN()}(0); });
+  expect_error({"warmup_constant", "-2 warmup"}, [] { optim::WarmupConstant{.warmup = -2}(0); });
+  expect_error({"warmup_linear", "step -1"}, [] { optim::WarmupLinear{}(-1); });
+  expect_error({"warmup_linear", "200", "100"}, [] { optim::WarmupLinear{.warmup = 200, .steps = 100}(0); });
+  expect_error({"warmup_stable_decay: 60 steps of warmup and 50 of decay do not fit into 100"},
+               [] { optim::WarmupStableDecay{.warmup = 60, .decay = 50, .steps = 100}(0); });
+  expect_error({"warmup_stable_decay", "-1 of decay"}, [] { optim::WarmupStableDecay{.decay = -1}(0); });
+}
+
 }  // namespace
