@@ -77,6 +77,7 @@
   HOW template struct remat::nn::StackedTransformer<T>; \
   HOW template struct remat::nn::TransformerLayer<T>;   \
   HOW template struct remat::models::Decoder<T>;        \
+  HOW template struct remat::models::Encoder<T>;        \
   HOW template struct remat::models::Gpt<T>;            \
   REMAT_EACH_STREAM(HOW, T, T)
 
@@ -140,7 +141,7 @@
   HOW template void remat::Plan::make_frontier<>() const;                                                            \
   HOW template remat::CostModel remat::detail::calibrated<>(const std::filesystem::path&, bool);                     \
   HOW template remat::AnyTensor remat::ParameterEntry::numbers<>() const;                                            \
-  HOW template void remat::optim::Optimizer<remat::optim::AdamW, remat::optim::AdamWConfig,                           \
+  HOW template void remat::optim::Optimizer<remat::optim::AdamW, remat::optim::AdamWConfig,                          \
                                             remat::optim::detail::AdamWRule>::update_all<>(double, double);
 
 REMAT_EACH_ENTRANCE(extern)

@@ -2,4 +2,8 @@
 #pragma once
 
 #include <remat/models/decoder.hpp>
+#include <remat/models/encoder.hpp>
+#include <remat/models/encoder_classifiers.hpp>
+#include <remat/models/encoder_config.hpp>
+#include <remat/models/encoder_heads.hpp>
 #include <remat/models/gpt.hpp>

@@ -6,4 +6,5 @@
 #include <remat/io/merged_gguf.hpp>
 #include <remat/io/peft.hpp>
 #include <remat/io/pretrained.hpp>
+#include <remat/io/pretrained_bert.hpp>
 #include <remat/text.hpp>

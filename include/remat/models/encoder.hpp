@@ -1,0 +1,115 @@
+// BERT: a bidirectional transformer encoder (Devlin et al. 2018), with the settings of Hugging Face's transformers.
+#pragma once
+
+#include <algorithm>
+#include <optional>
+#include <remat/models/encoder_config.hpp>
+#include <remat/nn/embedding.hpp>
+#include <remat/nn/linear.hpp>
+#include <remat/nn/stacked_transformer.hpp>
+#include <remat/ops/dropout.hpp>
+#include <remat/ops/positions.hpp>
+#include <remat/ops/slice.hpp>
+#include <remat/ops/unary.hpp>
+#include <string>
+
+namespace remat { inline namespace REMAT_ABI { namespace models {
+
+/// Embeddings of tokens, positions and types; layers of norms behind their branches; and a pooler. Heads of several
+/// kinds are in `encoder_heads.hpp`.
+/// A copy is a handle to the same weights: for weights of its own, build it on a registry of its own and `copy_values`.
+template <class T>
+struct Encoder {
+  const EncoderConfig config;                            // as built
+  std::string path;                                      // the model's path in the registry
+  nn::Embedding<T> embedding;                            // of tokens: [V, D]
+  nn::Embedding<T> type_embedding;                       // of types: [token_types, D]
+  Parameter<Accum<T>> positions;                         // [context, D]
+  nn::LayerNorm<T> embedding_norm;                       // of the sum of the three
+  nn::StackedTransformer<T> encoder;                     // the layers
+  std::optional<nn::Linear<T>> pooler;                   // [D, D], where there is one
+  std::optional<GradientCheckpointing> checkpointing{};  // of the steps recorded from now on; empty: all is kept
+
+  /// Makes its parameters in `where`. An `Error` names the first setting that is out of its range.
+  Encoder(const Scope& where, const EncoderConfig& c)
+      : Encoder(LayerScope(where), detail::checked(c, where.use_path()), 0) {}
+
+  /// Layers are recomputed in backward from the next step on, embeddings, pooler and heads are not: the same bits for
+  /// less memory. An `Error` unless every_n_layers is above 0.
+  void enable_gradient_checkpointing(const GradientCheckpointing& how = {}) {
+    require(how.every_n_layers > 0, path, ": enable_gradient_checkpointing: every_n_layers is ", how.every_n_layers,
+            ", must be > 0");
+    checkpointing = how;
+  }
+  /// All is kept from the next step on, as at first.
+  void disable_gradient_checkpointing() { checkpointing.reset(); }
+
+  /// What each token has become: [B, T, D]. An `Error` names an input that does not fit.
+  Var<T> operator()(Tape& tape, const EncoderInput& input) const;
+  /// tanh of a linear of each sequence's first token: hidden [B, T, D] -> [B, D]. An `Error` without a pooler.
+  Var<T> pooled(const Var<T>& hidden) const {
+    require(pooler.has_value(), path, ": has no pooler; set pooler = true");
+    const auto here = hidden.tape().layer(path);
+    return tanh((*pooler)(slice(hidden, 1, 0, 1).reshape({hidden.shape()[0], config.model_dims})));
+  }
+
+ private:
+  Encoder(const LayerScope& scope, const EncoderConfig& c, int);
+  AttentionMasks<T> masks(Tape& tape, const EncoderInput& input) const;
+};
+
+template <class T>
+Encoder<T>::Encoder(const LayerScope& scope, const EncoderConfig& c, int)
+    : config(c),
+      path(scope.use_path()),
+      embedding(scope / "embedding",
+                {.vocabulary = c.vocabulary, .model_dims = c.model_dims, .init = init::normal(c.init_deviation)}),
+      type_embedding(scope / "type_embedding",
+                     {.vocabulary = c.token_types, .model_dims = c.model_dims, .init = init::normal(c.init_deviation)}),
+      positions((scope / "positions")
+                    .template parameter<Accum<T>>("table", {c.context, c.model_dims}, init::normal(c.init_deviation))),
+      embedding_norm(scope / "embedding_norm", {.model_dims = c.model_dims, .epsilon = c.norm_epsilon}),
+      encoder(scope / "encoder", {.layers = detail::layers_of(c)}) {
+  if (c.pooler)
+    pooler.emplace(scope / "pooler", nn::LinearConfig{.input_dims = c.model_dims,
+                                                      .output_dims = c.model_dims,
+                                                      .init = init::normal(c.init_deviation)});
+}
+
+template <class T>
+Var<T> Encoder<T>::operator()(Tape& tape, const EncoderInput& input) const {
+  const auto here = tape.layer(path);
+  require(input.ids.shape().rank() == 2, path, ": ids have shape ", input.ids.shape(), ", [B, T] is needed");
+  const bool has_types = input.token_types.size() > 0;
+  require(!has_types || input.token_types.shape() == input.ids.shape(), path, ": token_types have shape ",
+          input.token_types.shape(), ", ids ", input.ids.shape());
+  const Tensor<std::int32_t> types = has_types ? input.token_types : Tensor<std::int32_t>(input.ids.shape(), 0);
+  const auto sum = embedding.template rows<Accum<T>>(tape.input(input.ids)) +
+                   type_embedding.template rows<Accum<T>>(tape.input(types));
+  const AttentionMasks<T> seen = masks(tape, input);
+  auto h = cast<Accum<T>>(dropout(embedding_norm(add_positions<Accum<T>>(sum, positions)), config.dropout));
+  for (std::size_t i = 0; i < encoder.layers.size(); ++i) {
+    const bool is_kept = !checkpointing || static_cast<Index>(i) % checkpointing->every_n_layers != 0;
+    const auto layer = [&] { return encoder.layers[i](checkpoint_name(h, "iteration_input"), seen); };
+    h = tape.region(is_kept ? Policy(policy::everything) : checkpointing->policy, layer);
+  }
+  return cast<T>(h);
+}
+
+template <class T>
+AttentionMasks<T> Encoder<T>::masks(Tape& tape, const EncoderInput& input) const {
+  AttentionMasks<T> seen;
+  require(input.lengths.size() == 0 || input.mask.size() == 0, path, ": was given lengths and a mask; one says it all");
+  if (input.lengths.size() > 0) seen.key_lengths = tape.input(input.lengths);
+  if (input.mask.size() == 0) return seen;
+  require(input.mask.shape() == input.ids.shape(), path, ": the mask has shape ", input.mask.shape(), ", ids ",
+          input.ids.shape());
+  require(std::all_of(input.mask.begin(), input.mask.end(), [](std::int32_t m) { return m == 0 || m == 1; }), path,
+          ": the mask has a value other than 0 and 1");
+  // Every token looks from segment 1, where padding is not.
+  seen.query_segments = tape.input(Tensor<std::int32_t>(input.ids.shape(), 1));
+  seen.key_segments = tape.input(input.mask);
+  return seen;
+}
+
+}}}  // namespace remat::models

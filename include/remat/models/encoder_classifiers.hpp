@@ -1,0 +1,109 @@
+// What BERT is fine-tuned for: classes of texts and of tokens, choices, answers in a text.
+#pragma once
+
+#include <optional>
+#include <remat/models/encoder_heads.hpp>
+#include <remat/ops/binary_cross_entropy.hpp>
+#include <remat/ops/dropout.hpp>
+#include <remat/ops/mean_squared_error.hpp>
+#include <utility>
+
+namespace remat { inline namespace REMAT_ABI { namespace models {
+
+/// A linear behind a dropout, of the pooled first token or of each token.
+template <class T, bool of_each_token>
+struct ClassifierModel : EncoderModel<T> {
+  nn::Linear<T> head;  // [D, C], at `head`
+  double dropout;      // before it
+
+  /// Makes its parameters in `where`; `dropout` is the config's when left out.
+  ClassifierModel(const Scope& where, const EncoderConfig& c, Index classes, std::optional<double> rate = {})
+      : EncoderModel<T>(where, c, !of_each_token),
+        head(this->linear_to(where / "head", classes)),
+        dropout(rate.value_or(c.dropout)) {
+    nn::detail::check_rate(where.use_path(), "dropout", dropout);
+  }
+  /// [B, C], or [B, T, C] of each token.
+  Var<T> logits(Tape& tape, const EncoderInput& input) const {
+    const Var<T> hidden = this->encoder(tape, input);
+    return head(remat::dropout(of_each_token ? hidden : this->encoder.pooled(hidden), dropout));
+  }
+  /// Of one class each: labels [B], or [B, T] of each token, in [0, C).
+  Var<Accum<T>> loss(Tape& tape, const EncoderInput& input, const Tensor<std::int32_t>& labels) const {
+    return cross_entropy(logits(tape, input), tape.input(labels));
+  }
+};
+
+/// A class of each token (BertForTokenClassification).
+template <class T>
+struct TokenClassification : ClassifierModel<T, true> {
+  using ClassifierModel<T, true>::ClassifierModel;
+};
+
+/// A class, several, or numbers for a sequence (BertForSequenceClassification).
+template <class T>
+struct SequenceClassification : ClassifierModel<T, false> {
+  using ClassifierModel<T, false>::ClassifierModel;
+  /// Of classes that do not exclude each other: targets [B, C] in [0, 1].
+  Var<Accum<T>> multi_label_loss(Tape& tape, const EncoderInput& input, const Tensor<T>& targets) const {
+    return binary_cross_entropy(this->logits(tape, input), tape.input(targets));
+  }
+  /// Mean square of what numbers [B, C] are missed by.
+  Var<Accum<T>> regression_loss(Tape& tape, const EncoderInput& input, const Tensor<T>& numbers) const {
+    return mean_squared_error(this->logits(tape, input), tape.input(numbers));
+  }
+};
+
+/// Which of C texts is right (BertForMultipleChoice): all inputs are [B, C, T], lengths [B, C].
+template <class T>
+struct MultipleChoice : EncoderModel<T> {
+  nn::Linear<T> head;  // [D, 1], at `head`
+  double dropout;      // before it
+
+  /// Makes its parameters in `where`; `rate` of dropout is the config's when left out.
+  MultipleChoice(const Scope& where, const EncoderConfig& c, std::optional<double> rate = {})
+      : EncoderModel<T>(where, c, true), head(this->linear_to(where / "head", 1)), dropout(rate.value_or(c.dropout)) {
+    nn::detail::check_rate(where.use_path(), "dropout", dropout);
+  }
+  /// [B, C]
+  Var<T> logits(Tape& tape, const EncoderInput& input) const {
+    const Shape& shape = input.ids.shape();
+    require(shape.rank() == 3, this->encoder.path, ": ids of choices have shape ", shape, ", [B, C, T] is needed");
+    const auto rows = [](const Tensor<std::int32_t>& x) {
+      return x.size() == 0 || x.shape().rank() < 3 ? x : x.reshape({x.shape()[0] * x.shape()[1], x.shape()[2]});
+    };
+    const Tensor<std::int32_t> lengths = input.lengths.size() == 0 ? input.lengths : input.lengths.reshape({-1});
+    const auto regrouped = tape.regrouped();  // rows of the batch are choices here
+    const Var<T> pooled = this->encoder.pooled(
+        this->encoder(tape, {rows(input.ids), rows(input.token_types), lengths, rows(input.mask)}));
+    return head(remat::dropout(pooled, dropout)).reshape({shape[0], shape[1]});
+  }
+  /// Of labels [B] in [0, C).
+  Var<Accum<T>> loss(Tape& tape, const EncoderInput& input, const Tensor<std::int32_t>& labels) const {
+    return cross_entropy(logits(tape, input), tape.input(labels));
+  }
+};
+
+/// Where in the text an answer begins and ends (BertForQuestionAnswering).
+template <class T>
+struct QuestionAnswering : EncoderModel<T> {
+  nn::Linear<T> head;  // [D, 2], at `head`
+
+  /// Makes its parameters in `where`.
+  QuestionAnswering(const Scope& where, const EncoderConfig& c)
+      : EncoderModel<T>(where, c, false), head(this->linear_to(where / "head", 2)) {}
+  /// Of beginnings and of ends, [B, T] each.
+  std::pair<Var<T>, Var<T>> logits(Tape& tape, const EncoderInput& input) const {
+    const Var<T> both = head(this->encoder(tape, input));
+    const Index batch = both.shape()[0], length = both.shape()[1];
+    return {slice(both, 2, 0, 1).reshape({batch, length}), slice(both, 2, 1, 2).reshape({batch, length})};
+  }
+  /// The mean of both losses: places of first and last tokens [B], -1 where there is none.
+  Var<Accum<T>> loss(Tape& tape, const EncoderInput& input, const Tensor<std::int32_t>& begins,
+                     const Tensor<std::int32_t>& ends) const {
+    const auto [first, last] = logits(tape, input);
+    return (cross_entropy(first, tape.input(begins)) + cross_entropy(last, tape.input(ends))) * 0.5;
+  }
+};
+
+}}}  // namespace remat::models

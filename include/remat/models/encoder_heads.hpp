@@ -1,0 +1,127 @@
+// What BERT is trained for: tokens that were masked, and whether a text follows another.
+#pragma once
+
+#include <remat/models/encoder.hpp>
+#include <remat/ops/activation.hpp>
+#include <remat/ops/arithmetic.hpp>
+#include <remat/ops/cross_entropy.hpp>
+#include <remat/ops/linear_cross_entropy.hpp>
+#include <string>
+#include <utility>
+
+namespace remat { inline namespace REMAT_ABI { namespace models {
+
+/// An encoder at `encoder`, below the head beside it. All losses are means in nats; labels of -1 do not count.
+template <class T>
+struct EncoderModel {
+  Encoder<T> encoder;  // with a pooler where the head reads one vector of a sequence
+
+  /// See `Encoder::enable_gradient_checkpointing`.
+  void enable_gradient_checkpointing(const GradientCheckpointing& how = {}) {
+    encoder.enable_gradient_checkpointing(how);
+  }
+  /// See `Encoder::disable_gradient_checkpointing`.
+  void disable_gradient_checkpointing() { encoder.disable_gradient_checkpointing(); }
+
+ protected:
+  /// @cond inside
+  EncoderModel(const Scope& where, EncoderConfig config, bool pooler)
+      : encoder(where / "encoder", (config.pooler = pooler, config)) {}
+  nn::Linear<T> linear_to(const Scope& where, Index outputs) const {
+    return {where, {.input_dims = encoder.config.model_dims, .output_dims = outputs, .init = normal()}};
+  }
+  Initializer normal() const { return init::normal(encoder.config.init_deviation); }
+  /// @endcond
+};
+
+/// Tokens guessed from what stands around them: a linear, an activation, a norm, and the transposed embedding.
+template <class T>
+struct MaskedTokens {
+  nn::Linear<T> transform;   // [D, D]
+  Activation activation;     // behind it
+  nn::LayerNorm<T> norm;     // [D]
+  Parameter<Accum<T>> bias;  // [V]
+
+  /// Makes its parameters in `where`, beside an encoder's.
+  MaskedTokens(const Scope& where, const EncoderConfig& c)
+      : transform(where / "transform",
+                  {.input_dims = c.model_dims, .output_dims = c.model_dims, .init = init::normal(c.init_deviation)}),
+        activation(c.activation),
+        norm(where / "norm", {.model_dims = c.model_dims, .epsilon = c.norm_epsilon}),
+        bias(where.parameter<Accum<T>>("bias", {c.vocabulary}, init::zeros())) {}
+  /// hidden [B, T, D] -> [B, T, V]
+  Var<T> logits(const Encoder<T>& encoder, const Var<T>& hidden) const {
+    return linear<T>(before(hidden), encoder.embedding.table, bias, {.transposed = true});
+  }
+  /// Of labels [B, T] in [0, V), or -1 where nothing was masked; logits never exist whole.
+  Var<Accum<T>> loss(const Encoder<T>& encoder, const Var<T>& hidden, const Tensor<std::int32_t>& labels) const {
+    return linear_cross_entropy<T>(before(hidden), encoder.embedding.table, bias, hidden.tape().input(labels),
+                                   {.transposed = true});
+  }
+
+ private:
+  Var<T> before(const Var<T>& hidden) const { return norm(activate(transform(hidden), activation)); }
+};
+
+/// BERT for masked tokens (BertForMaskedLM).
+template <class T>
+struct MaskedLanguageModel : EncoderModel<T> {
+  MaskedTokens<T> head;  // at `head`
+
+  /// Makes its parameters in `where`.
+  MaskedLanguageModel(const Scope& where, const EncoderConfig& c)
+      : EncoderModel<T>(where, c, false), head(where / "head", c) {}
+  /// [B, T, V]
+  Var<T> logits(Tape& tape, const EncoderInput& input) const {
+    return head.logits(this->encoder, this->encoder(tape, input));
+  }
+  /// Of labels [B, T]: the tokens that were masked, -1 elsewhere.
+  Var<Accum<T>> loss(Tape& tape, const EncoderInput& input, const Tensor<std::int32_t>& labels) const {
+    return head.loss(this->encoder, this->encoder(tape, input), labels);
+  }
+};
+
+/// Does the second text follow the first? (BertForNextSentencePrediction.) Class 0: it does, 1: it does not.
+template <class T>
+struct NextSentence : EncoderModel<T> {
+  nn::Linear<T> head;  // [D, 2], at `head`
+
+  /// Makes its parameters in `where`.
+  NextSentence(const Scope& where, const EncoderConfig& c)
+      : EncoderModel<T>(where, c, true), head(this->linear_to(where / "head", 2)) {}
+  /// [B, 2]
+  Var<T> logits(Tape& tape, const EncoderInput& input) const {
+    return head(this->encoder.pooled(this->encoder(tape, input)));
+  }
+  /// Of labels [B].
+  Var<Accum<T>> loss(Tape& tape, const EncoderInput& input, const Tensor<std::int32_t>& labels) const {
+    return cross_entropy(logits(tape, input), tape.input(labels));
+  }
+};
+
+/// Both at once, as BERT was trained (BertForPreTraining).
+template <class T>
+struct PreTraining : EncoderModel<T> {
+  MaskedTokens<T> head;         // at `head`
+  nn::Linear<T> next_sentence;  // [D, 2], at `next_sentence`
+
+  /// Makes its parameters in `where`.
+  PreTraining(const Scope& where, const EncoderConfig& c)
+      : EncoderModel<T>(where, c, true),
+        head(where / "head", c),
+        next_sentence(this->linear_to(where / "next_sentence", 2)) {}
+  /// Of the tokens [B, T, V], and of the second text [B, 2].
+  std::pair<Var<T>, Var<T>> logits(Tape& tape, const EncoderInput& input) const {
+    const Var<T> hidden = this->encoder(tape, input);
+    return {head.logits(this->encoder, hidden), next_sentence(this->encoder.pooled(hidden))};
+  }
+  /// The sum of both losses: labels [B, T] of masked tokens, -1 elsewhere, and [B] of the second text.
+  Var<Accum<T>> loss(Tape& tape, const EncoderInput& input, const Tensor<std::int32_t>& labels,
+                     const Tensor<std::int32_t>& next) const {
+    const Var<T> hidden = this->encoder(tape, input);
+    return head.loss(this->encoder, hidden, labels) +
+           cross_entropy(next_sentence(this->encoder.pooled(hidden)), tape.input(next));
+  }
+};
+
+}}}  // namespace remat::models
