@@ -64,6 +64,12 @@ INSTANTIATE_TEST_SUITE_P(
         each_layer("PostNorm", [](auto& layer) { layer.norm_placement = nn::NormPlacement::post; }),
         each_layer("Unfused", [](auto& layer) { layer.attention = {.combined_qkv = true, .fused = false}; }),
         each_layer("Blockwise", [](auto& layer) { layer.blockwise.query_chunk = 4; }),
+        each_layer("NormOfEachHead", [](auto& layer) { layer.attention.query_key_norm = nn::QueryKeyNorm::each_head; }),
+        each_layer("NormOfProjectionsCombined",
+                   [](auto& layer) {
+                     layer.attention.query_key_norm = nn::QueryKeyNorm::whole_projection;
+                     layer.attention.combined_qkv = true;
+                   }),
         each_layer("SharedAttention", [](auto& layer) { layer.attention.shared_weight_id = "one"; }),
         Case{"LearnedPositionsAndLayerNorms",
              [](models::DecoderConfig& c) {

@@ -18,11 +18,12 @@ namespace remat { inline namespace REMAT_ABI { namespace nn {
 /// A copy is a handle to the same weights.
 template <class T>
 struct MultiHeadAttention {
-  const AttentionConfig config;                // as built, with what was 0 filled in
-  std::string path;                            // the layer's path in the model
-  std::optional<Linear<T>> qkv;                // combined: [D, (N + 2K) H]
-  std::optional<Linear<T>> query, key, value;  // separate: [D, N H], [Dm, K H], [Dm, K H]
-  std::optional<Linear<T>> out;                // [N H, D]
+  const AttentionConfig config;                    // as built, with what was 0 filled in
+  std::string path;                                // the layer's path in the model
+  std::optional<Linear<T>> qkv;                    // combined: [D, (N + 2K) H]
+  std::optional<Linear<T>> query, key, value;      // separate: [D, N H], [Dm, K H], [Dm, K H]
+  std::optional<RmsNorm<T>> query_norm, key_norm;  // of [H], or of [N H] and [K H], as the config's query_key_norm says
+  std::optional<Linear<T>> out;                    // [N H, D]
 
   /// Makes its parameters in `where`. An `Error` names the first setting that is out of its range.
   MultiHeadAttention(const Scope& where, const AttentionConfig& given)
@@ -39,6 +40,14 @@ struct MultiHeadAttention {
       key.emplace(scope / "key", projection(c.memory_dims, c.num_kv_heads));
       value.emplace(scope / "value", projection(c.memory_dims, c.num_kv_heads));
     }
+    const auto norm = [&](std::optional<RmsNorm<T>>& made, const char* name, Index heads) {
+      if (c.query_key_norm == QueryKeyNorm::none) return;
+      RmsNormConfig rms{.model_dims = (c.query_key_norm == QueryKeyNorm::each_head ? 1 : heads) * c.head_dims};
+      if (c.query_key_norm_epsilon) rms.epsilon = *c.query_key_norm_epsilon;
+      made.emplace(scope / name, rms);
+    };
+    norm(query_norm, "query_norm", c.num_heads);
+    norm(key_norm, "key_norm", c.num_kv_heads);
     out.emplace(scope / "out", LinearConfig{.input_dims = c.num_heads * c.head_dims,
                                             .output_dims = c.model_dims,
                                             .bias = c.out_bias.value_or(c.bias),
@@ -69,6 +78,25 @@ struct MultiHeadAttention {
   Var<T> decode(const Var<T>& x, typename KeyValueCache<T>::Layer& cache) const;
 
  private:
+  /// Of one projection [B, T, (N + 2 K) H].
+  struct QueriesKeysValues {
+    Var<T> queries, keys, values;
+  };
+  QueriesKeysValues split(const Var<T>& all) const {
+    const Index q = config.num_heads * config.head_dims, kv = config.num_kv_heads * config.head_dims;
+    return {slice(all, 2, 0, q), slice(all, 2, q, q + kv), slice(all, 2, q + kv, q + 2 * kv)};
+  }
+  /// Queries or keys [B, T, heads H] behind their norm, if there is one.
+  Var<T> normed(const Var<T>& x, const std::optional<RmsNorm<T>>& norm, const char* label) const {
+    if (!norm) return x;
+    const bool by_heads = config.query_key_norm == QueryKeyNorm::each_head;
+    const Shape& s = x.shape();
+    const Var<T> y =
+        by_heads ? (*norm)(x.reshape({s[0], s[1], s[2] / config.head_dims, config.head_dims})) : (*norm)(x);
+    return checkpoint_name(y.reshape(s), label);
+  }
+  Var<T> normed_queries(const Var<T>& x) const { return normed(x, query_norm, "query_norm"); }
+  Var<T> normed_keys(const Var<T>& x) const { return normed(x, key_norm, "key_norm"); }
   // Queries [B, T, N H] at keys and values [B, S, K H] -> [B, T, D].
   Var<T> look(const Var<T>& queries, const Var<T>& keys, const Var<T>& values, const AttentionOptions& how,
               const Masks& masks) const;
@@ -81,7 +109,7 @@ template <class T>
 typename MultiHeadAttention<T>::KeysValues MultiHeadAttention<T>::keys_values(const Var<T>& memory) const {
   const auto here = memory.tape().layer(path);
   require(!qkv, path, ": queries are projected apart from keys and values here; set combined_qkv = false");
-  return {checkpoint_name((*key)(memory), "key_proj"), checkpoint_name((*value)(memory), "value_proj")};
+  return {normed_keys(checkpoint_name((*key)(memory), "key_proj")), checkpoint_name((*value)(memory), "value_proj")};
 }
 
 template <class T>
@@ -91,7 +119,7 @@ Var<T> MultiHeadAttention<T>::attend(const Var<T>& x, const KeysValues& memory, 
   require(
       offset.has_value() || !depends_on_positions(config), path,
       ": window, rotary_base and alibi are of self attention; build cross attention of cross_attention_like(config)");
-  const Var<T> q = checkpoint_name((*query)(x), "query_proj");
+  const Var<T> q = normed_queries(checkpoint_name((*query)(x), "query_proj"));
   return look(q, memory.keys, memory.values, options(config.causal && offset.has_value(), offset), masks);
 }
 
@@ -102,16 +130,10 @@ Var<T> MultiHeadAttention<T>::decode(const Var<T>& x, typename KeyValueCache<T>:
   require(tape.mode() == Mode::evaluate, path, ": decodes with a cache on a tape of Mode::evaluate only");
   require(config.causal, path, ": decodes token by token, so causal must be true");
   require(x.shape().rank() == 3, path, ": x has shape ", x.shape(), ", [B, T, D] is needed");
-  Var<T> queries, keys, values;
-  if (qkv) {
-    const Var<T> all = (*qkv)(x);
-    const Index q = config.num_heads * config.head_dims, kv = config.num_kv_heads * config.head_dims;
-    queries = slice(all, 2, 0, q), keys = slice(all, 2, q, q + kv), values = slice(all, 2, q + kv, q + 2 * kv);
-  } else {
-    queries = (*query)(x), keys = (*key)(x), values = (*value)(x);
-  }
+  const QueriesKeysValues fresh = qkv ? split((*qkv)(x)) : QueriesKeysValues{(*query)(x), (*key)(x), (*value)(x)};
+  const Var<T> queries = normed_queries(fresh.queries);
   const Index before = cache.length;
-  cache.append(keys.value(), values.value(), path);
+  cache.append(normed_keys(fresh.keys).value(), fresh.values.value(), path);
   return look(queries, tape.input(cache.keys), tape.input(cache.values), options(true, before), {});
 }
 
@@ -153,10 +175,10 @@ Var<T> MultiHeadAttention<T>::operator()(const Var<T>& x, const Masks& masks) co
   if (!qkv) return attend(x, keys_values(x), 0, masks);
   const Var<T> projected = checkpoint_name((*qkv)(x), "combined_qkv_proj");
   const AttentionOptions how = options(config.causal, {});
-  if (config.fused) return project(attention_qkv(projected, config.num_heads, config.num_kv_heads, how, masks));
-  const Index width = projected.shape()[2] / 3;  // plain attention has no groups
-  const auto part = [&](Index i) { return slice(projected, 2, i * width, (i + 1) * width); };
-  return look(part(0), part(1), part(2), how, masks);
+  if (config.fused && !query_norm)
+    return project(attention_qkv(projected, config.num_heads, config.num_kv_heads, how, masks));
+  const QueriesKeysValues parts = split(projected);
+  return look(normed_queries(parts.queries), normed_keys(parts.keys), parts.values, how, masks);
 }
 
 template <class T>

@@ -3,10 +3,16 @@
 
 #include <optional>
 #include <remat/nn/config_checks.hpp>
+#include <remat/nn/norm.hpp>
 #include <string>
 #include <utility>
 
 namespace remat { inline namespace REMAT_ABI { namespace nn {
+
+/// Where queries and keys get an RMS norm, behind their projections and before rotary turns them: nowhere; each head by
+/// itself, all with one scale [H] (Qwen 3, Gemma 3); or all heads of a token as one row, scales [N H] and [K H] (OLMo
+/// 2).
+enum class QueryKeyNorm { none, each_head, whole_projection };
 
 /// Settings of `MultiHeadAttention`; model_dims and num_heads must be given.
 struct AttentionConfig {
@@ -29,8 +35,10 @@ struct AttentionConfig {
   Index key_chunk = 0;             // keys to a block; 0: a cache tile
   bool fused = true;  // false: scores [B, N, T, S] exist whole, to compare with. Then there are none of dropout,
                       // window, soft_cap, rotary, alibi, key_chunk and fewer key/value heads
-  std::optional<Initializer> init{}, out_init{};  // of the projections; Xavier uniform when empty
-  std::string shared_weight_id{};                 // layers that carry one id use one set of weights
+  std::optional<Initializer> init{}, out_init{};     // of the projections; Xavier uniform when empty
+  std::string shared_weight_id{};                    // layers that carry one id use one set of weights
+  QueryKeyNorm query_key_norm = QueryKeyNorm::none;  // at `query_norm` and `key_norm`
+  std::optional<double> query_key_norm_epsilon{};    // of them; empty: that of a layer's RMS norms around, or 1e-6
 };
 
 /// The same settings for attention to a memory: projections of its own, for a shared id would make the weights of self
@@ -61,6 +69,9 @@ inline AttentionConfig completed(AttentionConfig c, const std::string& path) {
   if (c.scale) detail::check_positive(path, "scale", *c.scale);
   detail::check_not_negative(path, "soft_cap", c.soft_cap);
   detail::check_not_negative(path, "rotary_base", c.rotary_base);
+  if (c.query_key_norm_epsilon) detail::check_positive(path, "query_key_norm_epsilon", *c.query_key_norm_epsilon);
+  require(!c.query_key_norm_epsilon || c.query_key_norm != QueryKeyNorm::none, path,
+          ": query_key_norm_epsilon is of norms that are not there; set query_key_norm");
   detail::check_init(path, "init", c.init);
   detail::check_init(path, "out_init", c.out_init);
 

@@ -48,6 +48,12 @@ inline TransformerLayerConfig completed(TransformerLayerConfig c, const std::str
     c.ffn.blockwise.ffn_chunk = c.blockwise.ffn_chunk;
     if (c.ffn.blockwise.policy == policy::nothing) c.ffn.blockwise.policy = c.blockwise.policy;
   }
+  const auto fill_norm = [&](AttentionConfig& attention) {
+    if (c.norm == NormKind::rms_norm && attention.query_key_norm != QueryKeyNorm::none &&
+        !attention.query_key_norm_epsilon)
+      attention.query_key_norm_epsilon = c.norm_epsilon;
+  };
+  fill_norm(c.attention);
   const auto same = [&](const char* part, Index dims) {
     require(dims == c.model_dims, path, ": ", part, " ", dims, " is not the layer's model_dims ", c.model_dims);
   };
@@ -62,6 +68,7 @@ inline TransformerLayerConfig completed(TransformerLayerConfig c, const std::str
   AttentionConfig& cross = *c.cross_attention;
   fill(cross.model_dims, c.model_dims);
   fill(cross.num_heads, c.num_heads);
+  fill_norm(cross);
   same("cross_attention.model_dims", cross.model_dims);
   require(!cross.combined_qkv, path,
           ": cross_attention projects queries and memory apart; set its combined_qkv = false");

@@ -1,0 +1,185 @@
+// What a layer may have beyond the plain one: norms of queries and keys. Each is what its formula says, gives the same
+// bits under every policy, and the same by chunks of queries.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <remat/nn/stacked_transformer.hpp>
+#include <remat/ops/reduce.hpp>
+#include <remat/policy/parse.hpp>
+#include <remat/policy/phrase_book.hpp>
+#include <string>
+#include <vector>
+
+#include "core/expect_error.hpp"
+#include "nn/random_tensor.hpp"
+
+namespace {
+
+using namespace remat;
+using remat_test::expect_error;
+using remat_test::random_tensor;
+using Config = nn::TransformerLayerConfig;
+
+constexpr Index B = 2, T = 7, D = 8;
+
+struct Option {
+  const char* name;
+  std::function<void(Config&)> change;
+};
+void PrintTo(const Option& option, std::ostream* out) { *out << option.name; }
+
+const Option options[] = {
+    {"NormOfEachHead",
+     [](Config& c) { c.attention.query_key_norm = nn::QueryKeyNorm::each_head, c.attention.rotary_base = 100; }},
+    {"NormOfTheWholeProjection",
+     [](Config& c) { c.attention.query_key_norm = nn::QueryKeyNorm::whole_projection, c.attention.rotary_base = 100; }},
+    {"NormOfEachHeadOfACombinedProjection",
+     [](Config& c) { c.attention.query_key_norm = nn::QueryKeyNorm::each_head, c.attention.combined_qkv = true; }},
+    {"NormOfEachHeadOfPlainAttention",
+     [](Config& c) {
+       c.attention.query_key_norm = nn::QueryKeyNorm::each_head;
+       c.attention.fused = false, c.attention.num_kv_heads = 4;
+     }},
+};
+
+Config config_with(const std::function<void(Config&)>& change) {
+  Config config{.model_dims = D, .hidden_dims = 12, .num_heads = 4, .dropout = 0};
+  config.attention.num_kv_heads = 2;
+  change(config);
+  return config;
+}
+
+/// The loss, then the gradients of x and of every parameter, of two layers.
+std::vector<Tensor<double>> step(const Config& config, const Policy& policy, int every = 1) {
+  ParameterRegistry parameters(3);
+  const nn::StackedTransformer<double> stack(parameters / "net",
+                                             {.layers = {config, config}, .remat = policy, .remat_every = every});
+  for (const auto& entry : parameters.entries())  // biases and scales, too
+    Parameter<double>(entry).set_value(random_tensor<double>(entry->value.shape, entry->path.size()));
+  Tape tape({.seed = 5, .step = 2});
+  const auto x = tape.input(random_tensor<double>({B, T, D}, 1), {.wants_gradient = true});
+  const auto y = stack(x * 1.0);
+  const auto loss = sum(y * tape.input(random_tensor<double>({B, T, D}, 4)));
+  std::vector<Tensor<double>> all{loss.value()};
+  tape.backward(loss);
+  all.push_back(tape.grad(x));
+  for (const auto& entry : parameters.entries()) {
+    all.push_back(Parameter<double>(entry).grad());
+    EXPECT_TRUE(std::any_of(all.back().begin(), all.back().end(), [](double g) { return g != 0; })) << entry->path;
+  }
+  return all;
+}
+
+class LayerOption : public testing::TestWithParam<Option> {};
+INSTANTIATE_TEST_SUITE_P(All, LayerOption, testing::ValuesIn(options),
+                         [](const auto& info) { return std::string(info.param.name); });
+
+TEST_P(LayerOption, GivesTheSameBitsUnderEveryPolicy) {
+  Config config = config_with(GetParam().change);
+  if (config.attention.fused) config.attention.dropout = 0.2;
+  config.dropout = 0.1;
+  const auto plain = step(config, policy::everything);
+  std::vector<Policy> policies{policy::nothing, policy::parse("dots"), policy::parse("names(*)"),
+                               policy::parse("!names(*)"),
+                               Policy([](const SlotInfo& slot) { return slot.index % 2 == 1; })};
+  for (const policy::Phrase& phrase : policy::phrase_book()) policies.push_back(phrase.policy);
+  for (const Policy& policy : policies)
+    for (const int every : {1, 2}) {
+      const auto other = step(config, policy, every);
+      ASSERT_EQ(other.size(), plain.size());
+      for (std::size_t i = 0; i < plain.size(); ++i)
+        EXPECT_TRUE(same_bits(plain[i], other[i])) << "tensor " << i << ", every " << every;
+    }
+}
+
+TEST_P(LayerOption, ByChunksOfQueriesIsTheWhole) {
+  Config config = config_with(GetParam().change);
+  if (config.attention.combined_qkv) {
+    config.blockwise.query_chunk = 3;
+    ParameterRegistry parameters;
+    return expect_error({"net: blockwise.query_chunk 3", "combined_qkv = false"},
+                        [&] { nn::TransformerLayer<double>(parameters / "net", config); });
+  }
+  const auto whole = step(config, policy::everything);
+  for (const nn::BlockwiseConfig& blockwise :
+       {nn::BlockwiseConfig{.query_chunk = 3}, nn::BlockwiseConfig{.query_chunk = 2, .key_chunk = 3, .ffn_chunk = 1}}) {
+    config.blockwise = blockwise;
+    const auto chunked = step(config, policy::nothing);
+    ASSERT_EQ(chunked.size(), whole.size());
+    for (std::size_t i = 0; i < whole.size(); ++i)
+      for (Index k = 0; k < whole[i].size(); ++k)
+        EXPECT_NEAR(chunked[i][k], whole[i][k], 1e-9 * (1 + std::abs(whole[i][k]))) << "tensor " << i;
+  }
+}
+
+/// x / sqrt(mean square + epsilon) * scale, row by row.
+Var<double> by_hand(const Var<double>& x, const Parameter<double>& scale, double epsilon) {
+  return x / sqrt(mean(square(x), {-1}, true) + epsilon) * scale;
+}
+
+TEST(QueryKeyNorm, StandsBehindTheProjectionsOfEachHeadOrOfAll) {
+  for (const bool is_each : {true, false}) {
+    ParameterRegistry parameters(3);
+    const nn::MultiHeadAttention<double> layer(
+        parameters / "a", {.model_dims = D,
+                           .num_heads = 4,
+                           .num_kv_heads = 2,
+                           .rotary_base = 100,
+                           .query_key_norm = is_each ? nn::QueryKeyNorm::each_head : nn::QueryKeyNorm::whole_projection,
+                           .query_key_norm_epsilon = 0.1});
+    const auto query_scale = parameters.at<double>("a/query_norm/scale"),
+               key_scale = parameters.at<double>("a/key_norm/scale");
+    EXPECT_EQ(query_scale.shape(), Shape{is_each ? 2 : 8});
+    EXPECT_EQ(key_scale.shape(), Shape{is_each ? 2 : 4});
+    query_scale.set_value(random_tensor<double>(query_scale.shape(), 1));
+    key_scale.set_value(random_tensor<double>(key_scale.shape(), 2));
+    Tape tape;
+    const auto x = tape.input(random_tensor<double>({B, T, D}, 3));
+    const auto heads = [&](const nn::Linear<double>& projection, const Parameter<double>* scale, Index count) {
+      const auto y = projection(x), by_heads = y.reshape({B, T, count, 2});
+      if (scale == nullptr) return by_heads;
+      return is_each ? by_hand(by_heads, *scale, 0.1) : by_hand(y, *scale, 0.1).reshape({B, T, count, 2});
+    };
+    const auto context = attention(heads(*layer.query, &query_scale, 4), heads(*layer.key, &key_scale, 2),
+                                   heads(*layer.value, nullptr, 2), {.causal = true, .rotary_base = 100});
+    const auto expected = (*layer.out)(context.reshape({B, T, D})).value(), y = layer(x).value();
+    for (Index i = 0; i < y.size(); ++i) EXPECT_NEAR(y[i], expected[i], 1e-12);
+  }
+}
+
+TEST(QueryKeyNorm, OfACombinedProjectionIsThatOfSeparateOnes) {
+  ParameterRegistry parameters(3);
+  nn::AttentionConfig config{
+      .model_dims = D, .num_heads = 4, .num_kv_heads = 2, .query_key_norm = nn::QueryKeyNorm::each_head};
+  const nn::MultiHeadAttention<double> apart(parameters / "apart", config);
+  config.combined_qkv = true;
+  const nn::MultiHeadAttention<double> combined(parameters / "combined", config);
+  Tensor<double> all({D, 16});
+  for (Index i = 0; i < D; ++i)
+    for (Index j = 0; j < 16; ++j)
+      all.write()[i * 16 + j] = j < 8    ? apart.query->w.value()[i * 8 + j]
+                                : j < 12 ? apart.key->w.value()[i * 4 + j - 8]
+                                         : apart.value->w.value()[i * 4 + j - 12];
+  combined.qkv->w.set_value(all);
+  combined.out->w.set_value(apart.out->w.value());
+  Tape tape;
+  const auto x = tape.input(random_tensor<double>({B, T, D}, 3));
+  const auto a = apart(x).value(), b = combined(x).value();
+  for (Index i = 0; i < a.size(); ++i) EXPECT_NEAR(a[i], b[i], 1e-12);
+}
+
+TEST(QueryKeyNorm, HasTheEpsilonOfTheLayersRmsNorms) {
+  ParameterRegistry parameters;
+  Config config = config_with([](Config& c) {
+    c.attention.query_key_norm = nn::QueryKeyNorm::each_head, c.norm = nn::NormKind::rms_norm, c.norm_epsilon = 1e-3;
+  });
+  EXPECT_EQ(nn::TransformerLayer<double>(parameters / "a", config).attention.query_norm->epsilon, 1e-3);
+  config.norm = nn::NormKind::layer_norm;
+  EXPECT_EQ(nn::TransformerLayer<double>(parameters / "b", config).attention.key_norm->epsilon, 1e-6);
+  config.attention.query_key_norm_epsilon = 0.5;
+  EXPECT_EQ(nn::TransformerLayer<double>(parameters / "c", config).attention.key_norm->epsilon, 0.5);
+}
+
+}  // namespace
