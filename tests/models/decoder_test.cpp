@@ -70,6 +70,13 @@ INSTANTIATE_TEST_SUITE_P(
                      layer.attention.query_key_norm = nn::QueryKeyNorm::whole_projection;
                      layer.attention.combined_qkv = true;
                    }),
+        each_layer("Sandwich",
+                   [](auto& layer) {
+                     layer.norm_placement = nn::NormPlacement::sandwich;
+                     layer.norm_scale = nn::NormScale::one_plus_weight;
+                   }),
+        each_layer("BranchOutputNorm", [](auto& layer) { layer.norm_placement = nn::NormPlacement::branch_output; }),
+        Case{"EmbeddingMultiplier", [](auto& c) { c.embedding_multiplier = 4; }},
         each_layer("SharedAttention", [](auto& layer) { layer.attention.shared_weight_id = "one"; }),
         Case{"LearnedPositionsAndLayerNorms",
              [](models::DecoderConfig& c) {
@@ -177,10 +184,30 @@ TEST(DecoderConfig, SettingsThatDoNotHoldTogetherAreRefused) {
                [&] { build([](auto& c) { c.learned_positions = true; }); });
   expect_error({"m/decoder/layer_1: model_dims 12 is not the model's 16"},
                [&] { build([](auto& c) { c.layers[1].model_dims = 12; }); });
+  expect_error({"m: embedding_multiplier must be > 0"}, [&] { build([](auto& c) { c.embedding_multiplier = 0; }); });
+  expect_error({"m: norm_scale one_plus_weight is of RMS norms"}, [&] {
+    build([](auto& c) { c.norm = nn::NormKind::layer_norm, c.norm_scale = nn::NormScale::one_plus_weight; });
+  });
   expect_error({"m: vocabulary 0"}, [&] { build([](auto& c) { c.vocabulary = 0; }); });
   expect_error({"m/decoder/layer_0/attention: scale"},
                [&] { build([](auto& c) { c.layers[0].attention.scale = -1; }); });
   expect_error({"epsilon"}, [&] { build([](auto& c) { c.layers[0].norm_epsilon = -1; }); });
+}
+
+// The multiplier is of token embeddings alone: a table 3 times as great does the same.
+TEST(DecoderConfig, EmbeddingMultiplierIsOfWhatIsLookedUp) {
+  ParameterRegistry greater, multiplied;
+  models::DecoderConfig config = llama(1);
+  config.tied_head = false;
+  const models::Decoder<double> plain(greater / "m", config);
+  config.embedding_multiplier = 3;
+  const models::Decoder<double> times(multiplied / "m", config);
+  Tensor<double> table = plain.embedding.table.value();
+  for (Index i = 0; i < table.size(); ++i) table.write()[i] *= 3;
+  plain.embedding.table.set_value(table);
+  Tape tape({.mode = Mode::evaluate});
+  const auto a = plain.logits(tape, ids_of(2, 0, 5)).value(), b = times.logits(tape, ids_of(2, 0, 5)).value();
+  EXPECT_TRUE(same_bits(a, b));
 }
 
 // The epsilon of every norm is that of the config: with a huge one, norms divide by its root.

@@ -1,5 +1,5 @@
-// What a layer may have beyond the plain one: norms of queries and keys. Each is what its formula says, gives the same
-// bits under every policy, and the same by chunks of queries.
+// What a layer may have beyond the plain one: norms of queries and keys, norms in other places, by 1 + w. Each is what
+// its formula says, gives the same bits under every policy, and the same by chunks of queries.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -41,6 +41,21 @@ const Option options[] = {
      [](Config& c) {
        c.attention.query_key_norm = nn::QueryKeyNorm::each_head;
        c.attention.fused = false, c.attention.num_kv_heads = 4;
+     }},
+    {"SandwichOfRmsNorms",
+     [](Config& c) { c.norm_placement = nn::NormPlacement::sandwich, c.norm = nn::NormKind::rms_norm; }},
+    {"SandwichOfLayerNorms", [](Config& c) { c.norm_placement = nn::NormPlacement::sandwich; }},
+    {"NormsOfBranchOutputs",
+     [](Config& c) { c.norm_placement = nn::NormPlacement::branch_output, c.norm = nn::NormKind::rms_norm; }},
+    {"OnePlusWeight",
+     [](Config& c) {
+       c.norm = nn::NormKind::rms_norm, c.norm_scale = nn::NormScale::one_plus_weight;
+       c.norm_placement = nn::NormPlacement::sandwich, c.attention.query_key_norm = nn::QueryKeyNorm::each_head;
+     }},
+    {"OnePlusWeightBehind",
+     [](Config& c) {
+       c.norm = nn::NormKind::rms_norm, c.norm_scale = nn::NormScale::one_plus_weight;
+       c.norm_placement = nn::NormPlacement::post;
      }},
 };
 
@@ -85,13 +100,12 @@ TEST_P(LayerOption, GivesTheSameBitsUnderEveryPolicy) {
                                policy::parse("!names(*)"),
                                Policy([](const SlotInfo& slot) { return slot.index % 2 == 1; })};
   for (const policy::Phrase& phrase : policy::phrase_book()) policies.push_back(phrase.policy);
-  for (const Policy& policy : policies)
-    for (const int every : {1, 2}) {
-      const auto other = step(config, policy, every);
-      ASSERT_EQ(other.size(), plain.size());
-      for (std::size_t i = 0; i < plain.size(); ++i)
-        EXPECT_TRUE(same_bits(plain[i], other[i])) << "tensor " << i << ", every " << every;
-    }
+  for (std::size_t p = 0; p < policies.size(); ++p) {
+    const auto other = step(config, policies[p], 1 + static_cast<int>(p % 2));
+    ASSERT_EQ(other.size(), plain.size());
+    for (std::size_t i = 0; i < plain.size(); ++i)
+      EXPECT_TRUE(same_bits(plain[i], other[i])) << "tensor " << i << ", policy " << p;
+  }
 }
 
 TEST_P(LayerOption, ByChunksOfQueriesIsTheWhole) {
@@ -180,6 +194,64 @@ TEST(QueryKeyNorm, HasTheEpsilonOfTheLayersRmsNorms) {
   EXPECT_EQ(nn::TransformerLayer<double>(parameters / "b", config).attention.key_norm->epsilon, 1e-6);
   config.attention.query_key_norm_epsilon = 0.5;
   EXPECT_EQ(nn::TransformerLayer<double>(parameters / "c", config).attention.key_norm->epsilon, 0.5);
+}
+
+TEST(NormPlacement, ASandwichHasNormsBeforeAndBehindABranch) {
+  ParameterRegistry parameters(3);
+  Config config = config_with([](Config& c) { c.norm_placement = nn::NormPlacement::sandwich; });
+  config.cross_attention = {.memory_dims = D};
+  const nn::TransformerLayer<double> layer(parameters / "net", config);
+  Tape tape;
+  const auto x = tape.input(random_tensor<double>({B, T, D}, 3)),
+             memory = tape.input(random_tensor<double>({B, 4, D}, 5));
+  auto h = x + (*layer.attention_out_norm)(layer.attention(layer.attention_norm(x)));
+  h = h + (*layer.cross_attention_out_norm)((*layer.cross_attention)((*layer.cross_attention_norm)(h), memory));
+  h = h + (*layer.ffn_out_norm)(layer.ffn(layer.ffn_norm(h)));
+  EXPECT_TRUE(same_bits(layer(x, memory).value(), h.value()));
+  for (const char* path :
+       {"net/attention_out_norm/scale", "net/cross_attention_out_norm/bias", "net/ffn_out_norm/scale"})
+    EXPECT_EQ(parameters.at<double>(path).shape(), Shape{D});
+}
+
+TEST(NormPlacement, OfBranchOutputsNothingStandsBeforeABranch) {
+  ParameterRegistry parameters(3);
+  Config config = config_with([](Config& c) { c.norm_placement = nn::NormPlacement::branch_output; });
+  config.cross_attention = {.memory_dims = D};
+  const nn::TransformerLayer<double> layer(parameters / "net", config);
+  Tape tape;
+  const auto x = tape.input(random_tensor<double>({B, T, D}, 3)),
+             memory = tape.input(random_tensor<double>({B, 4, D}, 5));
+  auto h = x + layer.attention_norm(layer.attention(x));
+  h = h + (*layer.cross_attention_norm)((*layer.cross_attention)(h, memory));
+  h = h + layer.ffn_norm(layer.ffn(h));
+  EXPECT_TRUE(same_bits(layer(x, memory).value(), h.value()));
+}
+
+// Weights of 1 + w begin at 0, and with 1 less they give what plain weights give, and their gradients.
+TEST(NormScale, OnePlusWeightIsTheWeightLessOne) {
+  const auto run = [](nn::NormScale scale) {
+    ParameterRegistry parameters(3);
+    const nn::RmsNorm<double> norm(parameters / "n", {.model_dims = D, .epsilon = 0.1, .scale = scale});
+    const double first = norm.scale.value()[0];
+    Tensor<double> w = random_tensor<double>({D}, 1);
+    for (Index i = 0; scale == nn::NormScale::one_plus_weight && i < D; ++i) w.write()[i] -= 1;
+    norm.scale.set_value(w);
+    Tape tape;
+    const auto x = tape.input(random_tensor<double>({B, T, D}, 3), {.wants_gradient = true});
+    const auto y = norm(x);
+    const auto both = norm(y, x, 0);
+    const auto loss = sum(both.normal * tape.input(random_tensor<double>({B, T, D}, 4)));
+    std::vector<Tensor<double>> all{y.value(), both.normal.value()};
+    tape.backward(loss);
+    all.push_back(tape.grad(x)), all.push_back(norm.scale.grad());
+    return std::pair(first, all);
+  };
+  const auto [one, plain] = run(nn::NormScale::weight);
+  const auto [zero, plus] = run(nn::NormScale::one_plus_weight);
+  EXPECT_EQ(one, 1);
+  EXPECT_EQ(zero, 0);
+  for (std::size_t i = 0; i < plain.size(); ++i)
+    for (Index k = 0; k < plain[i].size(); ++k) EXPECT_NEAR(plus[i][k], plain[i][k], 1e-12);
 }
 
 }  // namespace

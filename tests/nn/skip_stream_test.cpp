@@ -21,6 +21,8 @@ using remat_test::expect_error;
 using remat_test::random_tensor;
 
 constexpr Index B = 2, T = 7, S = 5, D = 8, Dm = 6;
+constexpr NormPlacement placements[] = {NormPlacement::pre, NormPlacement::post, NormPlacement::sandwich,
+                                        NormPlacement::branch_output};
 
 nn::TransformerLayerConfig config(NormPlacement placement, SkipStream stream, bool has_memory = false, int chunk = 0) {
   nn::TransformerLayerConfig c{.model_dims = D,
@@ -81,7 +83,7 @@ float distance(const Tensor<X>& a, const Tensor<Y>& b) {
 }
 
 TEST(SkipStreams, TakeAndGiveEitherType) {
-  for (const auto placement : {NormPlacement::pre, NormPlacement::post})
+  for (const auto placement : placements)
     for (const auto stream : {SkipStream::accum, SkipStream::compute})
       for (const bool has_memory : {false, true}) {
         const auto wide = outcome<float>(config(placement, stream, has_memory));
@@ -94,7 +96,7 @@ TEST(SkipStreams, TakeAndGiveEitherType) {
 }
 
 TEST(SkipStreams, HoldByChunksAndUnderRemat) {
-  for (const auto placement : {NormPlacement::pre, NormPlacement::post})
+  for (const auto placement : placements)
     for (const auto stream : {SkipStream::accum, SkipStream::compute}) {
       const auto whole = outcome<float>(config(placement, stream, true));
       const auto chunks = outcome<float>(config(placement, stream, true, 3));

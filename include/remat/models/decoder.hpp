@@ -1,4 +1,4 @@
-// A decoder-only transformer language model, told by its config: GPT-2, Llama, SmolLM2, Qwen 2.
+// A decoder-only transformer language model, told by its config: GPT-2, Llama, SmolLM2, Qwen 3, OLMo 2, Gemma 3.
 #pragma once
 
 #include <algorithm>
@@ -32,6 +32,8 @@ struct DecoderConfig {
   Policy remat = policy::everything;                 // what survives until backward in each region
   Index remat_every = 1;                             // layers to a region
   std::optional<nn::SkipStream> skip_stream{};       // from the embedding to the last norm; empty: the layers' own
+  nn::NormScale norm_scale = nn::NormScale::weight;  // of the norm before the head, where it is an RMS norm
+  double embedding_multiplier = 1;                   // of token embeddings, in the stream's type (Gemma: sqrt(D))
 };
 
 /// Token embeddings (and position embeddings where positions are learned), a stack of layers, a norm, and a head.
@@ -121,7 +123,7 @@ Decoder<T>::Decoder(const LayerScope& scope, const DecoderConfig& c, int)
       embedding(scope / "embedding",
                 {.vocabulary = c.vocabulary, .model_dims = c.model_dims, .init = init::normal(c.init_deviation)}),
       decoder(scope / "decoder", stack(c)),
-      final_norm(scope / "final_norm", c.norm, c.model_dims, c.norm_bias, c.norm_epsilon) {
+      final_norm(scope / "final_norm", c.norm, c.model_dims, c.norm_bias, c.norm_epsilon, c.norm_scale) {
   const auto table = [&](const char* name, const char* what, Index rows) {
     return (scope / name).template parameter<Accum<T>>(what, {rows, c.model_dims}, init::normal(c.init_deviation));
   };
@@ -218,6 +220,7 @@ Var<T> Decoder<T>::hidden_by(Tape& tape, const Tensor<std::int32_t>& ids, nn::Ke
                              const Tensor<std::int32_t>* segments) const {
   const auto embed = [&] {
     Var<X> x = embedding.template rows<X>(tape.input(ids));
+    if (config.embedding_multiplier != 1) x = x * config.embedding_multiplier;
     if (positions) x = add_positions<X>(x, positions, cache != nullptr ? cache->length() : 0);
     return checkpoint_name(dropout(x, config.dropout), "iteration_input");
   };
@@ -235,6 +238,9 @@ const DecoderConfig& Decoder<T>::checked(const DecoderConfig& c, const std::stri
   require(!c.learned_positions || c.context > 0, path, ": learned_positions need a table of context rows; set context");
   nn::detail::check_rate(path, "dropout", c.dropout);
   nn::detail::check_not_negative(path, "init_deviation", c.init_deviation);
+  nn::detail::check_positive(path, "embedding_multiplier", c.embedding_multiplier);
+  require(c.norm_scale == nn::NormScale::weight || c.norm == nn::NormKind::rms_norm, path,
+          ": norm_scale one_plus_weight is of RMS norms; set norm = NormKind::rms_norm");
   nn::detail::check_not_negative(path, "head_chunk", c.head_chunk);
   require(c.remat_every > 0, path, ": remat_every must be > 0, got ", c.remat_every);
   const std::vector<nn::TransformerLayerConfig> layers = stack(c).layers;

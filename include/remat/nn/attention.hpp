@@ -43,6 +43,7 @@ struct MultiHeadAttention {
     const auto norm = [&](std::optional<RmsNorm<T>>& made, const char* name, Index heads) {
       if (c.query_key_norm == QueryKeyNorm::none) return;
       RmsNormConfig rms{.model_dims = (c.query_key_norm == QueryKeyNorm::each_head ? 1 : heads) * c.head_dims};
+      rms.scale = c.query_key_norm_scale.value_or(NormScale::weight);
       if (c.query_key_norm_epsilon) rms.epsilon = *c.query_key_norm_epsilon;
       made.emplace(scope / name, rms);
     };

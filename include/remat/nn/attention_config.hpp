@@ -38,6 +38,7 @@ struct AttentionConfig {
   std::optional<Initializer> init{}, out_init{};     // of the projections; Xavier uniform when empty
   std::string shared_weight_id{};                    // layers that carry one id use one set of weights
   QueryKeyNorm query_key_norm = QueryKeyNorm::none;  // at `query_norm` and `key_norm`
+  std::optional<NormScale> query_key_norm_scale{};   // of them; empty: that of a layer's RMS norms around, or `weight`
   std::optional<double> query_key_norm_epsilon{};    // of them; empty: that of a layer's RMS norms around, or 1e-6
 };
 
@@ -70,8 +71,10 @@ inline AttentionConfig completed(AttentionConfig c, const std::string& path) {
   detail::check_not_negative(path, "soft_cap", c.soft_cap);
   detail::check_not_negative(path, "rotary_base", c.rotary_base);
   if (c.query_key_norm_epsilon) detail::check_positive(path, "query_key_norm_epsilon", *c.query_key_norm_epsilon);
-  require(!c.query_key_norm_epsilon || c.query_key_norm != QueryKeyNorm::none, path,
-          ": query_key_norm_epsilon is of norms that are not there; set query_key_norm");
+  for (const auto& [name, is_set] : {std::pair{"query_key_norm_epsilon", c.query_key_norm_epsilon.has_value()},
+                                     {"query_key_norm_scale", c.query_key_norm_scale.has_value()}})
+    require(!is_set || c.query_key_norm != QueryKeyNorm::none, path, ": ", name,
+            " is of norms that are not there; set query_key_norm");
   detail::check_init(path, "init", c.init);
   detail::check_init(path, "out_init", c.out_init);
 

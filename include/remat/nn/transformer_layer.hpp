@@ -18,7 +18,7 @@ struct TransformerLayerConfig {
   Index hidden_dims = 0;                              // 0: 4 model_dims
   Index num_heads = 0;                                // N, of queries
   NormKind norm = NormKind::layer_norm;               // of every norm of the layer
-  NormPlacement norm_placement = NormPlacement::pre;  // before or behind each branch
+  NormPlacement norm_placement = NormPlacement::pre;  // before each branch, behind it, or both
   bool norm_bias = true;                              // of layer norms; RMS norms have none
   std::optional<double> norm_epsilon{};               // of every norm; empty: 1e-5 of layer norms, 1e-6 of RMS norms
   double dropout = 0;                                 // on every branch, before the skip connection
@@ -28,6 +28,7 @@ struct TransformerLayerConfig {
   BlockwiseConfig blockwise{};                        // of attention and feed-forward too, where theirs say nothing
   std::string shared_weight_id{};                     // the whole layer
   SkipStream skip_stream = SkipStream::accum;         // the type of the skip connections
+  NormScale norm_scale = NormScale::weight;           // of every RMS norm: w, or 1 + w
 };
 
 /// `c` with what follows from the others where it is 0. An `Error` names the first setting that is out of its range or
@@ -38,6 +39,8 @@ inline TransformerLayerConfig completed(TransformerLayerConfig c, const std::str
   detail::check_not_negative(path, "hidden_dims", c.hidden_dims);
   detail::check_rate(path, "dropout", c.dropout);
   detail::check(path, c.blockwise);
+  require(c.norm_scale == NormScale::weight || c.norm == NormKind::rms_norm, path,
+          ": norm_scale one_plus_weight is of RMS norms; set norm = NormKind::rms_norm");
   if (c.hidden_dims == 0) c.hidden_dims = detail::width(path, "hidden_dims", 4, c.model_dims);
   fill(c.attention.model_dims, c.model_dims);
   fill(c.attention.num_heads, c.num_heads);
@@ -49,9 +52,9 @@ inline TransformerLayerConfig completed(TransformerLayerConfig c, const std::str
     if (c.ffn.blockwise.policy == policy::nothing) c.ffn.blockwise.policy = c.blockwise.policy;
   }
   const auto fill_norm = [&](AttentionConfig& attention) {
-    if (c.norm == NormKind::rms_norm && attention.query_key_norm != QueryKeyNorm::none &&
-        !attention.query_key_norm_epsilon)
-      attention.query_key_norm_epsilon = c.norm_epsilon;
+    if (c.norm != NormKind::rms_norm || attention.query_key_norm == QueryKeyNorm::none) return;
+    if (!attention.query_key_norm_epsilon) attention.query_key_norm_epsilon = c.norm_epsilon;
+    if (!attention.query_key_norm_scale) attention.query_key_norm_scale = c.norm_scale;
   };
   fill_norm(c.attention);
   const auto same = [&](const char* part, Index dims) {
@@ -80,20 +83,20 @@ inline TransformerLayerConfig completed(TransformerLayerConfig c, const std::str
 }
 
 /// Branches one after another: attention, cross attention if there is one, feed-forward. With norms before them
-/// x + dropout(branch(norm(x))), with norms after them norm(x + dropout(branch(x))). Of bfloat16, x and with it the
-/// result may be of either type; where it is not that of `config.skip_stream`, x is cast when it enters and the result
-/// when it leaves.
-/// A copy is a handle to the same weights.
+/// x + dropout(branch(norm(x))), with norms after them norm(x + dropout(branch(x))); see `NormPlacement`. Of bfloat16,
+/// x and with it the result may be of either type; where it is not that of `config.skip_stream`, x is cast when it
+/// enters and the result when it leaves. A copy is a handle to the same weights.
 template <class T>
 struct TransformerLayer {
   const TransformerLayerConfig config;                   // as built, with what was 0 filled in
   std::string path;                                      // the layer's path in the model
-  Norm<T> attention_norm;                                // before or behind `attention`
+  Norm<T> attention_norm;                                // before or behind `attention`, as `NormPlacement` says
   MultiHeadAttention<T> attention;                       // of the layer to itself
   std::optional<Norm<T>> cross_attention_norm;           // before or behind `cross_attention`
   std::optional<MultiHeadAttention<T>> cross_attention;  // to a memory, where the config has it
   Norm<T> ffn_norm;                                      // before or behind `ffn`
   FeedForward<T> ffn;                                    // the last branch
+  std::optional<Norm<T>> attention_out_norm, cross_attention_out_norm, ffn_out_norm;  // the second ones of a sandwich
 
   /// Makes its parameters in `where`. An `Error` names the first setting that is out of its range.
   TransformerLayer(const Scope& where, const TransformerLayerConfig& given)
@@ -147,10 +150,21 @@ struct TransformerLayer {
       if (cross_attention) h = cross_attention_norm->behind(h, look(cast<T>(h)), rate);
       return ffn_norm.behind(h, ffn(cast<T>(h)), rate);
     }
+    if (config.norm_placement == NormPlacement::branch_output) {
+      Var<X> h = skip_add(x, attention_norm(attend(cast<T>(x))), rate);
+      if (cross_attention) h = skip_add(h, (*cross_attention_norm)(look(cast<T>(h))), rate);
+      return skip_add(h, ffn_norm(ffn(cast<T>(h))), rate);
+    }
+    const auto out = [](const std::optional<Norm<T>>& norm, const Var<T>& y) { return norm ? (*norm)(y) : y; };
     SkipNorm<T, X> h{x, attention_norm(x)};
-    h = (cross_attention ? *cross_attention_norm : ffn_norm)(h.sum, attend(h.normal), rate);
-    if (cross_attention) h = ffn_norm(h.sum, look(h.normal), rate);
-    return skip_add(h.sum, ffn(h.normal), rate);
+    const Norm<T>& next = cross_attention ? *cross_attention_norm : ffn_norm;
+    h = next(h.sum, out(attention_out_norm, attend(h.normal)), rate);
+    if (cross_attention) h = ffn_norm(h.sum, out(cross_attention_out_norm, look(h.normal)), rate);
+    return skip_add(h.sum, out(ffn_out_norm, ffn(h.normal)), rate);
+  }
+  /// The norms before branches, which keys and values are made of.
+  bool is_normed_before() const {
+    return config.norm_placement == NormPlacement::pre || config.norm_placement == NormPlacement::sandwich;
   }
   /// The Blockwise Parallel Transformer: keys and values by chunks, then the rest of the layer for each chunk of
   /// queries.
@@ -162,14 +176,20 @@ template <class T>
 TransformerLayer<T>::TransformerLayer(const LayerScope& scope, const TransformerLayerConfig& c, int)
     : config(c),
       path(scope.use_path()),
-      attention_norm(scope / "attention_norm", c.norm, c.model_dims, c.norm_bias, c.norm_epsilon),
+      attention_norm(scope / "attention_norm", c.norm, c.model_dims, c.norm_bias, c.norm_epsilon, c.norm_scale),
       attention(scope / "attention", c.attention),
-      ffn_norm(scope / "ffn_norm", c.norm, c.model_dims, c.norm_bias, c.norm_epsilon),
+      ffn_norm(scope / "ffn_norm", c.norm, c.model_dims, c.norm_bias, c.norm_epsilon, c.norm_scale),
       ffn(scope / "ffn", c.ffn) {
+  const auto norm = [&](std::optional<Norm<T>>& made, const char* name) {
+    made.emplace(scope / name, c.norm, c.model_dims, c.norm_bias, c.norm_epsilon, c.norm_scale);
+  };
+  const bool is_sandwich = c.norm_placement == NormPlacement::sandwich;
   if (c.cross_attention) {
-    cross_attention_norm.emplace(scope / "cross_attention_norm", c.norm, c.model_dims, c.norm_bias, c.norm_epsilon);
+    norm(cross_attention_norm, "cross_attention_norm");
     cross_attention.emplace(scope / "cross_attention", *c.cross_attention);
+    if (is_sandwich) norm(cross_attention_out_norm, "cross_attention_out_norm");
   }
+  if (is_sandwich) norm(attention_out_norm, "attention_out_norm"), norm(ffn_out_norm, "ffn_out_norm");
   scope.complete();
 }
 
@@ -193,8 +213,7 @@ Var<X> TransformerLayer<T>::by_chunks(const Var<X>& x, const Var<T>* memory, con
   const BlockwiseConfig& c = config.blockwise;
   require(x.shape().rank() == 3, path, ": x has shape ", x.shape(), ", [B, T, D] is needed");
   const auto [keys, values] = blockwise(x, 1, c.query_chunk, c.policy, [&](const Var<X>& part, Index) {
-    const bool is_pre = config.norm_placement == NormPlacement::pre;
-    const KeysValues own = attention.keys_values(is_pre ? attention_norm(part) : cast<T>(part));
+    const KeysValues own = attention.keys_values(is_normed_before() ? attention_norm(part) : cast<T>(part));
     return std::tuple(own.keys, own.values);
   });
   const KeysValues own{keys, values};
