@@ -1,6 +1,7 @@
 """Writes small models of each family of decoders that are read, beside this file: NAME.gguf holds random weights, and
 as metadata ids with the logits and the loss that transformers computes of them; NAME_gradients.gguf holds the gradient
-of that loss where NAME.gguf has the weight; the folder NAME is the same model as transformers saves it.
+of that loss where NAME.gguf has the weight, and so does the folder NAME_gradients, which the newer ones have instead;
+the folder NAME is the same model as transformers saves it.
 
     ./run peers                               prints the Python to use
     python -m pip install transformers gguf==0.19.0
@@ -8,18 +9,25 @@ of that loss where NAME.gguf has the weight; the folder NAME is the same model a
 """
 
 import pathlib
+import shutil
 import sys
 
 import gguf
 import numpy
 import torch
 from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    Olmo2Config,
+    Olmo2ForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
     SmolLM3Config,
     SmolLM3ForCausalLM,
 )
@@ -46,12 +54,27 @@ SMOLLM3 = {**SMOLLM3, "num_key_value_heads": 1, "pad_token_id": None, "bos_token
 GPT2 = {"vocab_size": VOCABULARY, "n_positions": CONTEXT, "n_embd": 8, "n_layer": 2, "n_head": 2, "n_inner": 20}
 GPT2 = {**GPT2, "resid_pdrop": 0, "embd_pdrop": 0, "attn_pdrop": 0, "layer_norm_epsilon": 1e-4}
 GPT2 = {**GPT2, "bos_token_id": 1, "eos_token_id": 2, "attn_implementation": "eager"}
+# Heads that are together wider than the model.
+QWEN3 = {**COMMON, "hidden_size": 12, "head_dim": 4, "pad_token_id": None, "bos_token_id": 1, "eos_token_id": 2}
+OLMO2 = {**COMMON, "pad_token_id": None, "bos_token_id": 1, "eos_token_id": 2, "tie_word_embeddings": False}
+# Six layers, of which the last sees everything, with rotary tables of their own.
+LOCAL_BASE, WINDOW = 100.0, 4
+GEMMA3 = {**SMOLLM3, "num_hidden_layers": 6, "head_dim": 6, "query_pre_attn_scalar": 6, "sliding_window": WINDOW}
+GEMMA3 = {**GEMMA3, "rope_parameters": {
+    "sliding_attention": {"rope_type": "default", "rope_theta": LOCAL_BASE},
+    "full_attention": {"rope_type": "default", "rope_theta": BASE},
+}}  # fmt: skip
+GEMMA3.pop("rope_theta")
 FAMILIES = {
     "llama": (LlamaForCausalLM, LlamaConfig(**COMMON, tie_word_embeddings=True), gguf.MODEL_ARCH.LLAMA),
     "qwen2": (Qwen2ForCausalLM, Qwen2Config(**COMMON, tie_word_embeddings=False), gguf.MODEL_ARCH.QWEN2),
     "smollm3": (SmolLM3ForCausalLM, SmolLM3Config(**SMOLLM3), gguf.MODEL_ARCH.SMOLLM3),
     "gpt2": (GPT2LMHeadModel, GPT2Config(**GPT2), gguf.MODEL_ARCH.GPT2),
+    "qwen3": (Qwen3ForCausalLM, Qwen3Config(**QWEN3, tie_word_embeddings=True), gguf.MODEL_ARCH.QWEN3),
+    "olmo2": (Olmo2ForCausalLM, Olmo2Config(**OLMO2), gguf.MODEL_ARCH.OLMO2),
+    "gemma3_text": (Gemma3ForCausalLM, Gemma3TextConfig(**GEMMA3), gguf.MODEL_ARCH.GEMMA3),
 }
+OLDER = ("llama", "qwen2", "smollm3", "gpt2")
 
 
 def side_by_side(rows, heads):
@@ -74,6 +97,12 @@ def write(path, family, arch, config, tensors, metadata):
         writer.add_head_count_kv(config.num_key_value_heads)
         writer.add_layer_norm_rms_eps(EPSILON)
         writer.add_rope_freq_base(BASE)
+    if family in ("qwen3", "gemma3_text"):
+        writer.add_key_length(config.head_dim)
+        writer.add_value_length(config.head_dim)
+    if family == "gemma3_text":
+        writer.add_sliding_window(WINDOW)
+        writer.add_float32("gemma3.rope.freq_base_swa", LOCAL_BASE)
     is_paired = family in ("llama", "smollm3")
     if is_paired:
         writer.add_rope_dimension_count(dims // heads)
@@ -82,6 +111,8 @@ def write(path, family, arch, config, tensors, metadata):
     names = gguf.get_tensor_name_map(arch, layers)
     for name, tensor in tensors.items():
         rows = tensor.detach().to(torch.float32).numpy()
+        if family == "gemma3_text" and name.endswith("norm.weight"):
+            rows = rows + 1
         if is_paired and ".q_proj." in name:
             rows = side_by_side(rows, heads)
         if is_paired and ".k_proj." in name:
@@ -102,6 +133,8 @@ def main():
         model = model_of(config).eval()
         for parameter in model.parameters():
             torch.nn.init.normal_(parameter, std=0.4)
+            if family == "gemma3_text" and parameter.dim() == 1:  # so that 1 + w, in its GGUF file, is exact
+                parameter.data = (parameter.data * 4096).round() / 4096
         model.save_pretrained(here / family, max_shard_size="8KB" if family == "qwen2" else "1GB")
         (here / family / "generation_config.json").unlink(missing_ok=True)
         model = model.double()
@@ -116,7 +149,14 @@ def main():
         }
         write(here / f"{family}.gguf", family, arch, config, parameters, metadata)
         gradients = {name: parameter.grad for name, parameter in parameters.items()}
-        write(here / f"{family}_gradients.gguf", family, arch, config, gradients, {})
+        if family in OLDER:
+            write(here / f"{family}_gradients.gguf", family, arch, config, gradients, {})
+            continue
+        for parameter in parameters.values():
+            parameter.data = parameter.grad.float()
+        model.save_pretrained(here / f"{family}_gradients")
+        (here / f"{family}_gradients/generation_config.json").unlink(missing_ok=True)
+        shutil.copy(here / family / "config.json", here / f"{family}_gradients")
 
 
 if __name__ == "__main__":

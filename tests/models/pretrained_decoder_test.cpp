@@ -27,7 +27,8 @@ std::string golden(const std::string& name) { return REMAT_SOURCE_DIR "/tests/go
 enum class From { gguf, folder };
 class Family : public testing::TestWithParam<std::tuple<const char*, From>> {};
 INSTANTIATE_TEST_SUITE_P(Decoders, Family,
-                         testing::Combine(testing::Values("llama", "qwen2", "smollm3", "gpt2"),
+                         testing::Combine(testing::Values("llama", "qwen2", "smollm3", "gpt2", "qwen3", "olmo2",
+                                                          "gemma3_text"),
                                           testing::Values(From::gguf, From::folder)),
                          [](const auto& info) {
                            const bool is_gguf = std::get<1>(info.param) == From::gguf;
@@ -43,13 +44,16 @@ models::Decoder<double> loaded(const Source& source, const Scope& where) {
 
 TEST_P(Family, GivesLogitsLossAndEveryGradientOfTransformers) {
   const auto [name, from] = GetParam();
-  const io::GgufFile file(golden(std::string(name) + ".gguf")),
-      gradients(golden(std::string(name) + "_gradients.gguf"));
+  const io::GgufFile file(golden(std::string(name) + ".gguf"));
+  const std::string gradients = golden(std::string(name) + "_gradients");
   ParameterRegistry parameters, expected;
   const models::Decoder<double> model = from == From::gguf
                                             ? loaded(file, parameters / "m")
                                             : loaded(io::HuggingFaceFolder(golden(name)), parameters / "m");
-  loaded(gradients, expected / "m");
+  if (std::filesystem::is_directory(gradients))
+    loaded(io::HuggingFaceFolder(gradients), expected / "m");
+  else
+    loaded(io::GgufFile(gradients + ".gguf"), expected / "m");
 
   const auto ids = file.get<std::vector<std::int32_t>>("expected.ids");
   const Index batch = 2, length = static_cast<Index>(ids.size()) / batch;
@@ -79,6 +83,30 @@ TEST_P(Family, GivesLogitsLossAndEveryGradientOfTransformers) {
     for (Index k = 0; k < is.size(); ++k) error += std::pow(is[k] - should[k], 2), size += std::pow(should[k], 2);
     EXPECT_LE(std::sqrt(error), 1e-5 * std::sqrt(size)) << entries[i]->path;
     EXPECT_GT(size, 0) << entries[i]->path;
+  }
+}
+
+// Token by token with a cache, behind a prompt of three.
+TEST_P(Family, GivesTokenByTokenWhatItGivesAtOnce) {
+  const auto [name, from] = GetParam();
+  const io::GgufFile file(golden(std::string(name) + ".gguf"));
+  ParameterRegistry parameters;
+  const models::Decoder<double> model = from == From::gguf
+                                            ? loaded(file, parameters / "m")
+                                            : loaded(io::HuggingFaceFolder(golden(name)), parameters / "m");
+  const auto ids = file.get<std::vector<std::int32_t>>("expected.ids");
+  const Index length = static_cast<Index>(ids.size()) / 2;
+  const auto part = [&](Index begin, Index end) {
+    return Tensor<std::int32_t>({1, end - begin}, std::span(ids).subspan(static_cast<std::size_t>(begin),
+                                                                         static_cast<std::size_t>(end - begin)));
+  };
+  Tape whole({.mode = Mode::evaluate});
+  const Tensor<double> expected = model.logits(whole, part(0, length)).value();
+  nn::KeyValueCache<double> cache(length);
+  for (Index begin = 0, end = 3; end <= length; begin = end, ++end) {
+    Tape tape({.mode = Mode::evaluate});
+    const Tensor<double> logits = model.next_logits(tape, part(begin, end), cache).value();
+    for (Index v = 0; v < logits.size(); ++v) EXPECT_NEAR(logits[v], expected(0, end - 1, v), 1e-11) << "token " << end;
   }
 }
 
@@ -176,7 +204,7 @@ TEST(HuggingFaceConfig, WhatChangesResultsIsNeverPassedOver) {
   const auto refused = [&](const char* field, const nlohmann::json& value,
                            std::initializer_list<std::string_view> parts) { llama.refuses(field, value, parts); };
   refused("model_type", "gpt_neox",
-          {"config.json: model_type is \"gpt_neox\"", "llama, mistral, qwen2, smollm3, gpt2"});
+          {"config.json: model_type is \"gpt_neox\"", "llama, mistral, qwen2, smollm3, qwen3, olmo2, gpt2"});
   refused("hidden_size", missing, {"lacks the field \"hidden_size\""});
   refused("rms_norm_eps", "small", {"rms_norm_eps", "a number is expected"});
   refused("num_hidden_layers", -1, {"num_hidden_layers is -1, not in [0, 10000)"});
@@ -227,6 +255,43 @@ TEST(HuggingFaceConfig, SmolLm3SaysWhichLayersTurnNothing) {
   EXPECT_TRUE(folder.with("tie_word_embeddings", missing).tied_head);  // a default of SmolLM3's alone
   folder.refuses("no_rope_layers", {1, 0}, {"no_rope_layers", "a longer array"});
   folder.refuses("no_rope_layers", {1, 1, 1, 2}, {"no_rope_layers[3] is 2"});
+  folder.refuses("use_sliding_window", true, {"use_sliding_window", "only false"});
+}
+
+// Folders of before transformers 5 say bases and pattern by other names.
+TEST(HuggingFaceConfig, Gemma3SaysWhatEachLayerSees) {
+  const ConfigFolder folder("gemma3_text");
+  const auto windows = [](const models::DecoderConfig& config) {
+    std::vector<Index> all;
+    for (const auto& layer : config.layers) all.push_back(layer.attention.window);
+    return all;
+  };
+  const models::DecoderConfig as_is = folder.read(folder.original);
+  EXPECT_EQ(windows(as_is), (std::vector<Index>{4, 4, 4, 4, 4, 0}));
+  EXPECT_EQ(as_is.layers[4].attention.rotary_base, 100);
+  EXPECT_EQ(as_is.layers[5].attention.rotary_base, 500);
+  EXPECT_EQ(as_is.embedding_multiplier, static_cast<float>(std::sqrt(8.0)));
+  nlohmann::json old = folder.original;
+  old.erase("rope_parameters"), old.erase("layer_types"), old.erase("_sliding_window_pattern");
+  old["rope_theta"] = 7.0, old["rope_local_base_freq"] = 3.0, old["sliding_window_pattern"] = 2;
+  EXPECT_EQ(windows(folder.read(old)), (std::vector<Index>{4, 0, 4, 0, 4, 0}));
+  EXPECT_EQ(folder.read(old).layers[1].attention.rotary_base, 7);
+  EXPECT_EQ(folder.read(old).layers[2].attention.rotary_base, 3);
+  old["sliding_window_pattern"] = 0;
+  expect_error({"sliding_window_pattern", "above 0"}, [&] { folder.read(old); });
+  folder.refuses("final_logit_softcapping", 30.0, {"final_logit_softcapping", "not supported"});
+  folder.refuses("attn_logit_softcapping", 50.0, {"attn_logit_softcapping", "not supported"});
+  folder.refuses("use_bidirectional_attention", true, {"use_bidirectional_attention", "only false"});
+  folder.refuses("hidden_activation", "relu", {"hidden_activation", "gelu_pytorch_tanh"});
+  folder.refuses("layer_types", {"a", "b", "c", "d", "e", "f"}, {"layer_types[0] is \"a\""});
+  folder.refuses("query_pre_attn_scalar", missing, {"lacks the field \"query_pre_attn_scalar\""});
+}
+
+TEST(HuggingFaceConfig, Qwen3HasHeadsOf128WhereItDoesNotSay) {
+  const ConfigFolder folder("qwen3");
+  EXPECT_EQ(folder.read(folder.original).layers[0].attention.head_dims, 4);
+  EXPECT_EQ(folder.with("head_dim", missing).layers[0].attention.head_dims, 128);
+  EXPECT_EQ(folder.with("attention_bias", true).layers[0].attention.out_bias, true);
   folder.refuses("use_sliding_window", true, {"use_sliding_window", "only false"});
 }
 

@@ -71,7 +71,8 @@ nlohmann::json config_in(const std::string& folder) {
 }
 
 class SavedFamily : public testing::TestWithParam<const char*> {};
-INSTANTIATE_TEST_SUITE_P(Decoders, SavedFamily, testing::Values("llama", "qwen2", "smollm3", "gpt2"),
+INSTANTIATE_TEST_SUITE_P(Decoders, SavedFamily,
+                         testing::Values("llama", "qwen2", "smollm3", "gpt2", "qwen3", "olmo2", "gemma3_text"),
                          [](const auto& info) { return std::string(info.param); });
 
 TEST_P(SavedFamily, IsReadAgainFromEitherFormat) {
@@ -224,11 +225,23 @@ TEST(SavedDecoders, WhatAFamilyCannotSayIsNamed) {
   refused(llama, [](auto& c) { c.layers[0].attention.combined_qkv = true; }, "", {"combined_qkv is true"});
   refused(llama, as_is, "qwen2", {"layers[0].attention.bias is false", "qwen2", "true"});
   refused(llama, as_is, "gpt2", {"learned_positions is false", "gpt2"});
-  refused(llama, as_is, "falcon", {"\"falcon\" is no family", "llama, mistral, qwen2, smollm3, gpt2"});
+  refused(llama, as_is, "falcon", {"\"falcon\" is no family", "llama, mistral, qwen2, smollm3, qwen3, olmo2, gpt2"});
   refused(smollm3, as_is, "llama", {"layers[3].attention.rotary_base is 0", "500"});
   refused(
       smollm3, [](auto& c) { c.layers[1] = c.layers[3]; }, "smollm3",
       {"layers[1].attention.rotary_base is 0", "a GGUF file of architecture smollm3"}, true);
+  const auto gemma3 = io::decoder_config(io::HuggingFaceFolder(golden("gemma3_text")));
+  refused(llama, [](auto& c) { c.embedding_multiplier = 2; }, "", {"embedding_multiplier is 2", "read as 1"});
+  refused(llama, [](auto& c) { c.layers[1].attention.query_key_norm = nn::QueryKeyNorm::each_head; }, "",
+          {"layers[1].attention.query_key_norm is each_head", "none"});
+  refused(llama, [](auto& c) { c.layers[1].norm_scale = nn::NormScale::one_plus_weight; }, "",
+          {"layers[1].norm_scale is one_plus_weight"});
+  refused(gemma3, as_is, "llama", {"embedding_multiplier is 2.82"});
+  refused(gemma3, [](auto& c) { c.layers[1].norm_placement = nn::NormPlacement::branch_output; }, "",
+          {"layers[1].norm_placement is branch_output", "sandwich"});
+  refused(
+      gemma3, [](auto& c) { c.layers[1].attention.window = 0; }, "gemma3", {"layers[3].attention.window is 4", "0"},
+      true);
   refused(llama, [](auto& c) { c.layers.clear(); }, "", {"has no layers"});
 
   ParameterRegistry parameters;

@@ -120,10 +120,15 @@ inline DecoderNames with_prefix(DecoderNames names, const std::string& before) {
 template <class V>
 std::string printed(const V& value) {
   std::ostringstream text;
+  const auto named = [&](std::initializer_list<const char*> names) { text << names.begin()[static_cast<int>(value)]; };
   if constexpr (std::is_same_v<V, nn::NormKind>)
-    text << (value == nn::NormKind::layer_norm ? "layer_norm" : "rms_norm");
+    named({"layer_norm", "rms_norm"});
   else if constexpr (std::is_same_v<V, nn::NormPlacement>)
-    text << (value == nn::NormPlacement::pre ? "pre" : "post");
+    named({"pre", "post", "sandwich", "branch_output"});
+  else if constexpr (std::is_same_v<V, nn::NormScale>)
+    named({"weight", "one_plus_weight"});
+  else if constexpr (std::is_same_v<V, nn::QueryKeyNorm>)
+    named({"none", "each_head", "whole_projection"});
   else
     text << std::boolalpha << value;
   return text.str();
@@ -148,6 +153,7 @@ inline void require_same(const models::DecoderConfig& config, const models::Deco
     };
     same("norm", a.norm, b.norm);
     if (a.norm == nn::NormKind::layer_norm) same(bias, a.norm_bias, b.norm_bias);
+    same("norm_scale", a.norm_scale, b.norm_scale);
     same(epsilon, value(a), value(b));
   };
   same("vocabulary", config.vocabulary, said.vocabulary);
@@ -155,6 +161,7 @@ inline void require_same(const models::DecoderConfig& config, const models::Deco
   same("context", config.context, said.context);
   same("learned_positions", config.learned_positions, said.learned_positions);
   same("tied_head", config.tied_head, said.tied_head);
+  same("embedding_multiplier", config.embedding_multiplier, said.embedding_multiplier);
   same_norm("norm_epsilon", config, said, "norm_bias");
   same("layers.size()", config.layers.size(), said.layers.size());
   for (std::size_t i = 0; i < config.layers.size(); ++i) {
@@ -183,6 +190,14 @@ inline void require_same(const models::DecoderConfig& config, const models::Deco
     const auto turned = [](const nn::AttentionConfig& c) { return c.rotary_dims == 0 ? c.head_dims : c.rotary_dims; };
     if (p.rotary_base != 0) same("rotary_dims", turned(p), turned(q));
     same("alibi", p.alibi, q.alibi);
+    same("query_key_norm", p.query_key_norm, q.query_key_norm);
+    if (p.query_key_norm != nn::QueryKeyNorm::none) {
+      const auto is = [](const nn::AttentionConfig& c) {
+        return c.query_key_norm_scale.value_or(nn::NormScale::weight);
+      };
+      same("query_key_norm_scale", is(p), is(q));
+      same("query_key_norm_epsilon", p.query_key_norm_epsilon.value_or(1e-6), q.query_key_norm_epsilon.value_or(1e-6));
+    }
     before = "layers[" + std::to_string(i) + "].ffn.";
     same("activation", a.ffn.activation, b.ffn.activation);
     same("gated", a.ffn.gated, b.ffn.gated);

@@ -28,8 +28,12 @@ inline models::DecoderConfig completed_config(models::DecoderConfig config) {
 
 /// The model_type that says a config, if one does.
 inline std::string_view model_type_for(const models::DecoderConfig& c) {
-  const nn::AttentionConfig& attention = c.layers.front().attention;
+  const nn::TransformerLayerConfig& first = c.layers.front();
+  const nn::AttentionConfig& attention = first.attention;
   if (c.learned_positions) return "gpt2";
+  if (first.norm_placement == nn::NormPlacement::sandwich) return "gemma3_text";
+  if (first.norm_placement == nn::NormPlacement::branch_output) return "olmo2";
+  if (attention.query_key_norm != nn::QueryKeyNorm::none) return "qwen3";
   if (std::any_of(c.layers.begin(), c.layers.end(), [](const auto& l) { return l.attention.rotary_base == 0; }))
     return "smollm3";
   if (attention.bias && !attention.out_bias.value_or(true)) return "qwen2";
@@ -69,15 +73,17 @@ AnyTensor stored_value(const NamedWeight<T>& weight) {
   const auto use = entry.used(ParameterUse::read);
   const AnyTensor value = entry.numbers();
   const Index heads = weight.layout.paired_heads;
+  const T excess = static_cast<T>(weight.layout.excess);
   const bool is_as_ours = !weight.layout.transposed && heads == 0;
-  if (is_as_ours && value.dtype == dtype_of<To>()) return value;
+  if (is_as_ours && excess == 0 && value.dtype == dtype_of<To>()) return value;
   const Index outputs = value.shape.back(), inputs = value.size() / std::max<Index>(1, outputs);
   const Shape shape = stored_shape(weight);
   AnyTensor to{dtype_of<To>(), shape, pool().allocate(checked_bytes(shape.size(), size_of(dtype_of<To>()))), 0};
   const T* const from = reinterpret_cast<const T*>(value.data());
   const auto target = numbers(reinterpret_cast<To*>(to.mutable_data()));
   if (is_as_ours) {
-    for (Index i = 0; i < value.size(); ++i) target[i] = static_cast<Accum<To>>(from[i]);
+    for (Index i = 0; i < value.size(); ++i)
+      target[i] = static_cast<Accum<To>>(excess == 0 ? from[i] : from[i] + excess);
     return to;
   }
   constexpr Index strip = 16;  // rows of the file that are written at one time

@@ -17,10 +17,13 @@ struct DecoderNames {
   std::string layers{};                           // before the number of a layer: "model.layers."
   std::string attention_norm{}, query{}, key{}, value{}, attention_out{};  // of a layer, behind its number
   std::string ffn_norm{}, gate{}, up{}, down{};                            // likewise
-  bool paired_turns = false;  // rows of query and key lie as `WeightLayout::paired_heads` says
-  std::string positions{};    // of the model, where they are learned
-  std::string qkv{};          // of a layer, where query, key and value are one
-  bool transposed = true;     // matrices of linears lie as [outputs, inputs]
+  bool paired_turns = false;                         // rows of query and key lie as `WeightLayout::paired_heads` says
+  std::string positions{};                           // of the model, where they are learned
+  std::string qkv{};                                 // of a layer, where query, key and value are one
+  bool transposed = true;                            // matrices of linears lie as [outputs, inputs]
+  std::string query_norm{}, key_norm{};              // of a layer, where queries and keys are normalized
+  std::string attention_out_norm{}, ffn_out_norm{};  // of a layer, the second norms of a sandwich
+  double norm_excess = 0;                            // of the weights of norms, as in `WeightLayout::excess`
 };
 
 /// The names of Hugging Face's folders for Llama and its kind; `before` stands before all but the head's.
@@ -73,10 +76,14 @@ std::vector<NamedWeight<Accum<T>>> named_weights(const models::Decoder<T>& model
     require(!name.empty(), parameter.path(), ": the format of the file has no name for it");
     all.push_back({parameter, before + name + kind, layout});
   };
+  const auto rms_norm = [&](const std::optional<nn::RmsNorm<T>>& part, const std::string& before,
+                            const std::string& name) {
+    if (part) add(part->scale, before, name, ".weight", {.excess = names.norm_excess});
+  };
   const auto norm = [&](const nn::Norm<T>& part, const std::string& before, const std::string& name) {
     std::visit(
         [&](const auto& layer) {
-          add(layer.scale, before, name, ".weight", {});
+          add(layer.scale, before, name, ".weight", {.excess = names.norm_excess});
           if constexpr (requires { layer.bias; }) add(layer.bias, before, name, ".bias", {});
         },
         part.layer);
@@ -90,6 +97,10 @@ std::vector<NamedWeight<Accum<T>>> named_weights(const models::Decoder<T>& model
     const std::string before = names.layers + std::to_string(i) + ".";
     norm(layer.attention_norm, before, names.attention_norm);
     norm(layer.ffn_norm, before, names.ffn_norm);
+    if (layer.attention_out_norm) norm(*layer.attention_out_norm, before, names.attention_out_norm);
+    if (layer.ffn_out_norm) norm(*layer.ffn_out_norm, before, names.ffn_out_norm);
+    rms_norm(layer.attention.query_norm, before, names.query_norm);
+    rms_norm(layer.attention.key_norm, before, names.key_norm);
     for (const auto& [linear, name, heads] : linears_in(layer, names)) {
       add(linear->w, before, name, ".weight",
           {.transposed = names.transposed, .paired_heads = heads, .is_linear = true});

@@ -1,6 +1,7 @@
 // The families of decoders whose files are read and written.
 #pragma once
 
+#include <remat/io/families/gemma3.hpp>
 #include <remat/io/families/gpt2.hpp>
 #include <remat/io/families/llama.hpp>
 #include <string>
@@ -14,6 +15,7 @@ inline const std::vector<DecoderFamily>& decoder_families() {
   static const std::vector<DecoderFamily> all = [] {
     std::vector<DecoderFamily> families = families::llamas();
     families.push_back(families::gpt2());
+    families.push_back(families::gemma3());
     return families;
   }();
   return all;

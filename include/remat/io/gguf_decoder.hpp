@@ -28,9 +28,9 @@ inline models::DecoderConfig config_of(const DecoderFamily& family, const GgufSe
 
 }  // namespace detail
 
-/// The config of the decoder in a GGUF file, of architecture llama (SmolLM2, Llama 2, Mistral), qwen2, smollm3 or gpt2.
-/// Its initializers are zeros, for weights are to be read. An `Error` names a setting that is missing, or that changes
-/// results and is not known here.
+/// The config of the decoder in a GGUF file, of architecture llama (SmolLM2, Llama 2, Mistral), qwen2, qwen3, smollm3,
+/// olmo2, gemma3 or gpt2. Its initializers are zeros, for weights are to be read. An `Error` names a setting that is
+/// missing, or that changes results and is not known here.
 inline models::DecoderConfig decoder_config(const GgufFile& file) {
   const DecoderFamily& family = detail::family_of(file);
   models::DecoderConfig config = detail::config_of(family, GgufSettings(file.header(), file.path()));

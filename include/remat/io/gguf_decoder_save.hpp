@@ -15,7 +15,7 @@ namespace remat { inline namespace REMAT_ABI { namespace io {
 
 /// Settings of `save_gguf_model`.
 struct GgufModelOptions {
-  std::string architecture{};             // "llama", "qwen2", "smollm3", "gpt2"; empty: that of `base`, or by config
+  std::string architecture{};             // as of `decoder_config(file)`; empty: that of `base`, or by config
   BlockFormat format = BlockFormat::f16;  // of matrices: F32, F16, BF16 or Q8_0; vectors and positions are F32
   const GgufFile* base = nullptr;         // an open file whose tokenizer and general metadata are taken over, or none
 };

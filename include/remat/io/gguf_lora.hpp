@@ -26,9 +26,9 @@ inline const DecoderNames& gguf_names_of(std::string_view architecture, const st
 
 }  // namespace detail
 
-/// Writes the adapters of a decoder of GGUF's `architecture` ("llama", also for Mistral and SmolLM2; "qwen2",
-/// "smollm3", "gpt2"): rows of query and key lie as in a base of that architecture. The format knows alpha / R only, so
-/// that of a rank-stabilized adapter alpha is stored times sqrt(R). The file is replaced as a whole.
+/// Writes the adapters of a decoder of GGUF's `architecture` ("llama", also for Mistral and SmolLM2; "qwen2"
+/// and the others of `decoder_config`): rows of query and key lie as in a base of that architecture. The format knows
+/// alpha / R only, so that of a rank-stabilized adapter alpha is stored times sqrt(R). The file is replaced as a whole.
 template <class T>
 void save_gguf_lora(const nn::Lora<T>& lora, const models::Decoder<T>& model, const std::string& path,
                     const std::string& architecture) {

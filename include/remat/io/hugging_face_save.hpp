@@ -19,7 +19,7 @@ namespace remat { inline namespace REMAT_ABI { namespace io {
 
 /// Settings of `save_hugging_face`.
 struct HuggingFaceOptions {
-  std::string model_type{};      // "llama", "mistral", "qwen2", "smollm3", "gpt2"; empty: that of `like`, or by config
+  std::string model_type{};      // as of `decoder_config(folder)`; empty: that of `like`, or by config
   std::optional<DType> dtype{};  // of all weights: float32, float64 or bfloat16; empty: as the parameters are
   std::size_t shard_bytes = 0;   // of tensors in one file, at most, where one tensor has no more; 0: all in one
   std::string like{};            // a folder whose tokenizer and special tokens are taken over; empty: none

@@ -27,6 +27,8 @@ struct WeightLayout {
                             // of a head, where ours are i and i + H / 2; 0: as ours
   bool is_linear = transposed;  // of a linear, which may be quantized when it is read; embeddings and heads may not
   bool always_numbers = false;  // what reads it cannot read a matrix as it is stored
+  double excess = 0;            // what each number of the file is greater by than ours, of vectors: 1 where a norm
+                                // multiplies by 1 + weight and the file holds that
 };
 
 namespace detail {
@@ -146,6 +148,8 @@ class ModelWeights {
     const Shape& shape = weight.parameter.shape();
     if (!weight.layout.transposed && weight.layout.paired_heads == 0) {
       source_.read(weight.name, std::span<T>(to, static_cast<std::size_t>(shape.size())), 0);
+      if (weight.layout.excess != 0)
+        for (Index i = 0; i < shape.size(); ++i) to[i] -= static_cast<T>(weight.layout.excess);
       return;
     }
     const Index inputs = weight.layout.transposed ? shape[0] : 1, outputs = shape.back();

@@ -18,9 +18,17 @@ struct LlamaKind {
   bool qkv_bias = false;        // query, key and value have biases, and no other linear has
   bool tied_head = false;       // where config.json does not say
   double rotary_base = 10'000;  // likewise
+  Index head_dims = 0;          // likewise; 0: hidden_size over the number of heads
+  nn::QueryKeyNorm query_key_norm = nn::QueryKeyNorm::none;
+  nn::NormPlacement norm_placement = nn::NormPlacement::pre;
 };
 inline constexpr LlamaKind llama_kinds[] = {
-    {"llama"}, {"mistral"}, {"qwen2", true}, {"smollm3", false, true, 2'000'000}};
+    {"llama"},
+    {"mistral"},
+    {"qwen2", true},
+    {"smollm3", false, true, 2'000'000},
+    {"qwen3", false, false, 10'000, 128, nn::QueryKeyNorm::each_head},
+    {"olmo2", false, false, 10'000, 0, nn::QueryKeyNorm::whole_projection, nn::NormPlacement::branch_output}};
 inline const LlamaKind& llama_kind(std::string_view model_type) {
   for (const LlamaKind& kind : llama_kinds)
     if (kind.model_type == model_type) return kind;
@@ -39,6 +47,27 @@ inline models::DecoderConfig llama_decoder(nn::TransformerLayerConfig layer, Ind
   config.norm_epsilon = epsilon;
   config.init_deviation = 0;
   return config;
+}
+/// What config.json says of a rotary table; `base` stays where it does not say that.
+inline void read_rotary(const text::detail::JsonPlace& rope, double& base) {
+  rope.allow_only({"rope_theta", "rope_type", "type"});
+  for (const char* which : {"rope_type", "type"})
+    if (rope.text(which, "default") != "default")
+      rope[which].refuse("is \"", rope[which].text(), "\"; only \"default\" is supported");
+  if (rope.has("rope_theta")) base = rope["rope_theta"].number();
+}
+inline void refuse_scaled_rotary(const GgufSettings& file) {
+  if (file.get<std::string>("rope.scaling.type", "none") != "none")
+    file.refuse("rope.scaling.type", "is ", remat::detail::quoted(file.get<std::string>("rope.scaling.type")),
+                "; scaled rotary tables are not supported");
+  file.refuse_any({"rope.scaling.factor", "rope.scale_linear"});
+}
+/// The width of heads in a GGUF file, or 0 where it does not say.
+inline Index gguf_head_dims(const GgufSettings& file) {
+  const auto head_dims = file.get<Index>("attention.key_length", 0);
+  if (file.get<Index>("attention.value_length", head_dims) != head_dims)
+    file.refuse("attention.value_length", "differs from attention.key_length, which is not supported");
+  return head_dims;
 }
 /// Turns nothing by position in this layer (SmolLM3, after Yang et al. 2025).
 inline void without_rotary(nn::TransformerLayerConfig& layer) {
@@ -68,13 +97,7 @@ inline models::DecoderConfig llama_of_folder(const text::detail::JsonPlace& json
   };
   double base = json.has("rope_theta") ? json["rope_theta"].number() : kind.rotary_base;
   for (const char* name : {"rope_scaling", "rope_parameters"}) {
-    if (!json.has(name)) continue;
-    const auto rope = json[name];
-    rope.allow_only({"rope_theta", "rope_type", "type"});
-    for (const char* which : {"rope_type", "type"})
-      if (rope.text(which, "default") != "default")
-        rope[which].refuse("is \"", rope[which].text(), "\"; only \"default\" is supported");
-    if (rope.has("rope_theta")) base = rope["rope_theta"].number();
+    if (json.has(name)) read_rotary(json[name], base);
   }
   only("hidden_act", json.text("hidden_act", "silu") == "silu", "\"silu\"");
   only("mlp_bias", !json.flag("mlp_bias", false), "false");
@@ -96,12 +119,14 @@ inline models::DecoderConfig llama_of_folder(const text::detail::JsonPlace& json
   if (!is_llama) json["num_key_value_heads"];  // transformers would take a number of its own
   const bool bias = kind.qkv_bias || json.flag("attention_bias", false);
   layer.attention = {.num_kv_heads = size_or("num_key_value_heads", layer.num_heads),
-                     .head_dims = size_or("head_dim", 0),
+                     .head_dims = size_or("head_dim", kind.head_dims),
                      .bias = bias,
                      .out_bias = bias && !kind.qkv_bias,
                      .dropout = json.has("attention_dropout") ? json["attention_dropout"].number() : 0,
                      .window = is_mistral && !json["sliding_window"].is_null() ? size("sliding_window") : 0,
-                     .rotary_base = base};
+                     .rotary_base = base,
+                     .query_key_norm = kind.query_key_norm};
+  layer.norm_placement = kind.norm_placement;
   auto config = llama_decoder(layer, json["num_hidden_layers"].index(10'000), json["rms_norm_eps"].number());
   config.vocabulary = size("vocab_size");
   config.context = size("max_position_embeddings");
@@ -116,25 +141,21 @@ inline models::DecoderConfig llama_of_folder(const text::detail::JsonPlace& json
 }
 
 inline models::DecoderConfig llama_of_gguf(const GgufSettings& file) {
-  if (file.get<std::string>("rope.scaling.type", "none") != "none")
-    file.refuse("rope.scaling.type", "is ", remat::detail::quoted(file.get<std::string>("rope.scaling.type")),
-                "; scaled rotary tables are not supported");
-  file.refuse_any({"rope.scaling.factor", "rope.scale_linear"});
-  const Index head_dims = file.get<Index>("attention.key_length", 0);
-  if (file.get<Index>("attention.value_length", head_dims) != head_dims)
-    file.refuse("attention.value_length", "differs from attention.key_length, which is not supported");
-
+  refuse_scaled_rotary(file);
+  const LlamaKind& kind = llama_kind(file.architecture());
   nn::TransformerLayerConfig layer;
   layer.model_dims = file.get<Index>("embedding_length");
   layer.hidden_dims = file.get<Index>("feed_forward_length");
   layer.num_heads = file.get<Index>("attention.head_count");
   layer.attention = {.num_kv_heads = file.get<Index>("attention.head_count_kv", layer.num_heads),
-                     .head_dims = head_dims,
-                     .bias = file.architecture() == "qwen2",
+                     .head_dims = gguf_head_dims(file),
+                     .bias = kind.qkv_bias,
                      .out_bias = false,
                      .window = file.get<Index>("attention.sliding_window", 0),
                      .rotary_base = file.get<double>("rope.freq_base", 10000.0),
-                     .rotary_dims = file.get<Index>("rope.dimension_count", 0)};
+                     .rotary_dims = file.get<Index>("rope.dimension_count", 0),
+                     .query_key_norm = kind.query_key_norm};
+  layer.norm_placement = kind.norm_placement;
   auto config =
       llama_decoder(layer, file.index("block_count", 10'000), file.get<double>("attention.layer_norm_rms_epsilon"));
   config.context = file.get<Index>("context_length");
@@ -184,6 +205,16 @@ inline nlohmann::ordered_json qwen2_to_folder(const models::DecoderConfig& c) {
   json["use_sliding_window"] = false;
   return json;
 }
+inline nlohmann::ordered_json qwen3_to_folder(const models::DecoderConfig& c) {
+  nlohmann::ordered_json json = qwen2_to_folder(c);
+  json["attention_bias"] = c.layers.front().attention.bias;
+  return json;
+}
+inline nlohmann::ordered_json olmo2_to_folder(const models::DecoderConfig& c) {
+  nlohmann::ordered_json json = llama_to_folder(c);
+  json["attention_bias"] = c.layers.front().attention.bias;
+  return json;
+}
 inline nlohmann::ordered_json smollm3_to_folder(const models::DecoderConfig& c) {
   nlohmann::ordered_json json = llama_to_folder_with_biases(c);
   json["use_sliding_window"] = false;
@@ -224,14 +255,22 @@ inline std::vector<DecoderFamily> llamas() {
                        .prefix = "model.",
                        .buffers = {"self_attn.rotary_emb.inv_freq"}};  // tables that old versions stored
     made.gguf_names.paired_turns = paired_turns;
+    made.gguf_names.query_norm = "attn_q_norm", made.gguf_names.key_norm = "attn_k_norm";
+    made.folder_names.query_norm = "self_attn.q_norm", made.folder_names.key_norm = "self_attn.k_norm";
     made.of_folder = llama_of_folder, made.of_gguf = llama_of_gguf;
     made.to_folder = to_folder, made.to_gguf = llama_to_gguf;
     return made;
   };
+  DecoderFamily olmo2 = family("olmo2", "olmo2", "Olmo2ForCausalLM", false, olmo2_to_folder);
+  olmo2.gguf_names.attention_norm = "post_attention_norm", olmo2.gguf_names.ffn_norm = "post_ffw_norm";
+  olmo2.folder_names.attention_norm = "post_attention_layernorm";
+  olmo2.folder_names.ffn_norm = "post_feedforward_layernorm";
   return {family("llama", "llama", "LlamaForCausalLM", true, llama_to_folder_with_biases),
           family("llama", "mistral", "MistralForCausalLM", true, mistral_to_folder),
           family("qwen2", "qwen2", "Qwen2ForCausalLM", false, qwen2_to_folder),
-          family("smollm3", "smollm3", "SmolLM3ForCausalLM", true, smollm3_to_folder)};
+          family("smollm3", "smollm3", "SmolLM3ForCausalLM", true, smollm3_to_folder),
+          family("qwen3", "qwen3", "Qwen3ForCausalLM", false, qwen3_to_folder),
+          olmo2};
 }
 
 /// @endcond
