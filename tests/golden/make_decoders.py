@@ -16,6 +16,8 @@ import gguf
 import numpy
 import torch
 from transformers import (
+    FalconConfig,
+    FalconForCausalLM,
     Gemma3ForCausalLM,
     Gemma3TextConfig,
     GPT2Config,
@@ -65,6 +67,15 @@ GEMMA3 = {**GEMMA3, "rope_parameters": {
     "full_attention": {"rope_type": "default", "rope_theta": BASE},
 }}  # fmt: skip
 GEMMA3.pop("rope_theta")
+# As the 7 B, the 40 B, the 11 B, and rw with ALiBi: of 12 heads, no power of two, four slopes are rounded.
+FALCON = {"vocab_size": VOCABULARY, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4}
+FALCON = {**FALCON, "ffn_hidden_size": 20, "layer_norm_epsilon": 1e-4, "max_position_embeddings": CONTEXT}
+FALCON = {**FALCON, "rope_parameters": {"rope_type": "default", "rope_theta": BASE}, "attn_implementation": "eager"}
+FALCON = {**FALCON, "bos_token_id": 1, "eos_token_id": 2}
+FALCON_NEW = {**FALCON, "new_decoder_architecture": True, "num_kv_heads": 2}
+FALCON_RW = {**FALCON, "hidden_size": 24, "num_attention_heads": 12, "alibi": True, "bias": True}
+# Eager attention of transformers 5.24 adds ALiBi twice, once in the mask; its default adds it once.
+FALCON_RW = {**FALCON_RW, "multi_query": False, "parallel_attn": False, "attn_implementation": "sdpa"}
 FAMILIES = {
     "llama": (LlamaForCausalLM, LlamaConfig(**COMMON, tie_word_embeddings=True), gguf.MODEL_ARCH.LLAMA),
     "qwen2": (Qwen2ForCausalLM, Qwen2Config(**COMMON, tie_word_embeddings=False), gguf.MODEL_ARCH.QWEN2),
@@ -72,6 +83,10 @@ FAMILIES = {
     "gpt2": (GPT2LMHeadModel, GPT2Config(**GPT2), gguf.MODEL_ARCH.GPT2),
     "qwen3": (Qwen3ForCausalLM, Qwen3Config(**QWEN3, tie_word_embeddings=True), gguf.MODEL_ARCH.QWEN3),
     "olmo2": (Olmo2ForCausalLM, Olmo2Config(**OLMO2), gguf.MODEL_ARCH.OLMO2),
+    "falcon": (FalconForCausalLM, FalconConfig(**FALCON), gguf.MODEL_ARCH.FALCON),
+    "falcon_40b": (FalconForCausalLM, FalconConfig(**FALCON_NEW), gguf.MODEL_ARCH.FALCON),
+    "falcon_11b": (FalconForCausalLM, FalconConfig(**FALCON_NEW, num_ln_in_parallel_attn=1), gguf.MODEL_ARCH.FALCON),
+    "falcon_rw": (FalconForCausalLM, FalconConfig(**FALCON_RW), gguf.MODEL_ARCH.FALCON),  # read from its folder only
     "gemma3_text": (Gemma3ForCausalLM, Gemma3TextConfig(**GEMMA3), gguf.MODEL_ARCH.GEMMA3),
 }
 OLDER = ("llama", "qwen2", "smollm3", "gpt2")
@@ -83,16 +98,30 @@ def side_by_side(rows, heads):
     return halves.swapaxes(1, 2).reshape(rows.shape)
 
 
+def apart(rows, heads, groups):
+    """Rows of Falcon's projection of query, key and value in the order of llama.cpp: all queries, all keys, all values."""
+    grouped = rows.reshape(groups, heads // groups + 2, -1, *rows.shape[1:])
+    parts = (grouped[:, :-2], grouped[:, -2], grouped[:, -1])
+    return numpy.concatenate([part.reshape(-1, *rows.shape[1:]) for part in parts])
+
+
 def write(path, family, arch, config, tensors, metadata):
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[arch])
     layers, dims, heads = config.num_hidden_layers, config.hidden_size, config.num_attention_heads
     writer.add_block_count(layers)
     writer.add_context_length(CONTEXT)
     writer.add_embedding_length(dims)
-    writer.add_feed_forward_length(config.n_inner if family == "gpt2" else config.intermediate_size)
+    is_falcon = family.startswith("falcon")
+    hidden = "n_inner" if family == "gpt2" else "ffn_hidden_size" if is_falcon else "intermediate_size"
+    writer.add_feed_forward_length(getattr(config, hidden))
     writer.add_head_count(heads)
     if family == "gpt2":
         writer.add_layer_norm_eps(config.layer_norm_epsilon)
+    elif is_falcon:
+        kv_heads = 1 if config.multi_query and not config.new_decoder_architecture else config.num_kv_heads
+        writer.add_head_count_kv(kv_heads)
+        writer.add_layer_norm_eps(config.layer_norm_epsilon)
+        writer.add_rope_freq_base(BASE)
     else:
         writer.add_head_count_kv(config.num_key_value_heads)
         writer.add_layer_norm_rms_eps(EPSILON)
@@ -117,6 +146,8 @@ def write(path, family, arch, config, tensors, metadata):
             rows = side_by_side(rows, heads)
         if is_paired and ".k_proj." in name:
             rows = side_by_side(rows, config.num_key_value_heads)
+        if is_falcon and "query_key_value" in name:
+            rows = apart(rows, heads, kv_heads)
         if family == "gpt2" and ".c_" in name and rows.ndim == 2:  # transformers stores them as [inputs, outputs]
             rows = rows.T
         writer.add_tensor(names.get_name(name, try_suffixes=(".weight", ".bias")), numpy.ascontiguousarray(rows))
@@ -147,7 +178,8 @@ def main():
             "expected.logits": out.logits.detach().flatten().tolist(),
             "expected.loss": [out.loss.item()],
         }
-        write(here / f"{family}.gguf", family, arch, config, parameters, metadata)
+        in_gguf = {} if family == "falcon_rw" else parameters
+        write(here / f"{family}.gguf", family, arch, config, in_gguf, metadata)
         gradients = {name: parameter.grad for name, parameter in parameters.items()}
         if family in OLDER:
             write(here / f"{family}_gradients.gguf", family, arch, config, gradients, {})

@@ -106,6 +106,22 @@ TEST(BlockMatrix, PutsRowsOfHeadsInOurOrder) {
     }
 }
 
+// Of 4 query heads and 2 key/value heads of 2 rows: query heads 0 and 1, key 0, value 0, then 2, 3, key 1, value 1.
+TEST(BlockMatrix, PutsRowsOfQueryKeyAndValueInOurOrder) {
+  const kernels::RowOrder order{.qkv_heads = 4, .qkv_groups = 2};
+  std::vector<Index> heads;
+  for (Index row = 0; row < 16; row += 2) heads.push_back(order.stored(row, 16) / 2);
+  EXPECT_EQ(heads, (std::vector<Index>{0, 1, 4, 5, 2, 6, 3, 7}));
+  for (Index row = 0; row < 16; ++row) EXPECT_EQ(order.ours(order.stored(row, 16), 16), row);
+  std::vector<float> numbers(16);
+  for (std::size_t i = 0; i < 16; ++i) numbers[i] = static_cast<float>(i);
+  const BlockMatrix matrix(BlockFormat::f32, 16, 1,
+                           {.bytes = std::as_bytes(std::span(numbers)), .qkv_heads = 4, .qkv_groups = 2});
+  float row = 0;
+  matrix.read(9, 1, &row);
+  EXPECT_EQ(row, 5);  // key 0 is the third head of the file
+}
+
 TEST(BlockMatrix, RefusesWhatDoesNotFit) {
   const std::vector<std::byte> bytes(34 * 6);
   const auto make = [&](Index rows, Index columns, Index heads) {

@@ -77,6 +77,14 @@ INSTANTIATE_TEST_SUITE_P(
                    }),
         each_layer("BranchOutputNorm", [](auto& layer) { layer.norm_placement = nn::NormPlacement::branch_output; }),
         Case{"EmbeddingMultiplier", [](auto& c) { c.embedding_multiplier = 4; }},
+        each_layer("Parallel", [](auto& layer) { layer.parallel = true; }),
+        each_layer("ParallelWithOneNormCombined",
+                   [](auto& layer) { layer.parallel = layer.parallel_one_norm = layer.attention.combined_qkv = true; }),
+        each_layer("AlibiByKeyPosition",
+                   [](auto& layer) {
+                     layer.attention.rotary_base = 0, layer.attention.alibi = layer.attention.combined_qkv = true;
+                     layer.attention.alibi_form = nn::AlibiForm::bfloat16_key_position;
+                   }),
         each_layer("SharedAttention", [](auto& layer) { layer.attention.shared_weight_id = "one"; }),
         Case{"LearnedPositionsAndLayerNorms",
              [](models::DecoderConfig& c) {

@@ -26,14 +26,17 @@ std::string golden(const std::string& name) { return REMAT_SOURCE_DIR "/tests/go
 
 enum class From { gguf, folder };
 class Family : public testing::TestWithParam<std::tuple<const char*, From>> {};
+const auto name_of = [](const auto& info) {
+  const bool is_gguf = std::get<1>(info.param) == From::gguf;
+  return std::string(std::get<0>(info.param)) + (is_gguf ? "FromGguf" : "FromFolder");
+};
 INSTANTIATE_TEST_SUITE_P(Decoders, Family,
                          testing::Combine(testing::Values("llama", "qwen2", "smollm3", "gpt2", "qwen3", "olmo2",
-                                                          "gemma3_text"),
+                                                          "gemma3_text", "falcon", "falcon_40b", "falcon_11b"),
                                           testing::Values(From::gguf, From::folder)),
-                         [](const auto& info) {
-                           const bool is_gguf = std::get<1>(info.param) == From::gguf;
-                           return std::string(std::get<0>(info.param)) + (is_gguf ? "FromGguf" : "FromFolder");
-                         });
+                         name_of);
+INSTANTIATE_TEST_SUITE_P(DecoderOfFoldersOnly, Family,
+                         testing::Combine(testing::Values("falcon_rw"), testing::Values(From::folder)), name_of);
 
 template <class Source>
 models::Decoder<double> loaded(const Source& source, const Scope& where) {
@@ -204,7 +207,8 @@ TEST(HuggingFaceConfig, WhatChangesResultsIsNeverPassedOver) {
   const auto refused = [&](const char* field, const nlohmann::json& value,
                            std::initializer_list<std::string_view> parts) { llama.refuses(field, value, parts); };
   refused("model_type", "gpt_neox",
-          {"config.json: model_type is \"gpt_neox\"", "llama, mistral, qwen2, smollm3, qwen3, olmo2, gpt2"});
+          {"config.json: model_type is \"gpt_neox\"",
+           "llama, mistral, qwen2, smollm3, qwen3, olmo2, gpt2, gemma3_text, falcon"});
   refused("hidden_size", missing, {"lacks the field \"hidden_size\""});
   refused("rms_norm_eps", "small", {"rms_norm_eps", "a number is expected"});
   refused("num_hidden_layers", -1, {"num_hidden_layers is -1, not in [0, 10000)"});
@@ -285,6 +289,41 @@ TEST(HuggingFaceConfig, Gemma3SaysWhatEachLayerSees) {
   folder.refuses("hidden_activation", "relu", {"hidden_activation", "gelu_pytorch_tanh"});
   folder.refuses("layer_types", {"a", "b", "c", "d", "e", "f"}, {"layer_types[0] is \"a\""});
   folder.refuses("query_pre_attn_scalar", missing, {"lacks the field \"query_pre_attn_scalar\""});
+}
+
+TEST(HuggingFaceConfig, FalconSaysHowItsBranchesAndHeadsLie) {
+  const ConfigFolder seven("falcon"), forty("falcon_40b"), rw("falcon_rw");
+  const auto layer_of = [](const models::DecoderConfig& config) { return config.layers[0]; };
+  EXPECT_EQ(layer_of(seven.read(seven.original)).attention.num_kv_heads, 1);
+  EXPECT_TRUE(layer_of(seven.read(seven.original)).parallel_one_norm);
+  EXPECT_EQ(layer_of(seven.with("multi_query", false)).attention.num_kv_heads, 4);
+  EXPECT_FALSE(layer_of(seven.with("parallel_attn", false)).parallel);
+  EXPECT_EQ(layer_of(forty.read(forty.original)).attention.num_kv_heads, 2);
+  EXPECT_FALSE(layer_of(forty.with("num_ln_in_parallel_attn", missing)).parallel_one_norm);
+  EXPECT_EQ(layer_of(forty.with("attention_dropout", 0.3)).attention.dropout, 0);  // transformers forgets it there
+  EXPECT_EQ(layer_of(rw.read(rw.original)).attention.rotary_base, 0);
+  seven.refuses("num_ln_in_parallel_attn", 2, {"num_ln_in_parallel_attn is 2"});
+  forty.refuses("num_ln_in_parallel_attn", 3, {"num_ln_in_parallel_attn is 3"});
+  forty.refuses("parallel_attn", false, {"parallel_attn is false", "new_decoder_architecture"});
+  rw.refuses("num_kv_heads", 2, {"num_kv_heads is 2", "new_decoder_architecture"});
+  rw.refuses("hidden_dropout", 0.5, {"attention_dropout is 0, hidden_dropout is 0.5"});
+  rw.refuses("activation", "mish", {"activation is \"mish\""});
+  rw.refuses("apply_residual_connection_post_layernorm", true, {"apply_residual", "only false"});
+}
+
+// Rows of query, key and value lie by groups of heads in a folder: in our order as numbers, and as they are stored.
+TEST(HuggingFaceWeights, FalconsMatricesAreReadInOurOrderWhereTheyLie) {
+  for (const char* name : {"falcon", "falcon_40b", "falcon_rw"}) {
+    const io::HuggingFaceFolder folder(golden(name));
+    ParameterRegistry numbers, stored;
+    loaded(folder, numbers / "m");
+    const models::Decoder<double> model(stored / "m", io::decoder_config(folder));
+    io::load_weights(folder, model, {.matrices = io::Matrices::as_stored});
+    for (const auto& entry : numbers.entries()) {
+      const Tensor<double> a(entry->numbers()), b(stored.at<double>(entry->path).entry()->numbers());
+      EXPECT_TRUE(same_bits(a, b)) << entry->path;
+    }
+  }
 }
 
 TEST(HuggingFaceConfig, Qwen3HasHeadsOf128WhereItDoesNotSay) {

@@ -1,4 +1,5 @@
-// What a layer may have beyond the plain one: norms of queries and keys, norms in other places, by 1 + w. Each is what
+// What a layer may have beyond the plain one: norms of queries and keys, norms in other places, by 1 + w, branches
+// side by side, ALiBi as Falcon has it. Each is what
 // its formula says, gives the same bits under every policy, and the same by chunks of queries.
 #include <gtest/gtest.h>
 
@@ -56,6 +57,17 @@ const Option options[] = {
      [](Config& c) {
        c.norm = nn::NormKind::rms_norm, c.norm_scale = nn::NormScale::one_plus_weight;
        c.norm_placement = nn::NormPlacement::post;
+     }},
+    {"Parallel", [](Config& c) { c.parallel = true, c.attention.rotary_base = 100; }},
+    {"ParallelWithOneNorm", [](Config& c) { c.parallel = c.parallel_one_norm = true; }},
+    {"ParallelOfACombinedProjection",
+     [](Config& c) { c.parallel = c.parallel_one_norm = c.attention.combined_qkv = true; }},
+    {"AlibiByKeyPosition",
+     [](Config& c) { c.attention.alibi = true, c.attention.alibi_form = nn::AlibiForm::bfloat16_key_position; }},
+    {"AlibiByKeyPositionOfACombinedProjection",
+     [](Config& c) {
+       c.attention.alibi = c.attention.combined_qkv = true;
+       c.attention.alibi_form = nn::AlibiForm::bfloat16_key_position;
      }},
 };
 
@@ -225,6 +237,58 @@ TEST(NormPlacement, OfBranchOutputsNothingStandsBeforeABranch) {
   h = h + (*layer.cross_attention_norm)((*layer.cross_attention)(h, memory));
   h = h + layer.ffn_norm(layer.ffn(h));
   EXPECT_TRUE(same_bits(layer(x, memory).value(), h.value()));
+}
+
+TEST(ParallelBranches, AreBothOfTheLayersInput) {
+  ParameterRegistry parameters(3);
+  Config config = config_with([](Config& c) { c.parallel = true; });
+  const nn::TransformerLayer<double> two(parameters / "two", config);
+  config.parallel_one_norm = true;
+  const nn::TransformerLayer<double> one(parameters / "one", config);
+  Tape tape;
+  const auto x = tape.input(random_tensor<double>({B, T, D}, 3));
+  for (const auto* layer : {&two, &one}) {
+    for (const auto& entry : parameters.entries())
+      if (entry->path.ends_with("norm/scale"))
+        Parameter<double>(entry).set_value(random_tensor<double>({D}, entry->path.size()));
+    const auto& ffn_norm = layer == &one ? layer->attention_norm : layer->ffn_norm;
+    const auto expected = (x + (layer->attention(layer->attention_norm(x)) + layer->ffn(ffn_norm(x)))).value();
+    EXPECT_TRUE(same_bits((*layer)(x).value(), expected));
+  }
+  EXPECT_NO_THROW(parameters.at<double>("two/ffn_norm/scale"));
+  expect_error({"one/ffn_norm/scale"}, [&] { parameters.at<double>("one/ffn_norm/scale"); });
+}
+
+// Both forms differ by a constant of each query, which softmax does not see, and by rounding.
+TEST(AlibiByKeyPosition, IsNearlyThatByDistanceAndRefusesWhatItWouldRoundOtherwise) {
+  ParameterRegistry parameters(3);
+  nn::AttentionConfig config{.model_dims = 24, .num_heads = 12, .alibi = true};
+  const nn::MultiHeadAttention<double> distance(parameters / "a", config);
+  config.alibi_form = nn::AlibiForm::bfloat16_key_position;
+  config.scale = 1;  // by which its biases are multiplied
+  config.shared_weight_id.clear();
+  const nn::MultiHeadAttention<double> keys(parameters / "b", config);
+  for (const char* part : {"query", "key", "value", "out"})
+    for (const char* name : {"/w", "/b"})
+      parameters.at<double>(std::string("b/") + part + name)
+          .set_value(parameters.at<double>(std::string("a/") + part + name).value());
+  const auto query = parameters.at<double>("b/query/w");
+  Tensor<double> scaled = query.value();
+  for (Index i = 0; i < scaled.size(); ++i) scaled.write()[i] /= std::sqrt(2.0);
+  query.set_value(scaled);
+  Tape tape;
+  const auto x = tape.input(random_tensor<double>({B, 20, 24}, 3));
+  const auto a = distance(x).value(), b = keys(x).value();
+  double greatest = 0;
+  for (Index i = 0; i < a.size(); ++i) greatest = std::max(greatest, std::abs(a[i] - b[i]));
+  EXPECT_LT(greatest, 0.05);
+  EXPECT_GT(greatest, 1e-6);
+  expect_error({"b: alibi_form bfloat16_key_position", "masks.query_segments"}, [&] {
+    keys(x, {.query_segments = Tensor<std::int32_t>({B, 20}, 1)});
+  });
+  expect_error({"b: alibi_form bfloat16_key_position", "masks.bias"}, [&] {
+    keys(x, {.bias = Tensor<double>({1, 1, 1, 20}, 1)});
+  });
 }
 
 // Weights of 1 + w begin at 0, and with 1 less they give what plain weights give, and their gradients.

@@ -88,7 +88,7 @@ class GgufSettings {
 };
 
 /// One family. Configs that are read have zeros as initial values, for weights are to be read; of a GGUF file, all but
-/// `vocabulary` and `tied_head`, which its tensors tell.
+/// `vocabulary`, `tied_head` and `parallel_one_norm`, which its tensors tell.
 struct DecoderFamily {
   using Config = models::DecoderConfig;  // what both kinds of file are read to
 
@@ -129,6 +129,8 @@ std::string printed(const V& value) {
     named({"weight", "one_plus_weight"});
   else if constexpr (std::is_same_v<V, nn::QueryKeyNorm>)
     named({"none", "each_head", "whole_projection"});
+  else if constexpr (std::is_same_v<V, nn::AlibiForm>)
+    named({"distance", "bfloat16_key_position"});
   else
     text << std::boolalpha << value;
   return text.str();
@@ -170,6 +172,8 @@ inline void require_same(const models::DecoderConfig& config, const models::Deco
     same_norm("norm_epsilon", a, b, "norm_bias");
     same("hidden_dims", a.ffn.hidden_dims, b.ffn.hidden_dims);
     same("norm_placement", a.norm_placement, b.norm_placement);
+    same("parallel", a.parallel, b.parallel);
+    same("parallel_one_norm", a.parallel_one_norm, b.parallel_one_norm);
     same("cross_attention", a.cross_attention.has_value(), b.cross_attention.has_value());
     before += "attention.";
     const nn::AttentionConfig &p = a.attention, &q = b.attention;
@@ -190,6 +194,7 @@ inline void require_same(const models::DecoderConfig& config, const models::Deco
     const auto turned = [](const nn::AttentionConfig& c) { return c.rotary_dims == 0 ? c.head_dims : c.rotary_dims; };
     if (p.rotary_base != 0) same("rotary_dims", turned(p), turned(q));
     same("alibi", p.alibi, q.alibi);
+    same("alibi_form", p.alibi_form, q.alibi_form);
     same("query_key_norm", p.query_key_norm, q.query_key_norm);
     if (p.query_key_norm != nn::QueryKeyNorm::none) {
       const auto is = [](const nn::AttentionConfig& c) {

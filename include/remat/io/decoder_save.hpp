@@ -31,6 +31,7 @@ inline std::string_view model_type_for(const models::DecoderConfig& c) {
   const nn::TransformerLayerConfig& first = c.layers.front();
   const nn::AttentionConfig& attention = first.attention;
   if (c.learned_positions) return "gpt2";
+  if (first.parallel || attention.alibi) return "falcon";
   if (first.norm_placement == nn::NormPlacement::sandwich) return "gemma3_text";
   if (first.norm_placement == nn::NormPlacement::branch_output) return "olmo2";
   if (attention.query_key_norm != nn::QueryKeyNorm::none) return "qwen3";
@@ -72,9 +73,9 @@ AnyTensor stored_value(const NamedWeight<T>& weight) {
   ParameterEntry& entry = *weight.parameter.entry();
   const auto use = entry.used(ParameterUse::read);
   const AnyTensor value = entry.numbers();
-  const Index heads = weight.layout.paired_heads;
+  const kernels::RowOrder order = weight.layout.order();
   const T excess = static_cast<T>(weight.layout.excess);
-  const bool is_as_ours = !weight.layout.transposed && heads == 0;
+  const bool is_as_ours = !weight.layout.transposed && order.is_ours();
   if (is_as_ours && excess == 0 && value.dtype == dtype_of<To>()) return value;
   const Index outputs = value.shape.back(), inputs = value.size() / std::max<Index>(1, outputs);
   const Shape shape = stored_shape(weight);
@@ -91,7 +92,7 @@ AnyTensor stored_value(const NamedWeight<T>& weight) {
     for (Index first = begin * strip; first < std::min(end * strip, outputs); first += strip)
       for (Index k = 0; k < inputs; ++k)
         for (Index i = first; i < std::min(first + strip, outputs); ++i)
-          target[paired_row(i, outputs, heads, true) * inputs + k] = static_cast<Accum<To>>(from[k * outputs + i]);
+          target[order.stored(i, outputs) * inputs + k] = static_cast<Accum<To>>(from[k * outputs + i]);
   });
   return to;
 }

@@ -23,7 +23,10 @@ struct DecoderNames {
   bool transposed = true;                            // matrices of linears lie as [outputs, inputs]
   std::string query_norm{}, key_norm{};              // of a layer, where queries and keys are normalized
   std::string attention_out_norm{}, ffn_out_norm{};  // of a layer, the second norms of a sandwich
-  double norm_excess = 0;                            // of the weights of norms, as in `WeightLayout::excess`
+  std::string parallel_attention_norm{}, parallel_ffn_norm{};  // of a layer with both branches side by side, each with
+                                                               // a norm of its own
+  bool grouped_qkv = false;                                    // rows of `qkv` lie as `WeightLayout::qkv_groups` says
+  double norm_excess = 0;                                      // of the weights of norms, as in `WeightLayout::excess`
 };
 
 /// The names of Hugging Face's folders for Llama and its kind; `before` stands before all but the head's.
@@ -45,16 +48,18 @@ struct PlacedLinear {
   const nn::Linear<T>* linear;  // of the model
   std::string name{};           // behind the layer's number; empty: the format has none
   Index paired_heads = 0;       // as in `WeightLayout`
+  bool is_grouped = false;      // rows lie as `WeightLayout::qkv_groups` says, of the layer's heads
 };
 /// All that `layer` has, under the names of a format.
 template <class T>
 std::vector<PlacedLinear<T>> linears_in(const nn::TransformerLayer<T>& layer, const DecoderNames& names) {
   std::vector<PlacedLinear<T>> all;
   const auto add = [&](const std::optional<nn::Linear<T>>& linear, const std::string& name, Index heads = 0) {
-    if (linear) all.push_back({&*linear, name, names.paired_turns ? heads : 0});
+    if (linear) all.push_back({&*linear, name, names.paired_turns ? heads : 0, false});
   };
   const auto& attention = layer.attention;
   add(attention.qkv, names.qkv);
+  if (attention.qkv) all.back().is_grouped = names.grouped_qkv && attention.config.num_kv_heads > 1;
   add(attention.query, names.query, attention.config.num_heads);
   add(attention.key, names.key, attention.config.num_kv_heads);
   add(attention.value, names.value);
@@ -95,16 +100,21 @@ std::vector<NamedWeight<Accum<T>>> named_weights(const models::Decoder<T>& model
   for (std::size_t i = 0; i < model.decoder.layers.size(); ++i) {
     const nn::TransformerLayer<T>& layer = model.decoder.layers[i];
     const std::string before = names.layers + std::to_string(i) + ".";
-    norm(layer.attention_norm, before, names.attention_norm);
-    norm(layer.ffn_norm, before, names.ffn_norm);
+    const bool one = layer.config.parallel_one_norm, two = layer.config.parallel && !one;
+    norm(layer.attention_norm, before, two ? names.parallel_attention_norm : names.attention_norm);
+    if (!one) norm(layer.ffn_norm, before, two ? names.parallel_ffn_norm : names.ffn_norm);
     if (layer.attention_out_norm) norm(*layer.attention_out_norm, before, names.attention_out_norm);
     if (layer.ffn_out_norm) norm(*layer.ffn_out_norm, before, names.ffn_out_norm);
     rms_norm(layer.attention.query_norm, before, names.query_norm);
     rms_norm(layer.attention.key_norm, before, names.key_norm);
-    for (const auto& [linear, name, heads] : linears_in(layer, names)) {
-      add(linear->w, before, name, ".weight",
-          {.transposed = names.transposed, .paired_heads = heads, .is_linear = true});
-      add(linear->b, before, name, ".bias", {.paired_heads = heads});
+    for (const auto& [linear, name, heads, is_grouped] : linears_in(layer, names)) {
+      WeightLayout matrix{.transposed = names.transposed, .paired_heads = heads, .is_linear = true};
+      if (is_grouped)
+        matrix.qkv_heads = layer.attention.config.num_heads, matrix.qkv_groups = layer.attention.config.num_kv_heads;
+      WeightLayout vector = matrix;
+      vector.transposed = vector.is_linear = false;
+      add(linear->w, before, name, ".weight", matrix);
+      add(linear->b, before, name, ".bias", vector);
     }
   }
   return all;

@@ -1,6 +1,7 @@
 // The families of decoders whose files are read and written.
 #pragma once
 
+#include <remat/io/families/falcon.hpp>
 #include <remat/io/families/gemma3.hpp>
 #include <remat/io/families/gpt2.hpp>
 #include <remat/io/families/llama.hpp>
@@ -16,6 +17,7 @@ inline const std::vector<DecoderFamily>& decoder_families() {
     std::vector<DecoderFamily> families = families::llamas();
     families.push_back(families::gpt2());
     families.push_back(families::gemma3());
+    families.push_back(families::falcon());
     return families;
   }();
   return all;

@@ -128,16 +128,21 @@ class GgufFile {
             tensor.type.name, " in blocks of ", block, " elements; asked for ", count, " from element ", first, " on");
     decode(tensor, first, to.data(), count);
   }
-  /// A tensor of two axes as it lies in the mapped file, which stays open as long as the matrix. `paired_heads`: see
-  /// `WeightLayout`.
-  std::shared_ptr<const FrozenMatrix> matrix(std::string_view name, Index paired_heads = 0) const {
+  /// A tensor of two axes as it lies in the mapped file, which stays open as long as the matrix. Its rows lie in
+  /// `order`.
+  std::shared_ptr<const FrozenMatrix> matrix(std::string_view name, const kernels::RowOrder& order = {}) const {
     const GgufTensor& tensor = at(name);
     const BlockFormat format = decoded_format(tensor);
     require(tensor.shape.rank() == 2, path(), ": ", remat::detail::quoted(name), " has shape ", tensor.shape,
             ", a matrix is needed");
     using kernels::BlockMatrix;
-    return std::make_shared<const BlockMatrix>(format, tensor.shape[0], tensor.shape[1],
-                                               BlockMatrix::Source{tensor.bytes, mapping_, true, paired_heads});
+    return std::make_shared<const BlockMatrix>(
+        format, tensor.shape[0], tensor.shape[1],
+        BlockMatrix::Source{tensor.bytes, mapping_, true, order.paired_heads, order.qkv_heads, order.qkv_groups});
+  }
+  /// The same of so many `paired_heads`, see `kernels::RowOrder`.
+  std::shared_ptr<const FrozenMatrix> matrix(std::string_view name, Index paired_heads) const {
+    return matrix(name, kernels::RowOrder{paired_heads});
   }
 
  private:

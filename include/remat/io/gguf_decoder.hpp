@@ -3,6 +3,7 @@
 
 #include <remat/io/families.hpp>
 #include <remat/io/gguf.hpp>
+#include <string>
 #include <string_view>
 
 namespace remat { inline namespace REMAT_ABI { namespace io {
@@ -29,13 +30,18 @@ inline models::DecoderConfig config_of(const DecoderFamily& family, const GgufSe
 }  // namespace detail
 
 /// The config of the decoder in a GGUF file, of architecture llama (SmolLM2, Llama 2, Mistral), qwen2, qwen3, smollm3,
-/// olmo2, gemma3 or gpt2. Its initializers are zeros, for weights are to be read. An `Error` names a setting that is
-/// missing, or that changes results and is not known here.
+/// olmo2, gemma3, falcon or gpt2. Its initializers are zeros, for weights are to be read. An `Error` names a setting
+/// that is missing, or that changes results and is not known here.
 inline models::DecoderConfig decoder_config(const GgufFile& file) {
   const DecoderFamily& family = detail::family_of(file);
   models::DecoderConfig config = detail::config_of(family, GgufSettings(file.header(), file.path()));
   config.vocabulary = file.at(family.gguf_names.embedding + ".weight").shape[0];
   config.tied_head = file.find_tensor(family.gguf_names.head + ".weight") == nullptr;
+  const DecoderNames& names = family.gguf_names;
+  for (std::size_t i = 0; i < config.layers.size(); ++i)
+    config.layers[i].parallel_one_norm =
+        config.layers[i].parallel &&
+        file.find_tensor(names.layers + std::to_string(i) + "." + names.parallel_attention_norm + ".weight") == nullptr;
   return config;
 }
 

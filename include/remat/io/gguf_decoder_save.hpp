@@ -61,6 +61,8 @@ void save_gguf_model(const models::Decoder<T>& model, const std::string& path, c
   const GgufHeader header = parse_gguf(std::as_bytes(std::span(text)));
   models::DecoderConfig said = detail::config_of(family, GgufSettings(header, path));
   said.vocabulary = config.vocabulary, said.tied_head = config.tied_head;
+  for (std::size_t i = 0; i < said.layers.size() && i < config.layers.size(); ++i)
+    said.layers[i].parallel_one_norm = said.layers[i].parallel && config.layers[i].parallel_one_norm;
   detail::require_same(config, detail::completed_config(said), path,
                        "a GGUF file of architecture " + std::string(family.architecture));
 

@@ -26,8 +26,9 @@ template <class T>
 std::vector<NamedLinear> linears_of(const models::Decoder<T>& model, const DecoderNames& names) {
   std::vector<NamedLinear> all;
   for (std::size_t i = 0; i < model.decoder.layers.size(); ++i)
-    for (const auto& [linear, part, heads] : linears_in(model.decoder.layers[i], names))
-      if (!part.empty()) all.push_back({linear->path, names.layers + std::to_string(i) + "." + part, part, heads});
+    for (const auto& [linear, part, heads, is_grouped] : linears_in(model.decoder.layers[i], names))
+      if (!part.empty() && !is_grouped)
+        all.push_back({linear->path, names.layers + std::to_string(i) + "." + part, part, heads});
   return all;
 }
 
@@ -40,7 +41,7 @@ Tensor<float> turned_for_file(const Tensor<T>& matrix, Index paired_heads = 0) {
   std::vector<float> to(static_cast<std::size_t>(rows * columns));
   for (Index c = 0; c < columns; ++c)
     for (Index r = 0; r < rows; ++r)
-      to[static_cast<std::size_t>(paired_row(c, columns, paired_heads, true) * rows + r)] =
+      to[static_cast<std::size_t>(kernels::RowOrder{paired_heads}.stored(c, columns) * rows + r)] =
           static_cast<float>(matrix.data()[r * columns + c]);
   return {{columns, rows}, std::span<const float>(to)};
 }
@@ -51,7 +52,7 @@ Tensor<T> turned_from_file(const Tensor<float>& matrix, Index paired_heads = 0) 
   std::vector<T> to(static_cast<std::size_t>(rows * columns));
   for (Index c = 0; c < columns; ++c)
     for (Index r = 0; r < rows; ++r)
-      to[static_cast<std::size_t>(r * columns + paired_row(c, columns, paired_heads, false))] =
+      to[static_cast<std::size_t>(r * columns + kernels::RowOrder{paired_heads}.ours(c, columns))] =
           static_cast<T>(matrix.data()[c * rows + r]);
   return {{rows, columns}, std::span<const T>(to)};
 }

@@ -29,19 +29,11 @@ struct WeightLayout {
   bool always_numbers = false;  // what reads it cannot read a matrix as it is stored
   double excess = 0;            // what each number of the file is greater by than ours, of vectors: 1 where a norm
                                 // multiplies by 1 + weight and the file holds that
+  Index qkv_heads = 0, qkv_groups = 0;  // outputs of query, key and value in one, as in `kernels::RowOrder`
+
+  /// Of the outputs.
+  kernels::RowOrder order() const { return {paired_heads, qkv_heads, qkv_groups}; }
 };
-
-namespace detail {
-
-/// The row of a file in which row `row` of ours lies, or the other way round, as `WeightLayout::paired_heads` says of
-/// `rows` rows.
-inline Index paired_row(Index row, Index rows, Index paired_heads, bool to_file) {
-  if (paired_heads == 0) return row;
-  const Index half = rows / paired_heads / 2, within = row % (2 * half), base = row - within;
-  return base + (to_file ? within % half * 2 + within / half : within / 2 + within % 2 * half);
-}
-
-}  // namespace detail
 
 /// A parameter, and the tensor that it is in a file.
 template <class T>
@@ -67,7 +59,7 @@ WeightSource<T> weights_of(const GgufFile& file) {
       file.path(), {}, [&file](const auto& name, auto to, Index first) { file.read_into(name, to, first); }, {}};
   for (const GgufTensor& tensor : file.tensors()) source.shapes.emplace(tensor.name, tensor.shape);
   source.matrix = [&file](const std::string& name, const WeightLayout& layout) {
-    return file.matrix(name, layout.paired_heads);
+    return file.matrix(name, layout.order());
   };
   return source;
 }
@@ -78,7 +70,7 @@ WeightSource<T> weights_of(const SafetensorsShards& file) {
       file.path(), {}, [&file](const auto& name, auto to, Index first) { file.read_into(name, to, first); }, {}};
   for (const std::string& name : file.names()) source.shapes.emplace(name, file.info(name).shape);
   source.matrix = [&file](const std::string& name, const WeightLayout& layout) {
-    return file.file_of(name).matrix(name, layout.paired_heads);
+    return file.file_of(name).matrix(name, layout.order());
   };
   return source;
 }
@@ -146,7 +138,8 @@ class ModelWeights {
     const auto use = entry.used(ParameterUse::write);
     T* const to = reinterpret_cast<T*>(entry.writable());
     const Shape& shape = weight.parameter.shape();
-    if (!weight.layout.transposed && weight.layout.paired_heads == 0) {
+    const kernels::RowOrder order = weight.layout.order();
+    if (!weight.layout.transposed && order.is_ours()) {
       source_.read(weight.name, std::span<T>(to, static_cast<std::size_t>(shape.size())), 0);
       if (weight.layout.excess != 0)
         for (Index i = 0; i < shape.size(); ++i) to[i] -= static_cast<T>(weight.layout.excess);
@@ -159,9 +152,7 @@ class ModelWeights {
       const Index count = std::min(strip, outputs - begin);
       source_.read(weight.name, std::span<T>(rows.data(), static_cast<std::size_t>(count * inputs)), begin * inputs);
       std::array<Index, strip> columns{};
-      for (Index i = 0; i < count; ++i)
-        columns[static_cast<std::size_t>(i)] =
-            detail::paired_row(begin + i, outputs, weight.layout.paired_heads, /*to_file=*/false);
+      for (Index i = 0; i < count; ++i) columns[static_cast<std::size_t>(i)] = order.ours(begin + i, outputs);
       parallel_for(inputs, row_grain(count), [&, from = rows.data()](Index first, Index end) {
         for (Index k = first; k < end; ++k)
           for (Index i = 0; i < count; ++i)

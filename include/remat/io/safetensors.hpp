@@ -102,8 +102,8 @@ class SafetensorsFile {
   }
 
   /// A matrix of F16, BF16 or F32 as it lies in the file, which is mapped and stays open as long as the matrix.
-  /// `paired_heads`: see `WeightLayout`.
-  std::shared_ptr<const FrozenMatrix> matrix(const std::string& name, Index paired_heads = 0) const {
+  /// Its rows lie in `order`.
+  std::shared_ptr<const FrozenMatrix> matrix(const std::string& name, const kernels::RowOrder& order = {}) const {
     const TensorInfo& found = info(name);
     require(found.shape.rank() == 2, path(), ": \"", name, "\" has shape ", found.shape, ", a matrix is needed");
     require(found.dtype == "F16" || found.dtype == "BF16" || found.dtype == "F32", path(), ": \"", name, "\" holds ",
@@ -115,7 +115,12 @@ class SafetensorsFile {
     return std::make_shared<const BlockMatrix>(
         format_of(found), found.shape[0], found.shape[1],
         BlockMatrix::Source{bytes.subspan(data_begin_ + found.begin, found.end - found.begin), mapping_, true,
-                            paired_heads});
+                            order.paired_heads, order.qkv_heads, order.qkv_groups});
+  }
+
+  /// The same of so many `paired_heads`, see `kernels::RowOrder`.
+  std::shared_ptr<const FrozenMatrix> matrix(const std::string& name, Index paired_heads) const {
+    return matrix(name, kernels::RowOrder{paired_heads});
   }
 
   /// `; the nearest names are ...`: those that share the longest beginning and end with `name`.

@@ -1,4 +1,5 @@
-// A decoder-only transformer language model, told by its config: GPT-2, Llama, SmolLM2, Qwen 3, OLMo 2, Gemma 3.
+// A decoder-only transformer language model, told by its config: GPT-2, Llama, SmolLM2, Qwen 3, OLMo 2, Gemma 3,
+// Falcon.
 #pragma once
 
 #include <algorithm>

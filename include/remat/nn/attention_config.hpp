@@ -9,6 +9,11 @@
 
 namespace remat { inline namespace REMAT_ABI { namespace nn {
 
+/// What ALiBi adds to a score: -slope * distance (Press et al. 2022); or what transformers adds for Falcon, which
+/// differs by its rounding: slope * position of the key, slope and product rounded to bfloat16, times the scale of
+/// scores. Where a sequence begins then matters, so packed ones are refused.
+enum class AlibiForm { distance, bfloat16_key_position };
+
 /// Where queries and keys get an RMS norm, behind their projections and before rotary turns them: nowhere; each head by
 /// itself, all with one scale [H] (Qwen 3, Gemma 3); or all heads of a token as one row, scales [N H] and [K H] (OLMo
 /// 2).
@@ -37,6 +42,7 @@ struct AttentionConfig {
                       // window, soft_cap, rotary, alibi, key_chunk and fewer key/value heads
   std::optional<Initializer> init{}, out_init{};     // of the projections; Xavier uniform when empty
   std::string shared_weight_id{};                    // layers that carry one id use one set of weights
+  AlibiForm alibi_form = AlibiForm::distance;        // with alibi only
   QueryKeyNorm query_key_norm = QueryKeyNorm::none;  // at `query_norm` and `key_norm`
   std::optional<NormScale> query_key_norm_scale{};   // of them; empty: that of a layer's RMS norms around, or `weight`
   std::optional<double> query_key_norm_epsilon{};    // of them; empty: that of a layer's RMS norms around, or 1e-6
@@ -48,6 +54,7 @@ inline AttentionConfig cross_attention_like(AttentionConfig config) {
   config.combined_qkv = false;
   config.shared_weight_id.clear();
   config.window = 0, config.rotary_base = 0, config.rotary_dims = 0, config.alibi = false;
+  config.alibi_form = AlibiForm::distance;
   return config;
 }
 
@@ -92,6 +99,8 @@ inline AttentionConfig completed(AttentionConfig c, const std::string& path) {
 
   require(c.rotary_dims == 0 || c.rotary_base > 0, path, ": rotary_dims ", c.rotary_dims,
           " turns nothing without rotary_base; set it, 10000 is usual");
+  require(c.alibi || c.alibi_form == AlibiForm::distance, path,
+          ": alibi_form bfloat16_key_position is of biases that are not there; set alibi = true");
   const Index turned = c.rotary_dims == 0 ? c.head_dims : c.rotary_dims;
   require(c.rotary_base == 0 || (turned <= c.head_dims && turned % 2 == 0), path, ": rotary_base turns pairs, but ",
           turned, " of head_dims ", c.head_dims, " is no even part; set rotary_dims");

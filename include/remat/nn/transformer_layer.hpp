@@ -29,6 +29,8 @@ struct TransformerLayerConfig {
   std::string shared_weight_id{};                     // the whole layer
   SkipStream skip_stream = SkipStream::accum;         // the type of the skip connections
   NormScale norm_scale = NormScale::weight;           // of every RMS norm: w, or 1 + w
+  bool parallel = false;           // x + attention(norm(x)) + ffn(norm(x)), after one another no more (GPT-J, Falcon)
+  bool parallel_one_norm = false;  // both branches read `attention_norm`, and there is no `ffn_norm`
 };
 
 /// `c` with what follows from the others where it is 0. An `Error` names the first setting that is out of its range or
@@ -41,6 +43,13 @@ inline TransformerLayerConfig completed(TransformerLayerConfig c, const std::str
   detail::check(path, c.blockwise);
   require(c.norm_scale == NormScale::weight || c.norm == NormKind::rms_norm, path,
           ": norm_scale one_plus_weight is of RMS norms; set norm = NormKind::rms_norm");
+  require(!c.parallel || c.norm_placement == NormPlacement::pre, path,
+          ": parallel branches have their norms before them; set norm_placement = NormPlacement::pre");
+  require(!c.parallel || !c.cross_attention, path,
+          ": parallel has attention and feed-forward side by side, which leaves no place between them for "
+          "cross_attention; leave one out");
+  require(!c.parallel_one_norm || c.parallel, path,
+          ": parallel_one_norm is of branches side by side; set parallel = true");
   if (c.hidden_dims == 0) c.hidden_dims = detail::width(path, "hidden_dims", 4, c.model_dims);
   fill(c.attention.model_dims, c.model_dims);
   fill(c.attention.num_heads, c.num_heads);
@@ -83,9 +92,10 @@ inline TransformerLayerConfig completed(TransformerLayerConfig c, const std::str
 }
 
 /// Branches one after another: attention, cross attention if there is one, feed-forward. With norms before them
-/// x + dropout(branch(norm(x))), with norms after them norm(x + dropout(branch(x))); see `NormPlacement`. Of bfloat16,
-/// x and with it the result may be of either type; where it is not that of `config.skip_stream`, x is cast when it
-/// enters and the result when it leaves. A copy is a handle to the same weights.
+/// x + dropout(branch(norm(x))), with norms after them norm(x + dropout(branch(x))); see `NormPlacement`; parallel
+/// branches read x both. Of bfloat16, x and with it the result may be of either type; where it is not that of
+/// `config.skip_stream`, x is cast when it enters and the result when it leaves. A copy is a handle to the same
+/// weights.
 template <class T>
 struct TransformerLayer {
   const TransformerLayerConfig config;                   // as built, with what was 0 filled in
@@ -94,7 +104,7 @@ struct TransformerLayer {
   MultiHeadAttention<T> attention;                       // of the layer to itself
   std::optional<Norm<T>> cross_attention_norm;           // before or behind `cross_attention`
   std::optional<MultiHeadAttention<T>> cross_attention;  // to a memory, where the config has it
-  Norm<T> ffn_norm;                                      // before or behind `ffn`
+  Norm<T> ffn_norm;                                      // before or behind `ffn`; or `attention_norm` once more
   FeedForward<T> ffn;                                    // the last branch
   std::optional<Norm<T>> attention_out_norm, cross_attention_out_norm, ffn_out_norm;  // the second ones of a sandwich
 
@@ -155,6 +165,11 @@ struct TransformerLayer {
       if (cross_attention) h = skip_add(h, (*cross_attention_norm)(look(cast<T>(h))), rate);
       return skip_add(h, ffn_norm(ffn(cast<T>(h))), rate);
     }
+    if (config.parallel) {
+      const Var<T> y = attention_norm(x);
+      const Var<T> attended = attend(y), fed = ffn(config.parallel_one_norm ? y : ffn_norm(x));
+      return skip_add(x, attended + fed, rate);
+    }
     const auto out = [](const std::optional<Norm<T>>& norm, const Var<T>& y) { return norm ? (*norm)(y) : y; };
     SkipNorm<T, X> h{x, attention_norm(x)};
     const Norm<T>& next = cross_attention ? *cross_attention_norm : ffn_norm;
@@ -178,7 +193,9 @@ TransformerLayer<T>::TransformerLayer(const LayerScope& scope, const Transformer
       path(scope.use_path()),
       attention_norm(scope / "attention_norm", c.norm, c.model_dims, c.norm_bias, c.norm_epsilon, c.norm_scale),
       attention(scope / "attention", c.attention),
-      ffn_norm(scope / "ffn_norm", c.norm, c.model_dims, c.norm_bias, c.norm_epsilon, c.norm_scale),
+      ffn_norm(c.parallel_one_norm
+                   ? attention_norm
+                   : Norm<T>(scope / "ffn_norm", c.norm, c.model_dims, c.norm_bias, c.norm_epsilon, c.norm_scale)),
       ffn(scope / "ffn", c.ffn) {
   const auto norm = [&](std::optional<Norm<T>>& made, const char* name) {
     made.emplace(scope / name, c.norm, c.model_dims, c.norm_bias, c.norm_epsilon, c.norm_scale);
@@ -216,7 +233,9 @@ Var<X> TransformerLayer<T>::by_chunks(const Var<X>& x, const Var<T>* memory, con
     const KeysValues own = attention.keys_values(is_normed_before() ? attention_norm(part) : cast<T>(part));
     return std::tuple(own.keys, own.values);
   });
-  const KeysValues own{keys, values};
+  KeysValues own{keys, values};
+  if (const auto bias = attention.key_bias(x.shape()[1]); bias.has_value())  // once for all chunks
+    own.key_bias = Var<Accum<T>>(x.shared_program(), bias.on(x.program()));
   const KeysValues others = memory != nullptr ? cross_attention->keys_values(*memory) : KeysValues{};
   const detail::MasksByChunk<T> seen(masks, x, path), seen_of_memory(memory_masks, x, path);
   return blockwise(x, 1, c.query_chunk, c.policy, [&](const Var<X>& part, Index offset) {

@@ -21,6 +21,19 @@ inline constexpr std::pair<std::string_view, Activation> gpt2_activations[] = {
     {"relu2", Activation::squared_relu}, {"gelu_pytorch_tanh", Activation::gelu_tanh},
     {"swish", Activation::silu}};
 
+inline Activation read_activation(const text::detail::JsonPlace& json, const char* field, const char* otherwise) {
+  const std::string name = json.text(field, otherwise);
+  const auto* const found = std::find_if(std::begin(gpt2_activations), std::end(gpt2_activations),
+                                         [&](const auto& each) { return each.first == name; });
+  if (found == std::end(gpt2_activations)) json[field].refuse("is \"", name, "\", which is not supported");
+  return found->second;
+}
+inline std::string_view activation_name(Activation activation) {
+  for (const auto& [name, kind] : gpt2_activations)
+    if (kind == activation) return name;
+  return {};
+}
+
 /// `count` layers like `layer`, which has model_dims, hidden_dims, num_heads and an activation.
 inline models::DecoderConfig gpt2_decoder(nn::TransformerLayerConfig layer, Index count, double epsilon) {
   layer.norm_epsilon = epsilon;
@@ -56,12 +69,7 @@ inline models::DecoderConfig gpt2_of_folder(const text::detail::JsonPlace& json)
   layer.dropout = rate("resid_pdrop");
   layer.attention.dropout = rate("attn_pdrop");
   if (!json.flag("scale_attn_weights", true)) layer.attention.scale = 1;
-  const std::string name = json.text("activation_function", "gelu_new");
-  const auto* const found = std::find_if(std::begin(gpt2_activations), std::end(gpt2_activations),
-                                         [&](const auto& each) { return each.first == name; });
-  if (found == std::end(gpt2_activations))
-    json["activation_function"].refuse("is \"", name, "\", which is not supported");
-  layer.ffn.activation = found->second;
+  layer.ffn.activation = read_activation(json, "activation_function", "gelu_new");
   auto config = gpt2_decoder(layer, json["n_layer"].index(10'000), json["layer_norm_epsilon"].number());
   config.vocabulary = json["vocab_size"].index(most);
   config.context = json["n_positions"].index(most);
@@ -86,9 +94,6 @@ inline models::DecoderConfig gpt2_of_gguf(const GgufSettings& file) {
 
 inline nlohmann::ordered_json gpt2_to_folder(const models::DecoderConfig& c) {
   const nn::TransformerLayerConfig& layer = c.layers.front();
-  std::string_view activation;
-  for (const auto& [name, kind] : gpt2_activations)
-    if (activation.empty() && kind == layer.ffn.activation) activation = name;
   return {{"vocab_size", c.vocabulary},
           {"n_positions", c.context},
           {"n_ctx", c.context},
@@ -96,7 +101,7 @@ inline nlohmann::ordered_json gpt2_to_folder(const models::DecoderConfig& c) {
           {"n_layer", c.layers.size()},
           {"n_head", layer.attention.num_heads},
           {"n_inner", layer.ffn.hidden_dims},
-          {"activation_function", activation},
+          {"activation_function", activation_name(layer.ffn.activation)},
           {"resid_pdrop", layer.dropout},
           {"embd_pdrop", c.dropout},
           {"attn_pdrop", layer.attention.dropout},

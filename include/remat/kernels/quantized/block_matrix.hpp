@@ -5,6 +5,7 @@
 #include <memory>
 #include <remat/core/frozen_matrix.hpp>
 #include <remat/kernels/quantized/block_decode.hpp>
+#include <remat/kernels/quantized/row_order.hpp>
 #include <span>
 #include <string>
 #include <utility>
@@ -19,7 +20,11 @@ class BlockMatrix final : public FrozenMatrix {
     std::span<const std::byte> bytes{};   // rows one after another, each of whole blocks
     std::shared_ptr<const void> owner{};  // keeps them where they are
     bool is_mapped = true;                // do they belong to a file? else to this program's memory
-    Index paired_heads = 0;               // as in `io::WeightLayout`: rows are read in our order
+    Index paired_heads = 0;               // as in `RowOrder`: rows are read in our order
+    Index qkv_heads = 0, qkv_groups = 0;  // likewise
+
+    /// Of its rows.
+    RowOrder order() const { return {paired_heads, qkv_heads, qkv_groups}; }
   };
 
   /// An `Error` where a row is not whole blocks, the bytes are not those of so many rows, or the rows not those of so
@@ -33,31 +38,26 @@ class BlockMatrix final : public FrozenMatrix {
                                             static_cast<std::size_t>(layout.bytes), "block matrix");
     require(source_.bytes.size() == bytes, "block matrix: ", shape(), " of ", layout.name, " takes ", bytes,
             " bytes, but there are ", source_.bytes.size());
-    const Index heads = source_.paired_heads;
-    require(heads >= 0 && (heads == 0 || rows % (2 * heads) == 0), "block matrix: ", rows, " rows are not ", heads,
-            " heads of an even number of rows");
-    if (heads > 0) half_head_ = rows / heads / 2;
+    const RowOrder order = source_.order();
+    require(order.fits(rows), "block matrix: ", rows, " rows are not ", order.paired_heads,
+            " heads of an even number of rows, or not those of ", order.qkv_heads, " query heads and ",
+            order.qkv_groups, " key/value heads");
   }
 
   void read(Index first, Index count, float* to) const override {
-    if (half_head_ == 0) return decode_blocks(format_, source_.bytes.data(), first * columns(), count * columns(), to);
+    const RowOrder order = source_.order();
+    if (order.is_ours()) return decode_blocks(format_, source_.bytes.data(), first * columns(), count * columns(), to);
     for (Index i = 0; i < count; ++i)
-      decode_blocks(format_, source_.bytes.data(), stored_row(first + i) * columns(), columns(), to + i * columns());
+      decode_blocks(format_, source_.bytes.data(), order.stored(first + i, rows()) * columns(), columns(),
+                    to + i * columns());
   }
   std::string format() const override { return name_of(format_); }
   std::size_t bytes() const override { return source_.is_mapped ? 0 : source_.bytes.size(); }
   std::size_t mapped_bytes() const override { return source_.is_mapped ? source_.bytes.size() : 0; }
 
  private:
-  /// Row i of the first half of a head is stored as its row 2 i, the same row of the second half right after it.
-  Index stored_row(Index row) const {
-    const Index within = row % (2 * half_head_);
-    return row - within + within % half_head_ * 2 + within / half_head_;
-  }
-
   BlockFormat format_;
   Source source_;
-  Index half_head_ = 0;  // rows of half a head, or 0
 };
 
 }}}  // namespace remat::kernels
