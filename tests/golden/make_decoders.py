@@ -64,7 +64,7 @@ LOCAL_BASE, WINDOW = 100.0, 4
 GEMMA3 = {**SMOLLM3, "num_hidden_layers": 6, "head_dim": 6, "query_pre_attn_scalar": 6, "sliding_window": WINDOW}
 GEMMA3 = {**GEMMA3, "rope_parameters": {
     "sliding_attention": {"rope_type": "default", "rope_theta": LOCAL_BASE},
-    "full_attention": {"rope_type": "default", "rope_theta": BASE},
+    "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": BASE},
 }}  # fmt: skip
 GEMMA3.pop("rope_theta")
 # As the 7 B, the 40 B, the 11 B, and rw with ALiBi: of 12 heads, no power of two, four slopes are rounded.
@@ -76,8 +76,14 @@ FALCON_NEW = {**FALCON, "new_decoder_architecture": True, "num_kv_heads": 2}
 FALCON_RW = {**FALCON, "hidden_size": 24, "num_attention_heads": 12, "alibi": True, "bias": True}
 # Eager attention of transformers 5.24 adds ALiBi twice, once in the mask; its default adds it once.
 FALCON_RW = {**FALCON_RW, "multi_query": False, "parallel_attn": False, "attn_implementation": "sdpa"}
+# Four frequencies: one that stays, one between, two that are divided.
+LLAMA3 = {"rope_type": "llama3", "rope_theta": BASE, "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+LLAMA3 = {**LLAMA3, "original_max_position_embeddings": 64}
+SCALED = {**COMMON, "num_attention_heads": 2, "num_key_value_heads": 1, "rope_parameters": LLAMA3}
+SCALED = {**SCALED, "max_position_embeddings": 128}
 FAMILIES = {
     "llama": (LlamaForCausalLM, LlamaConfig(**COMMON, tie_word_embeddings=True), gguf.MODEL_ARCH.LLAMA),
+    "llama_scaled": (LlamaForCausalLM, LlamaConfig(**SCALED), gguf.MODEL_ARCH.LLAMA),  # read from its folder only
     "qwen2": (Qwen2ForCausalLM, Qwen2Config(**COMMON, tie_word_embeddings=False), gguf.MODEL_ARCH.QWEN2),
     "smollm3": (SmolLM3ForCausalLM, SmolLM3Config(**SMOLLM3), gguf.MODEL_ARCH.SMOLLM3),
     "gpt2": (GPT2LMHeadModel, GPT2Config(**GPT2), gguf.MODEL_ARCH.GPT2),
@@ -131,6 +137,8 @@ def write(path, family, arch, config, tensors, metadata):
         writer.add_value_length(config.head_dim)
     if family == "gemma3_text":
         writer.add_sliding_window(WINDOW)
+        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+        writer.add_rope_scaling_factor(8.0)
         writer.add_float32("gemma3.rope.freq_base_swa", LOCAL_BASE)
     is_paired = family in ("llama", "smollm3")
     if is_paired:
@@ -178,7 +186,7 @@ def main():
             "expected.logits": out.logits.detach().flatten().tolist(),
             "expected.loss": [out.loss.item()],
         }
-        in_gguf = {} if family == "falcon_rw" else parameters
+        in_gguf = {} if family in ("falcon_rw", "llama_scaled") else parameters
         write(here / f"{family}.gguf", family, arch, config, in_gguf, metadata)
         gradients = {name: parameter.grad for name, parameter in parameters.items()}
         if family in OLDER:

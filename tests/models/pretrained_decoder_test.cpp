@@ -36,7 +36,8 @@ INSTANTIATE_TEST_SUITE_P(Decoders, Family,
                                           testing::Values(From::gguf, From::folder)),
                          name_of);
 INSTANTIATE_TEST_SUITE_P(DecoderOfFoldersOnly, Family,
-                         testing::Combine(testing::Values("falcon_rw"), testing::Values(From::folder)), name_of);
+                         testing::Combine(testing::Values("falcon_rw", "llama_scaled"), testing::Values(From::folder)),
+                         name_of);
 
 template <class Source>
 models::Decoder<double> loaded(const Source& source, const Scope& where) {
@@ -216,7 +217,12 @@ TEST(HuggingFaceConfig, WhatChangesResultsIsNeverPassedOver) {
   refused("hidden_act", "gelu", {"hidden_act", "only \"silu\" is"});
   refused("mlp_bias", true, {"mlp_bias"});
   refused("logit_scale", 0.5, {"has the field \"logit_scale\", which is not supported"});
-  refused("rope_scaling", {{"rope_type", "llama3"}, {"factor", 32.0}}, {"rope_scaling", "\"factor\""});
+  refused("rope_scaling", {{"rope_type", "llama3"}, {"factor", 32.0}},
+          {"rope_scaling lacks the field \"low_freq_factor\""});
+  refused("rope_scaling", {{"rope_type", "default"}, {"factor", 32.0}}, {"rope_scaling", "\"factor\""});
+  refused("rope_scaling", {{"type", "linear"}, {"factor", 2.0}, {"low_freq_factor", 1.0}}, {"\"low_freq_factor\""});
+  EXPECT_EQ(llama.with("rope_scaling", {{"type", "linear"}, {"factor", 2.0}}).layers[1].attention.rotary_scaling.factor,
+            2);
   refused("rope_parameters", {{"rope_type", "yarn"}}, {"rope_parameters/rope_type is \"yarn\""});
   refused("layer_types", {"sliding_attention", "full_attention"}, {"layer_types[0] is \"sliding_attention\""});
   refused("quantization_config", {{"bits", 4}}, {"quantization_config"});

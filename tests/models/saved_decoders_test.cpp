@@ -73,7 +73,7 @@ nlohmann::json config_in(const std::string& folder) {
 class SavedFamily : public testing::TestWithParam<const char*> {};
 INSTANTIATE_TEST_SUITE_P(Decoders, SavedFamily,
                          testing::Values("llama", "qwen2", "smollm3", "gpt2", "qwen3", "olmo2", "gemma3_text", "falcon",
-                                         "falcon_40b", "falcon_11b", "falcon_rw"),
+                                         "falcon_40b", "falcon_11b", "falcon_rw", "llama_scaled"),
                          [](const auto& info) { return std::string(info.param); });
 
 TEST_P(SavedFamily, IsReadAgainFromEitherFormat) {
@@ -88,8 +88,9 @@ TEST_P(SavedFamily, IsReadAgainFromEitherFormat) {
   const io::SafetensorsShards written(folder.path + "/model.safetensors"),
       reference(golden(name) + (name == "qwen2" ? "/model.safetensors.index.json" : "/model.safetensors"));
   EXPECT_EQ(written.names(), reference.names());
-  if (name == "falcon_rw")
-    return expect_error({"falcon_rw.gguf: layers[0].parallel is false", "a GGUF file of architecture falcon"},
+  if (name == "falcon_rw" || name == "llama_scaled")
+    return expect_error({name == "falcon_rw" ? "layers[0].parallel is false" : "rotary_scaling.kind is llama3",
+                         "a GGUF file of architecture"},
                         [&] { io::save_gguf_model(model, file.path); });
   io::save_gguf_model(model, file.path, {.format = io::BlockFormat::f32});
   expect_read(parameters, file.path);
@@ -109,7 +110,7 @@ TEST_P(SavedFamily, FromStoredMatricesAndOfOtherTypes) {
   const std::string name = GetParam();
   ParameterRegistry stored, doubles;
   const io::LoadOptions as_stored{.matrices = io::Matrices::as_stored};
-  const bool has_gguf = name != "falcon_rw";
+  const bool has_gguf = name != "falcon_rw" && name != "llama_scaled";
   const auto model = has_gguf ? loaded<float>(io::GgufFile(golden(name + ".gguf")), stored / "m", as_stored)
                               : loaded<float>(io::HuggingFaceFolder(golden(name)), stored / "m", as_stored);
   const Place folder(name + "_stored"), wide(name + "_wide"), half(name + "_half.gguf");
@@ -235,6 +236,11 @@ TEST(SavedDecoders, WhatAFamilyCannotSayIsNamed) {
   refused(llama, as_is, "gpt2", {"learned_positions is false", "gpt2"});
   refused(llama, as_is, "bloom", {"\"bloom\" is no family", "llama, mistral, qwen2, smollm3, qwen3, olmo2, gpt2"});
   refused(llama, as_is, "falcon", {"norm is rms_norm", "falcon", "layer_norm"});
+  refused(llama,
+          [](auto& c) {
+            c.layers[1].attention.rotary_scaling = {RotaryScaling::linear, 2};
+          },
+          "", {"layers[1].attention.rotary_scaling.kind is linear", "none"});
   refused(llama, [](auto& c) { c.layers[1].parallel = true; }, "", {"layers[1].parallel is true", "false"});
   refused(smollm3, as_is, "llama", {"layers[3].attention.rotary_base is 0", "500"});
   refused(

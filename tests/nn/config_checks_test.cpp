@@ -114,6 +114,22 @@ TEST(ConfigChecks, Attention) {
       {[](C& c) { c.rotary_base = 100, c.head_dims = 3; }, {"rotary_base", "head_dims 3"}},
       {[](C& c) { c.key_chunk = -1; }, {"key_chunk"}},
       {[](C& c) { c.query_key_norm_epsilon = 1e-5; }, {"query_key_norm_epsilon", "set query_key_norm"}},
+      {[](C& c) {
+         c.rotary_scaling = {RotaryScaling::linear, 2};
+       },
+       {"rotary_scaling", "rotary_base"}},
+      {[](C& c) {
+         c.rotary_base = 100, c.rotary_scaling = {RotaryScaling::linear, 0};
+       },
+       {"rotary_scaling.factor"}},
+      {[](C& c) {
+         c.rotary_base = 100, c.rotary_scaling = {RotaryScaling::llama3, 2, 4, 4};
+       },
+       {"rotary_scaling.high_frequency_factor"}},
+      {[](C& c) {
+         c.rotary_base = 100, c.rotary_scaling = {RotaryScaling::llama3, 2, 1, 4, 0};
+       },
+       {"rotary_scaling.original_context"}},
       {[](C& c) { c.alibi_form = nn::AlibiForm::bfloat16_key_position; }, {"alibi_form", "set alibi = true"}},
       {[](C& c) { c.query_key_norm_scale = nn::NormScale::weight; }, {"query_key_norm_scale", "set query_key_norm"}},
       {[](C& c) { c.query_key_norm = nn::QueryKeyNorm::each_head, c.query_key_norm_epsilon = 0; },

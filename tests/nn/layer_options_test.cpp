@@ -6,8 +6,12 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <limits>
 #include <remat/nn/stacked_transformer.hpp>
+#include <remat/ops/attention.hpp>
+#include <remat/ops/concat.hpp>
 #include <remat/ops/reduce.hpp>
+#include <remat/ops/slice.hpp>
 #include <remat/policy/parse.hpp>
 #include <remat/policy/phrase_book.hpp>
 #include <string>
@@ -57,6 +61,10 @@ const Option options[] = {
      [](Config& c) {
        c.norm = nn::NormKind::rms_norm, c.norm_scale = nn::NormScale::one_plus_weight;
        c.norm_placement = nn::NormPlacement::post;
+     }},
+    {"ScaledRotary",
+     [](Config& c) {
+       c.attention.rotary_base = 10, c.attention.rotary_scaling = {RotaryScaling::llama3, 8, 1, 4, 16};
      }},
     {"Parallel", [](Config& c) { c.parallel = true, c.attention.rotary_base = 100; }},
     {"ParallelWithOneNorm", [](Config& c) { c.parallel = c.parallel_one_norm = true; }},
@@ -288,6 +296,25 @@ TEST(AlibiByKeyPosition, IsNearlyThatByDistanceAndRefusesWhatItWouldRoundOtherwi
   });
   expect_error({"b: alibi_form bfloat16_key_position", "masks.bias"}, [&] {
     keys(x, {.bias = Tensor<double>({1, 1, 1, 20}, 1)});
+  });
+}
+
+// All positions of one table are those of the other divided by its factor.
+TEST(RotaryScaling, LinearDividesPositions) {
+  Tape tape;
+  const auto x = [&](Index keys, std::uint64_t seed) {
+    return tape.input(random_tensor<double>({1, keys, 1, 4}, seed));
+  };
+  const auto q = x(1, 1), k = x(3, 2), v = x(3, 3);  // the key between is hidden
+  const double hidden = -std::numeric_limits<double>::infinity();
+  const auto far = attention(q, k, v, {.offset = 10, .rotary_base = 7, .rotary_scaling = {RotaryScaling::linear, 2}},
+                             {.bias = Tensor<double>({1, 1, 1, 3}, {0.0, hidden, 0.0})})
+                       .value();
+  const auto ends = [](const Var<double>& y) { return concat({slice(y, 1, 0, 1), slice(y, 1, 2, 3)}, 1); };
+  const auto near = attention(q, ends(k), ends(v), {.offset = 5, .rotary_base = 7}).value();
+  for (Index i = 0; i < 4; ++i) EXPECT_NEAR(far[i], near[i], 1e-12);
+  expect_error({"rotary_scaling.factor must be > 0"}, [&] {
+    attention(q, k, v, {.rotary_base = 7, .rotary_scaling = {RotaryScaling::linear, -1}});
   });
 }
 

@@ -129,6 +129,8 @@ std::string printed(const V& value) {
     named({"weight", "one_plus_weight"});
   else if constexpr (std::is_same_v<V, nn::QueryKeyNorm>)
     named({"none", "each_head", "whole_projection"});
+  else if constexpr (std::is_same_v<V, RotaryScaling>)
+    named({"none", "linear", "llama3"});
   else if constexpr (std::is_same_v<V, nn::AlibiForm>)
     named({"distance", "bfloat16_key_position"});
   else
@@ -193,6 +195,14 @@ inline void require_same(const models::DecoderConfig& config, const models::Deco
     same("rotary_base", p.rotary_base, q.rotary_base);
     const auto turned = [](const nn::AttentionConfig& c) { return c.rotary_dims == 0 ? c.head_dims : c.rotary_dims; };
     if (p.rotary_base != 0) same("rotary_dims", turned(p), turned(q));
+    const RotaryScalingOptions &s = p.rotary_scaling, &r = q.rotary_scaling;
+    same("rotary_scaling.kind", s.kind, r.kind);
+    if (s.kind != RotaryScaling::none) same("rotary_scaling.factor", s.factor, r.factor);
+    if (s.kind == RotaryScaling::llama3) {
+      same("rotary_scaling.low_frequency_factor", s.low_frequency_factor, r.low_frequency_factor);
+      same("rotary_scaling.high_frequency_factor", s.high_frequency_factor, r.high_frequency_factor);
+      same("rotary_scaling.original_context", s.original_context, r.original_context);
+    }
     same("alibi", p.alibi, q.alibi);
     same("alibi_form", p.alibi_form, q.alibi_form);
     same("query_key_norm", p.query_key_norm, q.query_key_norm);

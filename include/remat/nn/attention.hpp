@@ -184,6 +184,7 @@ AttentionOptions MultiHeadAttention<T>::options(bool causal, std::optional<Index
   o.scale = config.scale;
   o.window = config.window;
   o.rotary_base = config.rotary_base, o.rotary_dims = config.rotary_dims;
+  o.rotary_scaling = config.rotary_scaling;
   o.alibi = config.alibi && config.alibi_form == AlibiForm::distance;
   return o;
 }
@@ -199,8 +200,8 @@ Var<T> MultiHeadAttention<T>::operator()(const Var<T>& x, const Masks& masks) co
     return project(
         attention_qkv(projected, config.num_heads, config.num_kv_heads, how, biased(masks, key_bias(x.shape()[1]))));
   const QueriesKeysValues parts = split(projected);
-  return look(normed_queries(parts.queries), normed_keys(parts.keys), parts.values, how,
-              biased(masks, key_bias(x.shape()[1])));
+  const Var<T> queries = normed_queries(parts.queries), keys = normed_keys(parts.keys);
+  return look(queries, keys, parts.values, how, biased(masks, key_bias(x.shape()[1])));
 }
 
 template <class T>

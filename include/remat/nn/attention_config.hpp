@@ -4,6 +4,7 @@
 #include <optional>
 #include <remat/nn/config_checks.hpp>
 #include <remat/nn/norm.hpp>
+#include <remat/ops/attention_options.hpp>
 #include <string>
 #include <utility>
 
@@ -42,8 +43,9 @@ struct AttentionConfig {
                       // window, soft_cap, rotary, alibi, key_chunk and fewer key/value heads
   std::optional<Initializer> init{}, out_init{};     // of the projections; Xavier uniform when empty
   std::string shared_weight_id{};                    // layers that carry one id use one set of weights
-  AlibiForm alibi_form = AlibiForm::distance;        // with alibi only
-  QueryKeyNorm query_key_norm = QueryKeyNorm::none;  // at `query_norm` and `key_norm`
+  RotaryScalingOptions rotary_scaling{};             // of rotary_base: frequencies that are lowered
+  AlibiForm alibi_form = AlibiForm::distance;        // of alibi: by distance, or as transformers rounds it for Falcon
+  QueryKeyNorm query_key_norm = QueryKeyNorm::none;  // RMS norms of queries and of keys: of each head or of all heads
   std::optional<NormScale> query_key_norm_scale{};   // of them; empty: that of a layer's RMS norms around, or `weight`
   std::optional<double> query_key_norm_epsilon{};    // of them; empty: that of a layer's RMS norms around, or 1e-6
 };
@@ -54,7 +56,7 @@ inline AttentionConfig cross_attention_like(AttentionConfig config) {
   config.combined_qkv = false;
   config.shared_weight_id.clear();
   config.window = 0, config.rotary_base = 0, config.rotary_dims = 0, config.alibi = false;
-  config.alibi_form = AlibiForm::distance;
+  config.alibi_form = AlibiForm::distance, config.rotary_scaling = {};
   return config;
 }
 
@@ -101,6 +103,9 @@ inline AttentionConfig completed(AttentionConfig c, const std::string& path) {
           " turns nothing without rotary_base; set it, 10000 is usual");
   require(c.alibi || c.alibi_form == AlibiForm::distance, path,
           ": alibi_form bfloat16_key_position is of biases that are not there; set alibi = true");
+  require(c.rotary_scaling.kind == RotaryScaling::none || c.rotary_base > 0, path,
+          ": rotary_scaling slows nothing without rotary_base; set it, 10000 is usual");
+  if (const char* fault = ops::fault_of(c.rotary_scaling)) fail(path, ": ", fault);
   const Index turned = c.rotary_dims == 0 ? c.head_dims : c.rotary_dims;
   require(c.rotary_base == 0 || (turned <= c.head_dims && turned % 2 == 0), path, ": rotary_base turns pairs, but ",
           turned, " of head_dims ", c.head_dims, " is no even part; set rotary_dims");

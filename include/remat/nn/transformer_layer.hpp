@@ -29,8 +29,8 @@ struct TransformerLayerConfig {
   std::string shared_weight_id{};                     // the whole layer
   SkipStream skip_stream = SkipStream::accum;         // the type of the skip connections
   NormScale norm_scale = NormScale::weight;           // of every RMS norm: w, or 1 + w
-  bool parallel = false;           // x + attention(norm(x)) + ffn(norm(x)), after one another no more (GPT-J, Falcon)
-  bool parallel_one_norm = false;  // both branches read `attention_norm`, and there is no `ffn_norm`
+  bool parallel = false;           // branches side by side, x + attention(norm(x)) + ffn(norm(x)) (GPT-J, Falcon)
+  bool parallel_one_norm = false;  // both of them read one norm, `attention_norm`, and `ffn_norm` is that too
 };
 
 /// `c` with what follows from the others where it is 0. An `Error` names the first setting that is out of its range or

@@ -46,6 +46,7 @@ struct AttentionOp : Op {
     check_position(o.relative_max_distance, "relative_max_distance");
     require(o.soft_cap >= 0, "soft_cap ", o.soft_cap, " is negative");
     require(o.rotary_base >= 0, "rotary_base ", o.rotary_base, " is negative");
+    if (const char* fault = fault_of(o.rotary_scaling)) fail(fault);
     const Index turned = o.rotary_dims == 0 ? head_dims : o.rotary_dims;
     require(o.rotary_base == 0 || (0 <= turned && turned <= head_dims && turned % 2 == 0), "rotary_dims ", turned,
             " is not an even part of ", head_dims, " head dims");

@@ -9,6 +9,19 @@
 
 namespace remat { inline namespace REMAT_ABI {
 
+/// Which frequencies of rotary positions are lowered, so that a model sees further than it was trained to: none; all
+/// (Chen et al. 2023); or those that turn slowly, as in Llama 3.1.
+enum class RotaryScaling { none, linear, llama3 };
+
+/// How rotary frequencies are lowered.
+struct RotaryScalingOptions {
+  RotaryScaling kind = RotaryScaling::none;  // which of them
+  double factor = 1;                         // what they are divided by
+  double low_frequency_factor = 1;   // of llama3: what turns less often within original_context is divided whole
+  double high_frequency_factor = 4;  // of llama3: what turns more often is not divided, what lies between in proportion
+  Index original_context = 8192;     // of llama3: the longest sequence in training
+};
+
 /// Query t lies at position t + offset where key s lies at s.
 struct AttentionOptions {
   bool causal = false;            // query t sees key s iff s <= t + offset
@@ -25,7 +38,8 @@ struct AttentionOptions {
   Index key_position = 0;  // of key 0, for rotary
   bool alibi = false;      // adds -slope * distance (Press et al. 2022): 2^(-8 n / N) in head n = 1 .. N, if N
                            // is a power of two; else see `alibi_slope`
-  Index relative_max_distance = 128;  // from here on, distances share T5's last bucket
+  Index relative_max_distance = 128;      // from here on, distances share T5's last bucket
+  RotaryScalingOptions rotary_scaling{};  // of the frequencies of rotary
 };
 
 /// Masks and biases, each of which may be left out; a key is seen where all agree:
@@ -48,6 +62,18 @@ struct AttentionBlocks {
 
 namespace ops {
 
+/// What of `s` is out of its range, or nothing.
+inline const char* fault_of(const RotaryScalingOptions& s) {
+  if (s.kind == RotaryScaling::none) return nullptr;
+  if (!(s.factor > 0) || !std::isfinite(s.factor)) return "rotary_scaling.factor must be > 0 and finite";
+  if (s.kind == RotaryScaling::linear) return nullptr;
+  if (s.original_context <= 0) return "rotary_scaling.original_context must be > 0";
+  const bool is_range = s.low_frequency_factor > 0 && s.high_frequency_factor > s.low_frequency_factor;
+  return is_range && std::isfinite(s.high_frequency_factor)
+             ? nullptr
+             : "rotary_scaling.high_frequency_factor must be above low_frequency_factor, and that above 0";
+}
+
 /// The part of the kernel's problem that lengths and options say.
 template <class T>
 kernels::AttentionProblem<T> attention_problem(Index query_length, Index key_length, const AttentionOptions& options) {
@@ -59,6 +85,12 @@ kernels::AttentionProblem<T> attention_problem(Index query_length, Index key_len
   p.soft_cap = options.soft_cap;
   p.query_chunk = options.query_chunk, p.key_chunk = options.key_chunk;
   p.rotary_base = options.rotary_base, p.rotary_dims = options.rotary_dims, p.key_position = options.key_position;
+  const RotaryScalingOptions& scaling = options.rotary_scaling;
+  if (scaling.kind != RotaryScaling::none) p.rotary_factor = scaling.factor;
+  if (scaling.kind == RotaryScaling::llama3) {
+    p.rotary_context = scaling.original_context;
+    p.rotary_low = scaling.low_frequency_factor, p.rotary_high = scaling.high_frequency_factor;
+  }
   p.alibi = options.alibi;
   p.max_distance = options.relative_max_distance;
   return p;

@@ -47,9 +47,9 @@ inline models::DecoderConfig falcon_of_folder(const text::detail::JsonPlace& jso
   if (!is_parallel && attention_dropout != dropout)
     json["attention_dropout"].refuse("is ", attention_dropout, ", hidden_dropout is ", dropout,
                                      "; branches one after another have one rate here");
-  double base = number("rope_theta", 10'000);
-  for (const char* name : {"rope_scaling", "rope_parameters"})
-    if (json.has(name)) read_rotary(json[name], base);
+  RotaryTable table{number("rope_theta", 10'000)};
+  for (const char* name : {"rope_parameters", "rope_scaling"})
+    if (json.has(name)) read_rotary(json[name], table);  // the latter wins, as in transformers
 
   nn::TransformerLayerConfig layer;
   layer.model_dims = size("hidden_size");
@@ -62,8 +62,9 @@ inline models::DecoderConfig falcon_of_folder(const text::detail::JsonPlace& jso
   layer.attention = {.num_kv_heads = !is_new && has_one_key ? 1 : kv_heads,
                      .bias = json.flag("bias", false),
                      .dropout = is_alibi ? attention_dropout : 0,  // transformers drops nothing beside rotary
-                     .rotary_base = is_alibi ? 0 : base,
+                     .rotary_base = is_alibi ? 0 : table.base,
                      .alibi = is_alibi};
+  if (!is_alibi) layer.attention.rotary_scaling = table.scaling;
   if (is_alibi) layer.attention.alibi_form = nn::AlibiForm::bfloat16_key_position;
   layer.ffn.bias = layer.attention.bias;
   layer.ffn.activation = read_activation(json, "activation", "gelu");
@@ -78,14 +79,14 @@ inline models::DecoderConfig falcon_of_folder(const text::detail::JsonPlace& jso
 /// llama.cpp knows those with rotary and parallel branches only; its tensors tell how many norms there are. Its gelu is
 /// the one by tanh, a model's the exact one, as here.
 inline models::DecoderConfig falcon_of_gguf(const GgufSettings& file) {
-  refuse_scaled_rotary(file);
   nn::TransformerLayerConfig layer;
   layer.model_dims = file.get<Index>("embedding_length");
   layer.hidden_dims = file.get<Index>("feed_forward_length", 0);
   layer.num_heads = file.get<Index>("attention.head_count");
   layer.attention = {.num_kv_heads = file.get<Index>("attention.head_count_kv", layer.num_heads),
                      .bias = false,
-                     .rotary_base = file.get<double>("rope.freq_base", 10'000.0)};
+                     .rotary_base = file.get<double>("rope.freq_base", 10'000.0),
+                     .rotary_scaling = gguf_rotary_scaling(file)};
   layer.ffn.bias = false;
   layer.parallel = true;
   auto config =
@@ -118,6 +119,8 @@ inline nlohmann::ordered_json falcon_to_folder(const models::DecoderConfig& c) {
                               {"tie_word_embeddings", c.tied_head}};
   if (is_new) json["num_kv_heads"] = attention.num_kv_heads, json["num_ln_in_parallel_attn"] = two_norms ? 2 : 1;
   if (!attention.alibi) json["rope_theta"] = attention.rotary_base;
+  if (attention.rotary_scaling.kind != RotaryScaling::none)
+    json["rope_scaling"] = rotary_to_folder(attention.rotary_base, attention.rotary_scaling);
   return json;
 }
 
@@ -127,6 +130,7 @@ inline std::map<std::string, GgufContent> falcon_to_gguf(const models::DecoderCo
   settings["feed_forward_length"] = static_cast<std::uint32_t>(layer.ffn.hidden_dims);
   settings["attention.head_count_kv"] = static_cast<std::uint32_t>(layer.attention.num_kv_heads);
   settings["rope.freq_base"] = static_cast<float>(layer.attention.rotary_base);
+  rotary_scaling_to_gguf(layer.attention.rotary_scaling, settings);
   settings["tensor_data_layout"] = std::string("jploski");  // rows of attn_qkv as ours; llama.cpp's name for them
   return settings;
 }

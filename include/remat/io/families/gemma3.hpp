@@ -12,10 +12,10 @@
 namespace remat { inline namespace REMAT_ABI { namespace io { namespace families {
 
 /// @cond inside
-/// `count` layers like `layer`, which sees everything; where `is_local(i)`, layer i has `window` and `local_base`.
+/// `count` layers like `layer`, which sees everything; where `is_local(i)`, layer i has `window` and `local`.
 template <class IsLocal>
 models::DecoderConfig gemma3_decoder(nn::TransformerLayerConfig layer, Index count, double epsilon, Index window,
-                                     double local_base, const IsLocal& is_local) {
+                                     const RotaryTable& local, const IsLocal& is_local) {
   layer.attention.query_key_norm = nn::QueryKeyNorm::each_head;
   layer.norm_placement = nn::NormPlacement::sandwich;
   layer.norm_scale = nn::NormScale::one_plus_weight;
@@ -26,7 +26,9 @@ models::DecoderConfig gemma3_decoder(nn::TransformerLayerConfig layer, Index cou
   for (std::size_t i = 0; i < config.layers.size(); ++i) {
     nn::TransformerLayerConfig& each = config.layers[i];
     each.ffn.activation = Activation::gelu_tanh;
-    if (is_local(i)) each.attention.window = window, each.attention.rotary_base = local_base;
+    if (!is_local(i)) continue;
+    each.attention.window = window;
+    each.attention.rotary_base = local.base, each.attention.rotary_scaling = local.scaling;
   }
   return config;
 }
@@ -49,15 +51,15 @@ inline models::DecoderConfig gemma3_of_folder(const text::detail::JsonPlace& jso
     json["hidden_activation"].refuse("is not supported; only \"gelu_pytorch_tanh\" is");
   if (json.flag("use_bidirectional_attention", false))
     json["use_bidirectional_attention"].refuse("is not supported; only false is");
-  double base = json.has("rope_theta") ? json["rope_theta"].number() : 1e6;
-  double local_base = json.has("rope_local_base_freq") ? json["rope_local_base_freq"].number() : 1e4;
-  if (json.has("rope_scaling")) read_rotary(json["rope_scaling"], base);
+  RotaryTable global{json.has("rope_theta") ? json["rope_theta"].number() : 1e6};
+  RotaryTable local{json.has("rope_local_base_freq") ? json["rope_local_base_freq"].number() : 1e4};
   if (json.has("rope_parameters")) {
     const auto both = json["rope_parameters"];
     both.allow_only({"full_attention", "sliding_attention"});
-    if (both.has("full_attention")) read_rotary(both["full_attention"], base);
-    if (both.has("sliding_attention")) read_rotary(both["sliding_attention"], local_base);
+    if (both.has("full_attention")) read_rotary(both["full_attention"], global);
+    if (both.has("sliding_attention")) read_rotary(both["sliding_attention"], local);
   }
+  if (json.has("rope_scaling")) read_rotary(json["rope_scaling"], global);
   const bool is_list = json.has("layer_types");
   std::size_t period = 6;
   for (const char* name : {"_sliding_window_pattern", "sliding_window_pattern"})
@@ -73,9 +75,10 @@ inline models::DecoderConfig gemma3_of_folder(const text::detail::JsonPlace& jso
                      .bias = json.flag("attention_bias", false),
                      .dropout = json.has("attention_dropout") ? json["attention_dropout"].number() : 0,
                      .scale = 1 / std::sqrt(json["query_pre_attn_scalar"].number()),
-                     .rotary_base = base};
+                     .rotary_base = global.base,
+                     .rotary_scaling = global.scaling};
   auto config = gemma3_decoder(layer, json["num_hidden_layers"].index(10'000), json["rms_norm_eps"].number(),
-                               size("sliding_window"), local_base, [&](std::size_t i) {
+                               size("sliding_window"), local, [&](std::size_t i) {
                                  if (!is_list) return (i + 1) % period != 0;
                                  const auto type = json["layer_types"][i];
                                  if (type.text() != "sliding_attention" && type.text() != "full_attention")
@@ -90,7 +93,6 @@ inline models::DecoderConfig gemma3_of_folder(const text::detail::JsonPlace& jso
 
 /// What no key says llama.cpp knows by the architecture, and the score scale of the 27 B by its number of layers.
 inline models::DecoderConfig gemma3_of_gguf(const GgufSettings& file) {
-  refuse_scaled_rotary(file);
   file.refuse_any({"attn_logit_softcapping", "final_logit_softcapping"});
   nn::TransformerLayerConfig layer;
   layer.model_dims = file.get<Index>("embedding_length");
@@ -104,13 +106,14 @@ inline models::DecoderConfig gemma3_of_gguf(const GgufSettings& file) {
                      .bias = false,
                      .scale = 1 / std::sqrt(static_cast<double>(scaled_dims)),
                      .rotary_base = file.get<double>("rope.freq_base", 1e6),
-                     .rotary_dims = file.get<Index>("rope.dimension_count", 0)};
+                     .rotary_dims = file.get<Index>("rope.dimension_count", 0),
+                     .rotary_scaling = gguf_rotary_scaling(file)};
   const auto period = static_cast<std::size_t>(
       file.has("attention.sliding_window_pattern") ? file.index("attention.sliding_window_pattern", 10'000) : 6);
   if (period == 0) file.refuse("attention.sliding_window_pattern", "must be above 0");
-  auto config = gemma3_decoder(layer, count, file.get<double>("attention.layer_norm_rms_epsilon"),
-                               file.get<Index>("attention.sliding_window"), file.get<double>("rope.freq_base_swa", 1e4),
-                               [&](std::size_t i) { return (i + 1) % period != 0; });
+  auto config = gemma3_decoder(
+      layer, count, file.get<double>("attention.layer_norm_rms_epsilon"), file.get<Index>("attention.sliding_window"),
+      RotaryTable{file.get<double>("rope.freq_base_swa", 1e4)}, [&](std::size_t i) { return (i + 1) % period != 0; });
   config.context = file.get<Index>("context_length");
   return config;
 }
@@ -135,7 +138,7 @@ struct Gemma3Kinds {
 inline nlohmann::ordered_json gemma3_to_folder(const models::DecoderConfig& c) {
   const Gemma3Kinds kinds(c);
   nlohmann::ordered_json json = llama_to_folder(c);
-  json.erase("hidden_act"), json.erase("rope_theta");
+  for (const char* name : {"hidden_act", "rope_theta", "rope_scaling"}) json.erase(name);
   json["hidden_activation"] = "gelu_pytorch_tanh";
   json["attention_bias"] = kinds.global->bias;
   const double scale = kinds.global->scale.value_or(1 / std::sqrt(static_cast<double>(kinds.global->head_dims)));
@@ -144,15 +147,16 @@ inline nlohmann::ordered_json gemma3_to_folder(const models::DecoderConfig& c) {
   for (const auto& layer : c.layers)
     json["layer_types"].push_back(layer.attention.window != 0 ? "sliding_attention" : "full_attention");
   json["rope_theta"] = kinds.global->rotary_base, json["rope_local_base_freq"] = kinds.local->rotary_base;
-  json["rope_parameters"] = {
-      {"full_attention", {{"rope_type", "default"}, {"rope_theta", kinds.global->rotary_base}}},
-      {"sliding_attention", {{"rope_type", "default"}, {"rope_theta", kinds.local->rotary_base}}}};
+  const auto table = [](const nn::AttentionConfig& a) { return rotary_to_folder(a.rotary_base, a.rotary_scaling); };
+  json["rope_parameters"] = {{"full_attention", table(*kinds.global)}, {"sliding_attention", table(*kinds.local)}};
   return json;
 }
 
 inline std::map<std::string, GgufContent> gemma3_to_gguf(const models::DecoderConfig& c) {
   const Gemma3Kinds kinds(c);
   std::map<std::string, GgufContent> settings = llama_to_gguf(c);
+  for (const char* name : {"rope.scaling.type", "rope.scaling.factor"}) settings.erase(name);
+  rotary_scaling_to_gguf(kinds.global->rotary_scaling, settings);
   settings["rope.freq_base"] = static_cast<float>(kinds.global->rotary_base);
   settings["rope.freq_base_swa"] = static_cast<float>(kinds.local->rotary_base);
   settings["attention.sliding_window"] = static_cast<std::uint32_t>(kinds.local->window);

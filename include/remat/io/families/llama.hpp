@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <map>
-#include <remat/io/decoder_family.hpp>
+#include <remat/io/families/rotary.hpp>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -48,20 +48,6 @@ inline models::DecoderConfig llama_decoder(nn::TransformerLayerConfig layer, Ind
   config.init_deviation = 0;
   return config;
 }
-/// What config.json says of a rotary table; `base` stays where it does not say that.
-inline void read_rotary(const text::detail::JsonPlace& rope, double& base) {
-  rope.allow_only({"rope_theta", "rope_type", "type"});
-  for (const char* which : {"rope_type", "type"})
-    if (rope.text(which, "default") != "default")
-      rope[which].refuse("is \"", rope[which].text(), "\"; only \"default\" is supported");
-  if (rope.has("rope_theta")) base = rope["rope_theta"].number();
-}
-inline void refuse_scaled_rotary(const GgufSettings& file) {
-  if (file.get<std::string>("rope.scaling.type", "none") != "none")
-    file.refuse("rope.scaling.type", "is ", remat::detail::quoted(file.get<std::string>("rope.scaling.type")),
-                "; scaled rotary tables are not supported");
-  file.refuse_any({"rope.scaling.factor", "rope.scale_linear"});
-}
 /// The width of heads in a GGUF file, or 0 where it does not say.
 inline Index gguf_head_dims(const GgufSettings& file) {
   const auto head_dims = file.get<Index>("attention.key_length", 0);
@@ -71,7 +57,7 @@ inline Index gguf_head_dims(const GgufSettings& file) {
 }
 /// Turns nothing by position in this layer (SmolLM3, after Yang et al. 2025).
 inline void without_rotary(nn::TransformerLayerConfig& layer) {
-  layer.attention.rotary_base = 0, layer.attention.rotary_dims = 0;
+  layer.attention.rotary_base = 0, layer.attention.rotary_dims = 0, layer.attention.rotary_scaling = {};
 }
 
 /// Fields that do not matter for results are known by name; any other that is not null is refused.
@@ -95,10 +81,9 @@ inline models::DecoderConfig llama_of_folder(const text::detail::JsonPlace& json
   const auto only = [&](const char* name, bool is_so, const char* rule) {
     if (!is_so) json[name].refuse("is not supported; only ", rule, " is");
   };
-  double base = json.has("rope_theta") ? json["rope_theta"].number() : kind.rotary_base;
-  for (const char* name : {"rope_scaling", "rope_parameters"}) {
-    if (json.has(name)) read_rotary(json[name], base);
-  }
+  RotaryTable table{json.has("rope_theta") ? json["rope_theta"].number() : kind.rotary_base};
+  for (const char* name : {"rope_parameters", "rope_scaling"})
+    if (json.has(name)) read_rotary(json[name], table);  // the latter wins, as in transformers
   only("hidden_act", json.text("hidden_act", "silu") == "silu", "\"silu\"");
   only("mlp_bias", !json.flag("mlp_bias", false), "false");
   only("rope_interleaved", !json.flag("rope_interleaved", false), "false");
@@ -124,7 +109,8 @@ inline models::DecoderConfig llama_of_folder(const text::detail::JsonPlace& json
                      .out_bias = bias && !kind.qkv_bias,
                      .dropout = json.has("attention_dropout") ? json["attention_dropout"].number() : 0,
                      .window = is_mistral && !json["sliding_window"].is_null() ? size("sliding_window") : 0,
-                     .rotary_base = base,
+                     .rotary_base = table.base,
+                     .rotary_scaling = table.scaling,
                      .query_key_norm = kind.query_key_norm};
   layer.norm_placement = kind.norm_placement;
   auto config = llama_decoder(layer, json["num_hidden_layers"].index(10'000), json["rms_norm_eps"].number());
@@ -141,7 +127,6 @@ inline models::DecoderConfig llama_of_folder(const text::detail::JsonPlace& json
 }
 
 inline models::DecoderConfig llama_of_gguf(const GgufSettings& file) {
-  refuse_scaled_rotary(file);
   const LlamaKind& kind = llama_kind(file.architecture());
   nn::TransformerLayerConfig layer;
   layer.model_dims = file.get<Index>("embedding_length");
@@ -154,6 +139,7 @@ inline models::DecoderConfig llama_of_gguf(const GgufSettings& file) {
                      .window = file.get<Index>("attention.sliding_window", 0),
                      .rotary_base = file.get<double>("rope.freq_base", 10000.0),
                      .rotary_dims = file.get<Index>("rope.dimension_count", 0),
+                     .rotary_scaling = gguf_rotary_scaling(file),
                      .query_key_norm = kind.query_key_norm};
   layer.norm_placement = kind.norm_placement;
   auto config =
@@ -166,27 +152,30 @@ inline models::DecoderConfig llama_of_gguf(const GgufSettings& file) {
 }
 
 /// That of the first layer that has one: they differ in nothing else.
-inline double llama_rotary_base(const models::DecoderConfig& c) {
+inline RotaryTable llama_rotary(const models::DecoderConfig& c) {
   for (const auto& layer : c.layers)
-    if (layer.attention.rotary_base != 0) return layer.attention.rotary_base;
-  return 10'000;
+    if (layer.attention.rotary_base != 0) return {layer.attention.rotary_base, layer.attention.rotary_scaling};
+  return {};
 }
 
 inline nlohmann::ordered_json llama_to_folder(const models::DecoderConfig& c) {
   const nn::TransformerLayerConfig& layer = c.layers.front();
-  return {{"vocab_size", c.vocabulary},
-          {"hidden_size", c.model_dims},
-          {"intermediate_size", layer.ffn.hidden_dims},
-          {"num_hidden_layers", c.layers.size()},
-          {"num_attention_heads", layer.attention.num_heads},
-          {"num_key_value_heads", layer.attention.num_kv_heads},
-          {"head_dim", layer.attention.head_dims},
-          {"hidden_act", "silu"},
-          {"max_position_embeddings", c.context},
-          {"rms_norm_eps", c.norm_epsilon.value_or(1e-6)},
-          {"rope_theta", llama_rotary_base(c)},
-          {"attention_dropout", layer.attention.dropout},
-          {"tie_word_embeddings", c.tied_head}};
+  const RotaryTable table = llama_rotary(c);
+  nlohmann::ordered_json json{{"vocab_size", c.vocabulary},
+                              {"hidden_size", c.model_dims},
+                              {"intermediate_size", layer.ffn.hidden_dims},
+                              {"num_hidden_layers", c.layers.size()},
+                              {"num_attention_heads", layer.attention.num_heads},
+                              {"num_key_value_heads", layer.attention.num_kv_heads},
+                              {"head_dim", layer.attention.head_dims},
+                              {"hidden_act", "silu"},
+                              {"max_position_embeddings", c.context},
+                              {"rms_norm_eps", c.norm_epsilon.value_or(1e-6)},
+                              {"rope_theta", table.base},
+                              {"attention_dropout", layer.attention.dropout},
+                              {"tie_word_embeddings", c.tied_head}};
+  if (table.scaling.kind != RotaryScaling::none) json["rope_scaling"] = rotary_to_folder(table.base, table.scaling);
+  return json;
 }
 inline nlohmann::ordered_json llama_to_folder_with_biases(const models::DecoderConfig& c) {
   nlohmann::ordered_json json = llama_to_folder(c);
@@ -237,9 +226,10 @@ inline std::map<std::string, GgufContent> llama_to_gguf(const models::DecoderCon
       {"attention.layer_norm_rms_epsilon", static_cast<float>(c.norm_epsilon.value_or(1e-6))},
       {"attention.key_length", size(attention.head_dims)},
       {"attention.value_length", size(attention.head_dims)},
-      {"rope.freq_base", static_cast<float>(llama_rotary_base(c))},
+      {"rope.freq_base", static_cast<float>(llama_rotary(c).base)},
       {"rope.dimension_count", size(attention.rotary_dims != 0 ? attention.rotary_dims : attention.head_dims)}};
   if (attention.window != 0) settings["attention.sliding_window"] = size(attention.window);
+  rotary_scaling_to_gguf(llama_rotary(c).scaling, settings);
   return settings;
 }
 

@@ -54,6 +54,10 @@ struct AttentionProblem {
   /// Rotates the first rotary_dims (0: all) of each query and key by its position, key 0 at key_position; base 0: none.
   double rotary_base = 0;
   Index rotary_dims = 0, key_position = 0;
+  /// Divides the frequencies of rotary; with rotary_context > 0 those alone that turn less than rotary_low times within
+  /// it, in part those below rotary_high.
+  double rotary_factor = 1, rotary_low = 0, rotary_high = 0;
+  Index rotary_context = 0;
 
   /// Queries and keys to a block; 0: a tile.
   Index query_chunk = 0, key_chunk = 0;

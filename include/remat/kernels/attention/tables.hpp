@@ -15,7 +15,7 @@ struct Tables {
   Tables(const AttentionProblem<T>& p, ScratchArena& arena) : rotary(p, arena), buckets(p, arena) {}
   template <class T>
   void fill(const AttentionProblem<T>& p) const {
-    rotary.fill(p.rotary_base);
+    rotary.fill(p);
     buckets.fill();
   }
 };
