@@ -90,7 +90,7 @@ int choose_steps(const Settings& s, const Model& model, const remat::ParameterRe
   return steps;
 }
 
-int run(const Settings& s) {
+int finetune_model(const Settings& s, const CLI::App& app) {
   if (s.threads > 0) omp_set_num_threads(s.threads);
   remat::require(s.memory == 0 || s.policy.empty(), "--policy ", s.policy,
                  " is chosen by the plan where --memory is given; with --memory 0 it counts");
@@ -156,23 +156,29 @@ int run(const Settings& s) {
   print_memory(s, how);
   std::cout << std::endl;
 
-  const auto log = remat::io::JsonLines::from_empty(in_folder(s, "train.jsonl"));
   const std::vector<Question> questions = questions_of(loaded.tokenizer, samples, split.held_out, s.questions);
   const double before = held_out_loss(model, held_out, s.eval_batches);
   std::vector<std::string> first_answers;
   for (const Question& question : questions)
     first_answers.push_back(answer_of(model, loaded.tokenizer, question, s.answer_length));
-  log.write({{"step", 0}, {"held_out_loss", before}});
   std::cout << text_of("held-out loss before: %.4f\n", before);
 
   remat::optim::AdamW adamw(parameters, {.weight_decay = s.full ? 0.01 : 0});
   remat::optim::GradientWatch watch(parameters);
-  const int steps = choose_steps(s, model, parameters, batches, how.parts);
+  programs::SavedRun run(s.states, s.out, parameters, s.memory == 0);  // a copy is not in the promise
+  run.states().may_differ("parts of a batch", std::to_string(how.parts));
+  int steps = 0;
+  const int first = begin(s, app, run, adamw, steps);
+  const auto log = remat::io::JsonLines::before(in_folder(s, "train.jsonl"), "step", first == 0 ? 0 : first + 1);
+  if (first == 0) {
+    steps = choose_steps(s, model, parameters, batches, how.parts);
+    log.write({{"step", 0}, {"held_out_loss", before}});
+  }
   const remat::optim::WarmupCosine schedule{
       .peak = s.lr, .minimum = s.lr / 10, .warmup = std::min(s.warmup, steps / 4), .steps = steps};
   {
     remat::io::ProgressLine progress(steps);
-    for (int step = 0; step < steps; ++step) {
+    for (int step = first; step < steps; ++step) {
       start = Clock::now();
       const StepResult result = forward_backward(model, batches.at(step), step, how.parts, s.seed);
       watch.check();
@@ -192,6 +198,8 @@ int run(const Settings& s) {
       progress.show(
           step, text_of("step %d/%d  loss %.4f  lr %.1e  norm %.2f  %.1f s  %.0f tok/s  %.0f MiB held", step + 1, steps,
                         result.loss, lr, norm, seconds, double(s.batch) * s.context / seconds, mib(memory.anonymous)));
+      if (run.is_stopped(step + 1, steps, [&](const std::string& text) { progress.note(text); }))
+        return programs::stopped;
     }
   }
 
@@ -218,5 +226,5 @@ int run(const Settings& s) {
 int main(int argc, char** argv) {
   return programs::run_program(argc, argv, "finetune",
                                "Adapts a language model to instruction data within a memory that was promised.",
-                               Settings{}, add_options, run);
+                               Settings{}, add_options, finetune_model);
 }

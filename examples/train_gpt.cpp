@@ -65,15 +65,19 @@ int train(const Settings& given, const CLI::App& app) {
     gpt->set_remat(plan.within(static_cast<std::size_t>(s.memory) << 20));
   }
   train_gpt::make_folder(s);
-  const auto log = remat::io::JsonLines::from_empty(train_gpt::in_folder(s, "train.jsonl"));
   const double peak_gflops = remat::machine::peak_fma_gflops(remat::machine::threads());
   train_gpt::print_start(s, app, parameters, corpus, peak_gflops);
 
+  remat::optim::AdamW adamw(parameters, {.beta1 = s.beta1, .beta2 = s.beta2, .weight_decay = s.weight_decay});
+  programs::SavedRun run(s.states, s.out, parameters, s.memory == 0);
+  const int first = train_gpt::begin(s, app, run, adamw);
+  const auto log = remat::io::JsonLines::before(train_gpt::in_folder(s, "train.jsonl"), "step", first);
   Stepper step(s, *gpt, parameters, batches);
-  if (app.count("--steps") == 0 && s.preset.empty())
+  if (first == 0 && app.count("--steps") == 0 && s.preset.empty())
     train_gpt::choose_steps(s, app, step, parameters, validation.size());
-  const auto trace = train_gpt::run_steps(s, *gpt, parameters, step, validation, log, peak_gflops);
-  train_gpt::save(s, parameters, trace);
+  const auto trace = train_gpt::run_steps(s, *gpt, step, adamw, run, first, validation, log, peak_gflops);
+  if (!trace) return programs::stopped;
+  train_gpt::save(s, parameters, *trace);
   train_gpt::show_and_save_sample(s, corpus.decode(gpt->generate(prompt, s.sample_length, s.temperature, s.seed)));
   return 0;
 }

@@ -15,6 +15,20 @@
 
 namespace finetune {
 
+/// How many steps are behind a run that is resumed, of `steps` then. Model, data and flags must be those that it began
+/// with, but for those that change no bit of it.
+inline int begin(const Settings& s, const CLI::App& app, programs::SavedRun& run, remat::optim::AdamW& adamw,
+                 int& steps) {
+  run.states().add("adamw", adamw);
+  run.keep_number("steps", steps);
+  run.must_be_file("text of --data", s.data);
+  const auto folder = std::filesystem::path(s.model) / "config.json";
+  run.must_be_file("model", std::filesystem::is_directory(s.model) ? folder.string() : s.model);
+  run.must_be_flags(app, {"memory", "policy", "steps", "epochs", "minutes", "eval-batches", "questions",
+                          "answer-length", "merge", "export", "skip-bad-lines"});
+  return run.begin();
+}
+
 inline std::string in_folder(const Settings& s, const char* file) {
   return (std::filesystem::path(s.out) / file).string();
 }

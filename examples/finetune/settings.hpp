@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "run_program.hpp"
+#include "saved_run.hpp"
 
 namespace finetune {
 
@@ -17,6 +18,7 @@ struct Settings {
   double alpha = 16, dropout = 0, lr = 5e-4, clip = 1, held_out = 0.05, minutes = 8;
   bool full = false, rank_stabilized = false, skip_bad_lines = false, no_packing = false, merge = false;
   std::uint64_t seed = 1;
+  programs::StateSettings states{};
 };
 
 inline void add_options(CLI::App& app, Settings& s) {
@@ -59,6 +61,7 @@ inline void add_options(CLI::App& app, Settings& s) {
   app.add_option("--eval-batches", s.eval_batches, "batches of the held-out loss")->check(positive);
   app.add_option("--questions", s.questions, "held-out questions that are answered before and after")
       ->check(not_negative);
+  programs::add_state_options(app, s.states);
   app.add_option("--answer-length", s.answer_length, "tokens of an answer at most")->check(positive);
   app.add_flag("--merge", s.merge, "also write the model with its adapters merged, as floats");
   app.add_option("--threads", s.threads, "OpenMP threads; 0: the system's choice")->check(not_negative);

@@ -3,30 +3,34 @@
 
 #include <algorithm>
 #include <chrono>
+#include <optional>
 #include <remat/data.hpp>
 #include <remat/io.hpp>
 #include <remat/remat.hpp>
+#include <string>
 #include <vector>
 
+#include "saved_run.hpp"
 #include "text_of.hpp"
 #include "train_gpt/evaluation.hpp"
 #include "train_gpt/step.hpp"
 
 namespace train_gpt {
 
-/// The steps, each with its line in train.jsonl and on the screen. Returns the trace of the last one.
-inline std::vector<remat::TraceSlice> run_steps(const Settings& s, const Model& gpt,
-                                                const remat::ParameterRegistry& parameters, Stepper& forward_backward,
-                                                const remat::data::SequentialBatches& validation,
-                                                const remat::io::JsonLines& log, double peak_gflops) {
+/// The steps from `first` on, each with its line in train.jsonl and on the screen. Returns the trace of the last one;
+/// nothing when the run was told to stop.
+inline std::optional<std::vector<remat::TraceSlice>> run_steps(const Settings& s, const Model& gpt,
+                                                               Stepper& forward_backward, remat::optim::AdamW& adamw,
+                                                               programs::SavedRun& run, int first,
+                                                               const remat::data::SequentialBatches& validation,
+                                                               const remat::io::JsonLines& log, double peak_gflops) {
   using Clock = std::chrono::steady_clock;
-  remat::optim::AdamW adamw(parameters, {.beta1 = s.beta1, .beta2 = s.beta2, .weight_decay = s.weight_decay});
   const remat::optim::WarmupCosine schedule{
       .peak = s.lr, .minimum = std::min(s.min_lr, s.lr), .warmup = std::min(s.warmup, s.steps - 1), .steps = s.steps};
   StepResult result;
   remat::io::ProgressLine progress(s.steps);
   remat::io::StepTimes step_times;
-  for (int step = 0; step < s.steps; ++step) {
+  for (int step = first; step < s.steps; ++step) {
     const auto start = Clock::now();
     const double lr = schedule(step);
     const bool is_last = step + 1 == s.steps;
@@ -57,14 +61,19 @@ inline std::vector<remat::TraceSlice> run_steps(const Settings& s, const Model& 
                                     "activations %s",
                                     step + 1, s.steps, result.loss, lr, norm, 1e3 * seconds, tokens, 100 * mfu,
                                     remat::io::readable_bytes(static_cast<double>(result.peak_bytes)).c_str()));
+    std::optional<double> held_out;
     if (is_last || (step + 1) % s.eval_every == 0) {
       const double value = validation_loss(gpt, validation, is_last ? validation.size() : s.eval_batches);
       line["val_loss"] = value;
+      held_out = value;
       progress.note(programs::text_of("step %d  validation loss %.4f%s", step + 1, value,
                                       is_last ? " over the whole validation split" : ""));
     }
     log.write(line);
     if (const std::string advice = step_times.advice(seconds); !advice.empty()) progress.note(advice);
+    if (run.is_stopped(
+            step + 1, s.steps, [&](const std::string& text) { progress.note(text); }, held_out))
+      return {};
   }
   return result.trace;
 }

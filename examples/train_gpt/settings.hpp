@@ -6,6 +6,7 @@
 #include <string>
 
 #include "run_program.hpp"
+#include "saved_run.hpp"
 
 namespace train_gpt {
 
@@ -20,6 +21,7 @@ struct Settings {
   double temperature = 0.8;
   bool bias = false, plan = false;
   std::uint64_t seed = 1337;
+  programs::StateSettings states{};
 };
 
 // nanoGPT's CPU setting (config/train_shakespeare_char.py with the overrides of its README).
@@ -74,7 +76,8 @@ inline void add_options(CLI::App& app, Settings& s) {
   app.add_option("--prompt", s.prompt, "beginning of the sample; without it the first character of the text");
   app.add_option("--threads", s.threads, "OpenMP threads; 0: the system's choice")->check(not_negative);
   app.add_option("--trace", s.trace, "file for a time line of the last step, for ui.perfetto.dev");
-  app.add_option("--out", s.out, "folder for train.jsonl, model.safetensors, sample.txt");
+  app.add_option("--out", s.out, "folder for train.jsonl, model.safetensors, sample.txt, and states to resume from");
+  programs::add_state_options(app, s.states);
   // CLI11 itself would list the values of an unknown flag as well.
   app.allow_extras()->callback([&app] {
     const auto extras = app.remaining();

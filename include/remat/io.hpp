@@ -1,4 +1,4 @@
-// Weights, logs and the progress line.
+// Weights, states of a training, logs and the progress line.
 #pragma once
 
 #include <remat/io/file.hpp>
@@ -15,5 +15,7 @@
 #include <remat/io/safetensors_header.hpp>
 #include <remat/io/safetensors_save.hpp>
 #include <remat/io/safetensors_shards.hpp>
+#include <remat/io/stop_signal.hpp>
 #include <remat/io/token_cache.hpp>
 #include <remat/io/trace.hpp>
+#include <remat/io/training_state.hpp>

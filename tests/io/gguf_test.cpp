@@ -13,7 +13,7 @@
 #include <string_view>
 #include <vector>
 
-#include "weight_file.hpp"
+#include "io/weight_file.hpp"
 
 namespace {
 

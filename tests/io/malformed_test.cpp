@@ -5,7 +5,7 @@
 #include <utility>
 #include <vector>
 
-#include "weight_file.hpp"
+#include "io/weight_file.hpp"
 
 namespace {
 

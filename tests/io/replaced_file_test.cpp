@@ -8,7 +8,7 @@
 #include <remat/io/trace.hpp>
 #include <thread>
 
-#include "weight_file.hpp"
+#include "io/weight_file.hpp"
 
 namespace {
 

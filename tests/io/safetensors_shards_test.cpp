@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "weight_file.hpp"
+#include "io/weight_file.hpp"
 
 namespace {
 

@@ -10,7 +10,7 @@
 #include <remat/core/eigen.hpp>
 #include <remat/io.hpp>
 
-#include "weight_file.hpp"
+#include "io/weight_file.hpp"
 
 namespace {
 

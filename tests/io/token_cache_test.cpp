@@ -3,7 +3,7 @@
 #include <remat/io/token_cache.hpp>
 #include <vector>
 
-#include "weight_file.hpp"
+#include "io/weight_file.hpp"
 
 namespace {
 

@@ -1,9 +1,12 @@
 // JSON Lines: a log with one object a line.
 #pragma once
 
+#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <remat/io/file.hpp>
+#include <sstream>
 #include <string>
+#include <system_error>
 
 namespace remat { inline namespace REMAT_ABI { namespace io {
 
@@ -15,12 +18,34 @@ class JsonLines {
   explicit JsonLines(const std::string& path) : JsonLines(path, 0) {}
   /// The same, with what is there thrown away first. Links and permissions stay.
   static JsonLines from_empty(const std::string& path) { return JsonLines(path, O_TRUNC); }
+  /// For a run that goes on from step `from`: of what is there, lines stay whose number under `key` is below `from`.
+  static JsonLines before(const std::string& path, const std::string& key, double from) {
+    std::error_code failure;
+    if (from <= 0 || !std::filesystem::exists(path, failure)) return from_empty(path);
+    std::string kept, line;
+    for (std::istringstream all(text_of(path)); std::getline(all, line);) {
+      const auto json = nlohmann::json::parse(line, nullptr, false);
+      const auto found = json.is_object() ? json.find(key) : json.end();
+      if (json.is_object() && found != json.end() && found->is_number() && found->get<double>() < from)
+        kept += line + '\n';
+    }
+    ReplacedFile file(path);
+    file.file().write(kept);
+    file.commit();
+    return JsonLines(path);
+  }
   /// One line. Numbers that JSON lacks (NaN, infinities) become null, bytes that are not UTF-8 become U+FFFD.
   void write(const nlohmann::ordered_json& value) const {
     file_.write(value.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + '\n');
   }
 
  private:
+  static std::string text_of(const std::string& path) {
+    const File file(path, O_RDONLY | O_NONBLOCK);
+    std::string text(file.size(), '\0');
+    file.read(text.data(), text.size(), 0);
+    return text;
+  }
   // Appended to while it grows, so that it cannot be replaced as a whole.
   JsonLines(const std::string& path, int flags) : file_(path, O_RDWR | O_CREAT | O_APPEND | flags) {
     const std::size_t size = file_.size();

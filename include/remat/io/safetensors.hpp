@@ -83,6 +83,14 @@ class SafetensorsFile {
     return tensor;
   }
   ///@}
+  /// One tensor in the type that the file says; an `Error` where that is none of ours.
+  AnyTensor read(const std::string& name) const {
+    const std::string& dtype = info(name).dtype;
+    for (const DType ours :
+         {DType::float32, DType::float64, DType::bfloat16, DType::int8, DType::uint8, DType::int32, DType::int64})
+      if (dtype == safetensors_name(ours)) return read(name, ours);
+    fail(path(), ": \"", name, "\" holds ", dtype, ", which no tensor here can hold");
+  }
   /// One tensor of F16, BF16, F32 or F64, converted: `T` is float, double or bfloat16. Numbers are rounded to nearest
   /// even, doubles on their way to bfloat16 to floats first. Little is taken beside its own memory.
   template <class T>

@@ -65,6 +65,7 @@ class Adafactor : public Optimizer<Adafactor, AdafactorConfig, detail::Adafactor
  private:
   friend Optimizer;
   static constexpr const char* name = "adafactor";
+  static constexpr const char* state_names[] = {"row_squares", "column_squares"};
 
   detail::AdafactorRule rule_of(const ParameterEntry& entry) const {
     const double decay = entry.value.shape.rank() >= 2 ? config().weight_decay : 0;

@@ -57,6 +57,7 @@ class Lion : public Optimizer<Lion, LionConfig, detail::LionRule> {
  private:
   friend Optimizer;
   static constexpr const char* name = "lion";
+  static constexpr const char* state_names[] = {"mean", ""};
 
   detail::LionRule rule_of(const ParameterEntry& entry) const {
     const double decay = entry.value.shape.rank() >= 2 ? config().weight_decay : 0;

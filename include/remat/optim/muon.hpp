@@ -79,6 +79,7 @@ class Muon : public Optimizer<Muon, MuonConfig, detail::MuonRule> {
  private:
   friend Optimizer;
   static constexpr const char* name = "muon";
+  static constexpr const char* state_names[] = {"momentum", "square"};
 
   bool is_matrix(const std::string& path, const Shape& shape) const {
     return shape.rank() == 2 && std::none_of(config().to_adamw.begin(), config().to_adamw.end(),

@@ -8,6 +8,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <remat/core/state_dict.hpp>
 #include <remat/optim/clip.hpp>
 #include <remat/params/path_pattern.hpp>
 #include <remat/params/registry.hpp>
@@ -73,7 +74,8 @@ struct ParameterStep {
 
 /// The part of every optimizer that is not its rule: each parameter of a registry is updated once however many layers
 /// share it, by the first group that fits its path; what has no gradient is left alone and costs no state. `Self` has
-/// the `name` in errors, `rule_of(entry)`, `state_shapes(rule, shape)` and `update(rule, step)`, which may not throw.
+/// the `name` in errors, `state_names`, `rule_of(entry)`, `state_shapes(rule, shape)` and `update(rule, step)`, which
+/// may not throw.
 template <class Self, class Settings, class Rule>
 class Optimizer {
  public:
@@ -109,12 +111,22 @@ class Optimizer {
       for (const AnyTensor& tensor : state.tensors) bytes += tensor.storage ? tensor.bytes() : 0;
     return bytes;
   }
+  /// What is kept from step to step, by path and name ("gpt/final_norm/scale/mean"), with the number of steps of each
+  /// parameter ("gpt/final_norm/scale/steps") and of all ("steps"). No byte is copied before the next step.
+  StateDict state_dict() const { return saved_state(); }
+  /// Goes on from there. An `Error` names what does not fit the parameters and this optimizer; nothing has changed
+  /// then.
+  void load_state_dict(const StateDict& state) { load_state(state); }
   /// As it was given.
   const Settings& config() const { return config_; }
 
   /// @cond inside
   template <class = void>
   void update_all(double learning_rate, double grad_scale);
+  template <class = void>
+  StateDict saved_state() const;
+  template <class = void>
+  void load_state(const StateDict& saved);
 
  protected:
   Optimizer(const ParameterRegistry& parameters, const Settings& config)
@@ -227,6 +239,55 @@ void Optimizer<Self, Settings, Rule>::update_all(double learning_rate, double gr
   const Storage work = work_for(most);
   for (const Update& update : updates) apply(update, learning_rate, grad_scale, work);
   ++steps_;
+}
+
+template <class Self, class Settings, class Rule>
+template <class>
+StateDict Optimizer<Self, Settings, Rule>::saved_state() const {
+  StateDict saved;
+  saved.numbers["steps"] = steps_;
+  for (const auto& [path, state] : states_) {
+    saved.numbers[path + "/steps"] = state.steps;
+    for (std::size_t i = 0; i < state.tensors.size(); ++i)
+      if (state.tensors[i].storage) saved.tensors[path + "/" + Self::state_names[i]] = state.tensors[i];
+  }
+  return saved;
+}
+
+template <class Self, class Settings, class Rule>
+template <class>
+void Optimizer<Self, Settings, Rule>::load_state(const StateDict& saved) {
+  std::map<std::string, State> states;
+  std::size_t tensors = 0, numbers = 1;
+  const auto number = [&](const std::string& name) {
+    const auto found = saved.numbers.find(name);
+    require(found != saved.numbers.end(), Self::name, ": the saved state has no \"", name, '"');
+    return found->second;
+  };
+  for (const auto& entry : parameters_->entries()) {
+    if (saved.numbers.count(entry->path + "/steps") == 0) continue;  // had no gradient yet
+    State state{self().rule_of(*entry), {}, number(entry->path + "/steps")};
+    ++numbers;
+    const detail::StateShapes shapes = self().state_shapes(state.rule, entry->value.shape);
+    for (std::size_t i = 0; i < shapes.size(); ++i) {
+      if (!shapes[i]) continue;
+      const std::string name = entry->path + "/" + Self::state_names[i];
+      const auto found = saved.tensors.find(name);
+      require(found != saved.tensors.end(), Self::name, ": the saved state has no \"", name, '"');
+      const AnyTensor& theirs = found->second;
+      require(theirs.dtype == entry->value.dtype && theirs.shape == *shapes[i], Self::name, ": the saved state has \"",
+              name, "\" as ", name_of(theirs.dtype), theirs.shape, ", ", name_of(entry->value.dtype), *shapes[i],
+              " is needed");
+      state.tensors[i] = theirs.shared();
+      ++tensors;
+    }
+    states.emplace(entry->path, std::move(state));
+  }
+  require(tensors == saved.tensors.size() && numbers == saved.numbers.size(), Self::name, ": the saved state has ",
+          saved.tensors.size(), " tensors and ", saved.numbers.size(), " numbers, of which ", tensors, " and ", numbers,
+          " belong to parameters of this optimizer; it is of another model or optimizer");
+  steps_ = number("steps");
+  states_ = std::move(states);
 }
 /// @endcond
 

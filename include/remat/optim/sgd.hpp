@@ -59,6 +59,7 @@ class Sgd : public Optimizer<Sgd, SgdConfig, detail::SgdRule> {
  private:
   friend Optimizer;
   static constexpr const char* name = "sgd";
+  static constexpr const char* state_names[] = {"momentum", ""};
 
   detail::SgdRule rule_of(const ParameterEntry& entry) const {
     const double decay = entry.value.shape.rank() >= 2 ? config().weight_decay : 0;

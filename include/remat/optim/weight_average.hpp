@@ -4,6 +4,7 @@
 #include <map>
 #include <memory>
 #include <remat/core/parallel.hpp>
+#include <remat/core/state_dict.hpp>
 #include <remat/optim/clip.hpp>
 #include <remat/params/registry.hpp>
 #include <string>
@@ -46,6 +47,11 @@ class WeightAverage {
   /// Do the parameters have the values of their averages now?
   bool is_swapped_in() const { return is_in_; }
 
+  /// The averages by path, and how often they were updated ("updates"). No byte is copied before the next update. An
+  /// `Error` while they are swapped in.
+  StateDict state_dict() const;
+  /// Goes on from there. An `Error` names what does not fit the parameters; nothing has changed then.
+  void load_state_dict(const StateDict& saved);
   /// How often it was updated.
   Index update_count() const { return updates_; }
   /// Bytes of the averages.
@@ -103,6 +109,34 @@ inline void WeightAverage::update() {
   }
   for (Average& average : begun) averages_.emplace(average.of->path, std::move(average));
   ++updates_;
+}
+
+inline StateDict WeightAverage::state_dict() const {
+  require(!is_in_, "weight_average: state_dict was called while the averages are swapped in; call swap first");
+  StateDict state;
+  for (const auto& [path, average] : averages_) state.tensors[path] = average.value;
+  state.numbers["updates"] = static_cast<double>(updates_);
+  return state;
+}
+
+inline void WeightAverage::load_state_dict(const StateDict& saved) {
+  require(!is_in_, "weight_average: load_state_dict was called while the averages are swapped in; call swap first");
+  std::map<std::string, Average> averages;
+  for (const auto& entry : parameters_->entries()) {
+    const auto found = saved.tensors.find(entry->path);
+    if (found == saved.tensors.end()) continue;
+    const AnyTensor &theirs = found->second, &value = entry->value;
+    require(theirs.dtype == value.dtype && theirs.shape == value.shape, "weight_average: the saved average of ",
+            entry->path, " is ", name_of(theirs.dtype), theirs.shape, ", the parameter ", name_of(value.dtype),
+            value.shape);
+    averages.emplace(entry->path, Average{entry, theirs.shared()});
+  }
+  const auto updates = saved.numbers.find("updates");
+  require(averages.size() == saved.tensors.size() && updates != saved.numbers.end(),
+          "weight_average: the saved state has ", saved.tensors.size(), " averages, of which ", averages.size(),
+          " are of parameters here; it is of another model");
+  averages_ = std::move(averages);
+  updates_ = static_cast<Index>(updates->second);
 }
 
 }}}  // namespace remat::optim

@@ -1,0 +1,153 @@
+// Runs that can be stopped and resumed: their flags, and what happens between two steps.
+#pragma once
+
+#include <chrono>
+#include <filesystem>
+#include <functional>
+#include <iostream>
+#include <map>
+#include <optional>
+#include <remat/core/machine.hpp>
+#include <remat/core/state_dict.hpp>
+#include <remat/io/file_hash.hpp>
+#include <remat/io/stop_signal.hpp>
+#include <remat/io/training_state.hpp>
+#include <remat/kernels/gemm.hpp>
+#include <set>
+#include <string>
+#include <system_error>
+#include <utility>
+
+#include "run_program.hpp"
+
+namespace programs {
+
+/// What a program returns that was told to stop, as a shell has it of one that Ctrl-C ended.
+inline constexpr int stopped = 130;
+
+struct StateSettings {
+  int save_every = 0, keep = 2;
+  bool resume = false, stop_on_failed_save = false;
+};
+
+inline void add_state_options(CLI::App& app, StateSettings& s) {
+  app.add_flag("--resume", s.resume, "go on from the newest whole state in --out, if there is one");
+  app.add_option("--save-every", s.save_every, "steps between states; 0: about every 5 minutes")
+      ->check(CLI::Range(0, 1 << 30));
+  app.add_option("--keep", s.keep, "newest states that are kept, beside the best")->check(CLI::Range(1, 1 << 30));
+  app.add_flag("--stop-on-failed-save", s.stop_on_failed_save, "else training goes on with a note");
+}
+
+/// Numbers that a run chose by itself and goes on with when it is resumed.
+class ChosenNumbers {
+ public:
+  void add(const std::string& name, int& number) { numbers_[name] = &number; }
+  remat::StateDict state_dict() const {
+    remat::StateDict state;
+    for (const auto& [name, number] : numbers_) state.numbers[name] = *number;
+    return state;
+  }
+  void load_state_dict(const remat::StateDict& state) {
+    for (const auto& [name, number] : numbers_) *number = static_cast<int>(state.numbers.at(name));
+  }
+
+ private:
+  std::map<std::string, int*> numbers_;
+};
+
+/// Saves states in the folder `states` of a run's own folder, and resumes from them. While it lives, the first Ctrl-C
+/// lets the step end and its state be saved.
+class SavedRun {
+ public:
+  using Tell = std::function<void(const std::string&)>;
+
+  SavedRun(const StateSettings& s, const std::string& out, const remat::ParameterRegistry& parameters,
+           bool in_background)
+      : s_(s),
+        folder_((std::filesystem::path(out) / "states").string()),
+        states_(parameters, {.folder = folder_, .keep = s.keep, .in_background = in_background}) {
+    states_.add("chosen", chosen_);
+    states_.may_differ("remat", remat::version());
+    states_.may_differ("products", remat::kernels::gemm_backend());
+    states_.may_differ("instructions", remat::machine::isa() + ", compiled for " + remat::machine::compiled_isa());
+  }
+
+  /// Where optimizers are added.
+  remat::io::TrainingStates& states() { return states_; }
+  /// Goes on as it was chosen when the run began.
+  void keep_number(const std::string& name, int& number) { chosen_.add(name, number); }
+  /// The file must be the one that the run began with.
+  void must_be_file(const std::string& what, const std::string& path) {
+    states_.must_equal(what, remat::io::hash_of_file(path));
+  }
+  /// Flags must be those that the run began with, but for those that its results do not depend on.
+  void must_be_flags(const CLI::App& app, std::set<std::string> free) {
+    free.insert({"help", "resume", "save-every", "keep", "stop-on-failed-save", "out", "threads", "data", "model"});
+    for (const CLI::Option* option : app.get_options()) {
+      const std::string name = option->get_single_name();
+      if (free.count(name) > 0) continue;
+      std::string value;
+      for (const std::string& each : option->results()) value += (value.empty() ? "" : " ") + each;
+      states_.must_equal("--" + name, option->count() > 0 ? value : option->get_default_str());
+    }
+  }
+
+  /// How many steps are behind the run, whose state is loaded then. States of another run are put aside.
+  int begin() {
+    last_save_ = Clock::now();
+    if (!s_.resume) {
+      put_aside();
+      return 0;
+    }
+    const auto resumed = states_.resume();
+    if (!resumed) {
+      std::cout << "nothing to resume in " << folder_ << " yet: begins anew" << std::endl;
+      return 0;
+    }
+    for (const std::string& note : resumed->notes) std::cout << "note: " << note << '\n';
+    std::cout << "goes on from " << resumed->folder << std::endl;
+    return static_cast<int>(resumed->step);
+  }
+
+  /// Behind each step, `done` of `all`: saves when it is time. True when the run was told to stop.
+  bool is_stopped(int done, int all, const Tell& tell, std::optional<double> held_out_loss = {}) {
+    const bool is_stop = stop_.received() && done < all;
+    const bool is_due =
+        s_.save_every > 0 ? done % s_.save_every == 0 : Clock::now() - last_save_ > std::chrono::minutes(5);
+    if (is_stop || is_due || done == all) save(done, held_out_loss, is_stop || done == all, tell);
+    if (is_stop)
+      tell("stopped after step " + std::to_string(done) + " of " + std::to_string(all) +
+           "; the same command with --resume goes on");
+    return is_stop;
+  }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  void save(int done, std::optional<double> loss, bool is_last, const Tell& tell) try {
+    last_save_ = Clock::now();
+    states_.save(done, loss);
+    if (is_last) states_.wait();
+  } catch (const remat::Error& error) {
+    if (s_.stop_on_failed_save || is_last) throw;
+    tell(std::string("not saved, training goes on: ") + error.what());
+  }
+  void put_aside() const {
+    std::error_code failure;
+    if (!std::filesystem::exists(folder_, failure)) return;
+    std::filesystem::remove_all(folder_ + ".before", failure);
+    std::filesystem::rename(folder_, folder_ + ".before", failure);
+    remat::require(!failure, folder_, ": cannot be renamed: ", failure.message());
+    std::cout << "states of an earlier run are in " << folder_ << ".before now; --resume would have gone on from them"
+              << std::endl;
+  }
+
+  StateSettings s_;
+  std::string folder_;
+  ChosenNumbers chosen_;
+  remat::io::TrainingStates states_;
+  remat::io::StopSignal stop_;
+  Clock::time_point last_save_ = Clock::now();
+};
+
+}  // namespace programs
