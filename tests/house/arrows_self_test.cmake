@@ -52,6 +52,8 @@ judge(core/a.hpp "#include <nlohmann/json.hpp>" "may not include <nlohmann/json.
 judge(text/a.hpp "#include <remat/data/batches.hpp>" "includes <remat/data/batches.hpp>")
 judge(core/a.hpp "#include <iostream>" "may not include <iostream>")
 judge(core/a.hpp "inline void f() {\n  using namespace std;\n}" "'using namespace'")
+judge(io/a.hpp "#include <xxhash.h>" "may not include <xxhash.h>")
+judge(io/a.hpp "namespace remat { inline namespace REMAT_ABI {}}" "names REMAT_ABI")
 judge(io/a.hpp "auto t = xt::load_npy<float>(path);" "'load_npy'")
 
 set(forgotten ON)  # no umbrella includes it

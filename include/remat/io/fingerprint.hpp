@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <remat/core/config.hpp>
 #include <span>
 #include <string_view>
 

@@ -36,17 +36,15 @@ class StateFolder {
   const std::string& path() const { return path_; }
   std::string of(Index step) const { return path_ + "/step-" + std::to_string(step); }
 
-  /// Calls `write(path)` for each file of the state, then writes the manifest. What was there of the same step is
-  /// incomplete from the beginning on.
+  /// Calls `write(path)` for each file of the state, then writes the manifest. What was there of the same step goes
+  /// first, its manifest before all else.
   void write(const StateManifest& state, const std::map<std::string, std::function<void(const std::string&)>>& files) {
     const std::string folder = of(state.step);
     std::error_code failure;
+    if (!remove(state.step, failure)) fail(folder, ": cannot be removed: ", failure.message());
     std::filesystem::create_directories(folder, failure);
     require(!failure, folder, ": cannot be made: ", failure.message());
     File(path_, O_RDONLY | O_DIRECTORY).sync();
-    std::filesystem::remove(folder + manifest, failure);
-    require(!failure, folder, manifest, ": cannot be removed: ", failure.message());
-    File(folder, O_RDONLY | O_DIRECTORY).sync();
     nlohmann::ordered_json json{{"format", format},
                                 {"remat", version()},
                                 {"step", state.step},
@@ -108,8 +106,7 @@ class StateFolder {
     for (const Index each : others) {
       if (keep_best && best && best->second == each) continue;
       std::error_code failure;  // what stays is told from complete states, and no reason to stop
-      std::filesystem::remove(of(each) + manifest, failure);
-      std::filesystem::remove_all(of(each), failure);
+      remove(each, failure);
     }
   }
 
@@ -118,6 +115,12 @@ class StateFolder {
   static constexpr int format = 1;
   static constexpr std::size_t most_bytes = 1 << 20;  // of a manifest
 
+  /// The manifest first, so that at no moment a part passes for the whole.
+  bool remove(Index step, std::error_code& failure) const {
+    if (std::filesystem::remove(of(step) + manifest, failure)) File(of(step), O_RDONLY | O_DIRECTORY).sync();
+    if (!failure) std::filesystem::remove_all(of(step), failure);
+    return !failure;
+  }
   static StateManifest parsed(const std::string& path, bool with_files = true) {
     const File file(path, O_RDONLY | O_NONBLOCK);
     require(file.size() <= most_bytes, path, ": has ", file.size(), " bytes, above the limit ", most_bytes);

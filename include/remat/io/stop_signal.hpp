@@ -4,6 +4,7 @@
 #include <signal.h>
 
 #include <atomic>
+#include <remat/core/config.hpp>
 
 namespace remat { inline namespace REMAT_ABI { namespace io {
 

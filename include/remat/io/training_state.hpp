@@ -112,6 +112,7 @@ class TrainingStates {
       found.step = step, found.folder = folder_.of(step);
       compare(*state, found);
       load(found.folder);
+      folder_.remove_others(step, config_.keep, config_.keep_best);  // what a save left that did not come to its end
       return found;
     }
     require(!is_damaged, config_.folder, ": has no complete state; ", found.notes.empty() ? "" : found.notes[0]);
