@@ -83,7 +83,7 @@ INSTANTIATE_TEST_SUITE_P(
         each_layer("AlibiByKeyPosition",
                    [](auto& layer) {
                      layer.attention.rotary_base = 0, layer.attention.alibi = layer.attention.combined_qkv = true;
-                     layer.attention.alibi_form = nn::AlibiForm::bfloat16_key_position;
+                     layer.attention.alibi_form = AlibiForm::bfloat16_key_position;
                    }),
         each_layer("SharedAttention", [](auto& layer) { layer.attention.shared_weight_id = "one"; }),
         Case{"LearnedPositionsAndLayerNorms",

@@ -130,7 +130,7 @@ TEST(ConfigChecks, Attention) {
          c.rotary_base = 100, c.rotary_scaling = {RotaryScaling::llama3, 2, 1, 4, 0};
        },
        {"rotary_scaling.original_context"}},
-      {[](C& c) { c.alibi_form = nn::AlibiForm::bfloat16_key_position; }, {"alibi_form", "set alibi = true"}},
+      {[](C& c) { c.alibi_form = AlibiForm::bfloat16_key_position; }, {"alibi_form", "set alibi = true"}},
       {[](C& c) { c.query_key_norm_scale = nn::NormScale::weight; }, {"query_key_norm_scale", "set query_key_norm"}},
       {[](C& c) { c.query_key_norm = nn::QueryKeyNorm::each_head, c.query_key_norm_epsilon = 0; },
        {"query_key_norm_epsilon must be > 0", "0"}},

@@ -71,11 +71,11 @@ const Option options[] = {
     {"ParallelOfACombinedProjection",
      [](Config& c) { c.parallel = c.parallel_one_norm = c.attention.combined_qkv = true; }},
     {"AlibiByKeyPosition",
-     [](Config& c) { c.attention.alibi = true, c.attention.alibi_form = nn::AlibiForm::bfloat16_key_position; }},
+     [](Config& c) { c.attention.alibi = true, c.attention.alibi_form = AlibiForm::bfloat16_key_position; }},
     {"AlibiByKeyPositionOfACombinedProjection",
      [](Config& c) {
        c.attention.alibi = c.attention.combined_qkv = true;
-       c.attention.alibi_form = nn::AlibiForm::bfloat16_key_position;
+       c.attention.alibi_form = AlibiForm::bfloat16_key_position;
      }},
 };
 
@@ -272,7 +272,7 @@ TEST(AlibiByKeyPosition, IsNearlyThatByDistanceAndRefusesWhatItWouldRoundOtherwi
   ParameterRegistry parameters(3);
   nn::AttentionConfig config{.model_dims = 24, .num_heads = 12, .alibi = true};
   const nn::MultiHeadAttention<double> distance(parameters / "a", config);
-  config.alibi_form = nn::AlibiForm::bfloat16_key_position;
+  config.alibi_form = AlibiForm::bfloat16_key_position;
   config.scale = 1;  // by which its biases are multiplied
   config.shared_weight_id.clear();
   const nn::MultiHeadAttention<double> keys(parameters / "b", config);
@@ -291,12 +291,35 @@ TEST(AlibiByKeyPosition, IsNearlyThatByDistanceAndRefusesWhatItWouldRoundOtherwi
   for (Index i = 0; i < a.size(); ++i) greatest = std::max(greatest, std::abs(a[i] - b[i]));
   EXPECT_LT(greatest, 0.05);
   EXPECT_GT(greatest, 1e-6);
-  expect_error({"b: alibi_form bfloat16_key_position", "masks.query_segments"}, [&] {
+  expect_error({"b", "alibi_form bfloat16_key_position", "AlibiForm::distance"}, [&] {
     keys(x, {.query_segments = Tensor<std::int32_t>({B, 20}, 1)});
   });
-  expect_error({"b: alibi_form bfloat16_key_position", "masks.bias"}, [&] {
-    keys(x, {.bias = Tensor<double>({1, 1, 1, 20}, 1)});
-  });
+}
+
+// As transformers computes it: a bias of [1, N, 1, S], also where positions do not fit into bfloat16.
+TEST(AlibiByKeyPosition, IsTheBiasThatTransformersAdds) {
+  constexpr Index heads = 12, length = 300;
+  const auto rounded = [](double x) { return static_cast<double>(static_cast<bfloat16>(static_cast<float>(x))); };
+  Tensor<double> bias({1, heads, 1, length});
+  for (Index n = 0; n < heads; ++n)
+    for (Index s = 0; s < length; ++s) {
+      const double slope = n < 8 ? std::exp2(-1.0 - static_cast<double>(n)) : std::exp2(7.5 - static_cast<double>(n));
+      bias.write()[n * length + s] = rounded(rounded(slope) * rounded(static_cast<double>(s))) / std::sqrt(2.0);
+    }
+  const auto run = [&](const AttentionOptions& options, const AttentionMasks<double>& masks) {
+    Tape tape;
+    const auto x = tape.input(random_tensor<double>({1, length, heads, 2}, 3), {.wants_gradient = true});
+    const auto y = attention(x, x, x, options, masks);
+    const Tensor<double> value = y.value();
+    tape.backward(sum(y * tape.input(random_tensor<double>({1, length, heads, 2}, 4))));
+    return std::pair(value, tape.grad(x));
+  };
+  AttentionOptions options{.causal = true};
+  const auto [value, gradient] = run(options, {.bias = bias});
+  options.alibi = true, options.alibi_form = AlibiForm::bfloat16_key_position;
+  const auto [y, dx] = run(options, {});
+  for (Index i = 0; i < y.size(); ++i) EXPECT_NEAR(y[i], value[i], 1e-11);
+  for (Index i = 0; i < y.size(); ++i) EXPECT_NEAR(dx[i], gradient[i], 1e-10);
 }
 
 // All positions of one table are those of the other divided by its factor.

@@ -131,7 +131,7 @@ std::string printed(const V& value) {
     named({"none", "each_head", "whole_projection"});
   else if constexpr (std::is_same_v<V, RotaryScaling>)
     named({"none", "linear", "llama3"});
-  else if constexpr (std::is_same_v<V, nn::AlibiForm>)
+  else if constexpr (std::is_same_v<V, AlibiForm>)
     named({"distance", "bfloat16_key_position"});
   else
     text << std::boolalpha << value;

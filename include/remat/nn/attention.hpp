@@ -1,7 +1,6 @@
 // Multi-head attention layer.
 #pragma once
 
-#include <cmath>
 #include <optional>
 #include <remat/nn/attention_config.hpp>
 #include <remat/nn/attention_masks.hpp>
@@ -59,8 +58,7 @@ struct MultiHeadAttention {
 
   /// Keys and values of a memory, for any number of calls of `attend`.
   struct KeysValues {
-    Var<T> keys, values;        // [B, S, K H]
-    Like<Accum<T>> key_bias{};  // [1, N, 1, S], as of `key_bias`; made by each call of `attend` where it is left out
+    Var<T> keys, values;  // [B, S, K H]
   };
 
   using Masks = AttentionMasks<T>;  // what a call may see
@@ -72,12 +70,6 @@ struct MultiHeadAttention {
 
   /// Keys and values of memory [B, S, Dm], or of x itself.
   KeysValues keys_values(const Var<T>& memory) const;
-  /// Of `keys` keys what `AlibiForm::bfloat16_key_position` adds to scores, [1, N, 1, keys]; nothing for other configs.
-  Like<Accum<T>> key_bias(Index keys) const {
-    if (config.alibi_form == AlibiForm::distance) return {};
-    const double scale = config.scale.value_or(1 / std::sqrt(static_cast<double>(config.head_dims)));
-    return detail::alibi_of_keys<Accum<T>>(config.num_heads, keys, scale);
-  }
   /// Of queries x [B, T, D], the first at position `offset` of the keys' sequence in self attention; without it, to all
   /// keys that the masks let see -> [B, T, D].
   Var<T> attend(const Var<T>& x, const KeysValues& memory, std::optional<Index> offset = {},
@@ -109,15 +101,6 @@ struct MultiHeadAttention {
   // Queries [B, T, N H] at keys and values [B, S, K H] -> [B, T, D].
   Var<T> look(const Var<T>& queries, const Var<T>& keys, const Var<T>& values, const AttentionOptions& how,
               const Masks& masks) const;
-  /// `masks` and `bias`, if there is one.
-  Masks biased(Masks masks, const Like<Accum<T>>& bias) const {
-    if (!bias.has_value()) return masks;
-    require(!masks.bias.has_value() && !masks.query_segments.has_value(), path,
-            ": alibi_form bfloat16_key_position adds a bias by position, beside which there is none of masks.bias and "
-            "masks.query_segments; use AlibiForm::distance");
-    masks.bias = bias;
-    return masks;
-  }
   // context [B, T, N H] -> [B, T, D]
   Var<T> project(const Var<T>& context) const;
   AttentionOptions options(bool causal, std::optional<Index> offset) const;
@@ -138,8 +121,7 @@ Var<T> MultiHeadAttention<T>::attend(const Var<T>& x, const KeysValues& memory, 
       offset.has_value() || !depends_on_positions(config), path,
       ": window, rotary_base and alibi are of self attention; build cross attention of cross_attention_like(config)");
   const Var<T> q = normed_queries(checkpoint_name((*query)(x), "query_proj"));
-  return look(q, memory.keys, memory.values, options(config.causal && offset.has_value(), offset),
-              biased(masks, memory.key_bias.has_value() ? memory.key_bias : key_bias(memory.keys.shape()[1])));
+  return look(q, memory.keys, memory.values, options(config.causal && offset.has_value(), offset), masks);
 }
 
 template <class T>
@@ -153,8 +135,7 @@ Var<T> MultiHeadAttention<T>::decode(const Var<T>& x, typename KeyValueCache<T>:
   const Var<T> queries = normed_queries(fresh.queries);
   const Index before = cache.length;
   cache.append(normed_keys(fresh.keys).value(), fresh.values.value(), path);
-  return look(queries, tape.input(cache.keys), tape.input(cache.values), options(true, before),
-              biased({}, key_bias(cache.capacity)));
+  return look(queries, tape.input(cache.keys), tape.input(cache.values), options(true, before), {});
 }
 
 template <class T>
@@ -185,7 +166,7 @@ AttentionOptions MultiHeadAttention<T>::options(bool causal, std::optional<Index
   o.window = config.window;
   o.rotary_base = config.rotary_base, o.rotary_dims = config.rotary_dims;
   o.rotary_scaling = config.rotary_scaling;
-  o.alibi = config.alibi && config.alibi_form == AlibiForm::distance;
+  o.alibi = config.alibi, o.alibi_form = config.alibi_form;
   return o;
 }
 
@@ -197,11 +178,10 @@ Var<T> MultiHeadAttention<T>::operator()(const Var<T>& x, const Masks& masks) co
   const Var<T> projected = checkpoint_name((*qkv)(x), "combined_qkv_proj");
   const AttentionOptions how = options(config.causal, {});
   if (config.fused && !query_norm)
-    return project(
-        attention_qkv(projected, config.num_heads, config.num_kv_heads, how, biased(masks, key_bias(x.shape()[1]))));
+    return project(attention_qkv(projected, config.num_heads, config.num_kv_heads, how, masks));
   const QueriesKeysValues parts = split(projected);
   const Var<T> queries = normed_queries(parts.queries), keys = normed_keys(parts.keys);
-  return look(queries, keys, parts.values, how, biased(masks, key_bias(x.shape()[1])));
+  return look(queries, keys, parts.values, how, masks);
 }
 
 template <class T>

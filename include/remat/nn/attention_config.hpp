@@ -10,11 +10,6 @@
 
 namespace remat { inline namespace REMAT_ABI { namespace nn {
 
-/// What ALiBi adds to a score: -slope * distance (Press et al. 2022); or what transformers adds for Falcon, which
-/// differs by its rounding: slope * position of the key, slope and product rounded to bfloat16, times the scale of
-/// scores. Where a sequence begins then matters, so packed ones are refused.
-enum class AlibiForm { distance, bfloat16_key_position };
-
 /// Where queries and keys get an RMS norm, behind their projections and before rotary turns them: nowhere; each head by
 /// itself, all with one scale [H] (Qwen 3, Gemma 3); or all heads of a token as one row, scales [N H] and [K H] (OLMo
 /// 2).

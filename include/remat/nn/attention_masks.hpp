@@ -1,12 +1,9 @@
 // What the attention of one call of a layer may see, and that of a part of its queries.
 #pragma once
 
-#include <remat/kernels/attention/score_change.hpp>
 #include <remat/ops/attention_options.hpp>
 #include <remat/ops/blockwise.hpp>
-#include <span>
 #include <string>
-#include <vector>
 
 namespace remat { inline namespace REMAT_ABI { namespace nn { namespace detail {
 
@@ -15,20 +12,6 @@ template <class T>
 bool masks_anything(const AttentionMasks<T>& masks) {
   return masks.key_lengths.has_value() || masks.query_segments.has_value() || masks.key_segments.has_value() ||
          masks.prefix_lengths.has_value() || masks.bias.has_value() || masks.relative_bias.has_value();
-}
-
-/// What `AlibiForm::bfloat16_key_position` adds to the scores of each head at keys from position 0 on: [1, N, 1, S].
-template <class T>
-Tensor<T> alibi_of_keys(Index heads, Index keys, double scale) {
-  const auto rounded = [](double x) { return static_cast<float>(static_cast<bfloat16>(static_cast<float>(x))); };
-  std::vector<T> biases(static_cast<std::size_t>(heads * keys));
-  for (Index n = 0; n < heads; ++n) {
-    const float slope = rounded(kernels::attention::alibi_slope(n, heads));
-    for (Index s = 0; s < keys; ++s)
-      biases[static_cast<std::size_t>(n * keys + s)] =
-          static_cast<T>(rounded(slope * rounded(static_cast<double>(s)))) * static_cast<T>(scale);
-  }
-  return {{1, heads, 1, keys}, std::span<const T>(biases)};
 }
 
 /// The masks of all queries, from which those of a part can be cut: on the tape of x, once for all parts.

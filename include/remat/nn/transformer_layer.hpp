@@ -233,9 +233,7 @@ Var<X> TransformerLayer<T>::by_chunks(const Var<X>& x, const Var<T>* memory, con
     const KeysValues own = attention.keys_values(is_normed_before() ? attention_norm(part) : cast<T>(part));
     return std::tuple(own.keys, own.values);
   });
-  KeysValues own{keys, values};
-  if (const auto bias = attention.key_bias(x.shape()[1]); bias.has_value())  // once for all chunks
-    own.key_bias = Var<Accum<T>>(x.shared_program(), bias.on(x.program()));
+  const KeysValues own{keys, values};
   const KeysValues others = memory != nullptr ? cross_attention->keys_values(*memory) : KeysValues{};
   const detail::MasksByChunk<T> seen(masks, x, path), seen_of_memory(memory_masks, x, path);
   return blockwise(x, 1, c.query_chunk, c.policy, [&](const Var<X>& part, Index offset) {

@@ -47,6 +47,9 @@ struct AttentionOp : Op {
     require(o.soft_cap >= 0, "soft_cap ", o.soft_cap, " is negative");
     require(o.rotary_base >= 0, "rotary_base ", o.rotary_base, " is negative");
     if (const char* fault = fault_of(o.rotary_scaling)) fail(fault);
+    require(!o.alibi || o.alibi_form == AlibiForm::distance || !in.has(query_segments),
+            "alibi_form bfloat16_key_position rounds by position, so segments would depend on where they begin; use "
+            "AlibiForm::distance");
     const Index turned = o.rotary_dims == 0 ? head_dims : o.rotary_dims;
     require(o.rotary_base == 0 || (0 <= turned && turned <= head_dims && turned % 2 == 0), "rotary_dims ", turned,
             " is not an even part of ", head_dims, " head dims");

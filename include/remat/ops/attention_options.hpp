@@ -22,6 +22,11 @@ struct RotaryScalingOptions {
   Index original_context = 8192;     // of llama3: the longest sequence in training
 };
 
+/// What ALiBi adds to a score: -slope * distance (Press et al. 2022); or what transformers adds for Falcon, which
+/// differs by a constant of each query and by rounding: slope * position of the key, slope and product rounded to
+/// bfloat16, times the scale of scores. Where a sequence begins then matters, so segments are refused.
+enum class AlibiForm { distance, bfloat16_key_position };
+
 /// Query t lies at position t + offset where key s lies at s.
 struct AttentionOptions {
   bool causal = false;            // query t sees key s iff s <= t + offset
@@ -38,8 +43,9 @@ struct AttentionOptions {
   Index key_position = 0;  // of key 0, for rotary
   bool alibi = false;      // adds -slope * distance (Press et al. 2022): 2^(-8 n / N) in head n = 1 .. N, if N
                            // is a power of two; else see `alibi_slope`
-  Index relative_max_distance = 128;      // from here on, distances share T5's last bucket
-  RotaryScalingOptions rotary_scaling{};  // of the frequencies of rotary
+  Index relative_max_distance = 128;           // from here on, distances share T5's last bucket
+  RotaryScalingOptions rotary_scaling{};       // of the frequencies of rotary
+  AlibiForm alibi_form = AlibiForm::distance;  // of alibi
 };
 
 /// Masks and biases, each of which may be left out; a key is seen where all agree:
@@ -92,6 +98,7 @@ kernels::AttentionProblem<T> attention_problem(Index query_length, Index key_len
     p.rotary_low = scaling.low_frequency_factor, p.rotary_high = scaling.high_frequency_factor;
   }
   p.alibi = options.alibi;
+  p.alibi_by_key = options.alibi && options.alibi_form == AlibiForm::bfloat16_key_position;
   p.max_distance = options.relative_max_distance;
   return p;
 }

@@ -65,7 +65,7 @@ inline models::DecoderConfig falcon_of_folder(const text::detail::JsonPlace& jso
                      .rotary_base = is_alibi ? 0 : table.base,
                      .alibi = is_alibi};
   if (!is_alibi) layer.attention.rotary_scaling = table.scaling;
-  if (is_alibi) layer.attention.alibi_form = nn::AlibiForm::bfloat16_key_position;
+  if (is_alibi) layer.attention.alibi_form = AlibiForm::bfloat16_key_position;
   layer.ffn.bias = layer.attention.bias;
   layer.ffn.activation = read_activation(json, "activation", "gelu");
   layer.parallel = is_parallel, layer.parallel_one_norm = is_parallel && norms == 1;

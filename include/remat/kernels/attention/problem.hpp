@@ -44,6 +44,8 @@ struct AttentionProblem {
   double soft_cap = 0;
   /// Adds -slope(n) * distance (Press et al. 2022).
   bool alibi = false;
+  /// Then adds slope(n) * s instead, slope and product rounded to bfloat16, times `scale`.
+  bool alibi_by_key = false;
   /// Adds bias[b, n, t, s]; a size of 1 stands for every index. -infinity hides.
   const Accum<T>* bias = nullptr;
   Index bias_sizes[4] = {1, 1, 1, 1};

@@ -73,7 +73,8 @@ class ScoreChange {
   /// the changed scores.
   void operator()(T* scores, T* derivative, Index row, Index rows, Index lane, Index lanes) const {
     if (p.soft_cap > 0) squash(scores, derivative, rows);
-    if (p.alibi || p.buckets > 0) add_by_distance(scores, row, rows, lane);
+    if ((p.alibi && !p.alibi_by_key) || p.buckets > 0) add_by_distance(scores, row, rows, lane);
+    if (p.alibi_by_key) add_by_key(scores, row, rows, lane);
     if (p.bias != nullptr) add_bias(scores, row, rows, lane, lanes);
     if (p.query_segments != nullptr) hide_other_segments(scores, row, rows, lane, lanes);
   }
@@ -96,7 +97,7 @@ class ScoreChange {
   /// A function of the distance has one value a diagonal.
   void add_by_distance(T* scores, Index row, Index rows, Index lane) const {
     T diagonals[tile_rows + group];
-    const double slope = p.alibi ? alibi_slope(n, p.heads) : 0;
+    const double slope = p.alibi && !p.alibi_by_key ? alibi_slope(n, p.heads) : 0;
     for (Index i = 0; i < rows + group - 1; ++i) {
       const Index ahead = lane - row + i - (rows - 1);  // lane less row
       const Index distance = (KeyLanes ? ahead : -ahead) - p.offset;
@@ -106,6 +107,19 @@ class ScoreChange {
     }
     for (Index i = 0; i < rows; ++i)
       for (int j = 0; j < group; ++j) scores[i * group + j] += diagonals[rows - 1 - i + j];
+  }
+
+  void add_by_key(T* scores, Index row, Index rows, Index lane) const {
+    const auto rounded = [](double x) { return widen(narrow(static_cast<float>(x))); };
+    const auto of_key = [&, slope = rounded(alibi_slope(n, p.heads))](Index key) {
+      return static_cast<T>(rounded(slope * rounded(static_cast<double>(key)))) * static_cast<T>(p.scale);
+    };
+    T lanes[group] = {};
+    for (int j = 0; KeyLanes && j < group; ++j) lanes[j] = of_key(lane + j);
+    for (Index i = 0; i < rows; ++i) {
+      const T of_row = KeyLanes ? T{0} : of_key(row + i);
+      for (int j = 0; j < group; ++j) scores[i * group + j] += KeyLanes ? lanes[j] : of_row;
+    }
   }
 
   void add_bias(T* scores, Index row, Index rows, Index lane, Index lanes) const {
