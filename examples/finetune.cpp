@@ -170,6 +170,7 @@ int finetune_model(const Settings& s, const CLI::App& app) {
   int steps = 0;
   const int first = begin(s, app, run, adamw, steps);
   const auto log = remat::io::JsonLines::before(in_folder(s, "train.jsonl"), "step", first == 0 ? 0 : first + 1);
+  run.keep_log(log);
   if (first == 0) {
     steps = choose_steps(s, model, parameters, batches, how.parts);
     log.write({{"step", 0}, {"held_out_loss", before}});

@@ -72,6 +72,7 @@ int train(const Settings& given, const CLI::App& app) {
   programs::SavedRun run(s.states, s.out, parameters, s.memory == 0);
   const int first = train_gpt::begin(s, app, run, adamw);
   const auto log = remat::io::JsonLines::before(train_gpt::in_folder(s, "train.jsonl"), "step", first);
+  run.keep_log(log);
   Stepper step(s, *gpt, parameters, batches);
   if (first == 0 && app.count("--steps") == 0 && s.preset.empty())
     train_gpt::choose_steps(s, app, step, parameters, validation.size());

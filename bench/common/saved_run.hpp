@@ -10,6 +10,7 @@
 #include <remat/core/machine.hpp>
 #include <remat/core/state_dict.hpp>
 #include <remat/io/file_hash.hpp>
+#include <remat/io/jsonl.hpp>
 #include <remat/io/stop_signal.hpp>
 #include <remat/io/training_state.hpp>
 #include <remat/kernels/gemm.hpp>
@@ -74,6 +75,8 @@ class SavedRun {
 
   /// Where optimizers are added.
   remat::io::TrainingStates& states() { return states_; }
+  /// The log is on the disk before a state is: it has a line of each step behind that. It outlives this.
+  void keep_log(const remat::io::JsonLines& log) { log_ = &log; }
   /// Goes on as it was chosen when the run began.
   void keep_number(const std::string& name, int& number) { chosen_.add(name, number); }
   /// The file must be the one that the run began with.
@@ -126,6 +129,7 @@ class SavedRun {
 
   void save(int done, std::optional<double> loss, bool is_last, const Tell& tell) try {
     last_save_ = Clock::now();
+    if (log_ != nullptr) log_->sync();
     states_.save(done, loss);
     if (is_last) states_.wait();
   } catch (const remat::Error& error) {
@@ -144,6 +148,7 @@ class SavedRun {
 
   StateSettings s_;
   std::string folder_;
+  const remat::io::JsonLines* log_ = nullptr;
   ChosenNumbers chosen_;
   remat::io::TrainingStates states_;
   remat::io::StopSignal stop_;

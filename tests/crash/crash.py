@@ -23,7 +23,7 @@ import time
 
 CHANGING = ["write", "fsync", "rename", "unlink", "unlinkat", "mkdir", "openat"]
 FLAGS = ("--layers 1 --dims 16 --heads 2 --context 16 --batch 4 --micro-batches 2 --dropout 0.1 --steps 8 --warmup 2 "
-         "--eval-every 4 --eval-batches 1 --sample-length 4 --save-every 2 --keep 2 --threads 1").split()
+         "--eval-every 4 --eval-batches 1 --sample-length 4 --save-every 2 --keep 2 --threads 1")
 
 
 class Bench:
@@ -37,10 +37,13 @@ class Bench:
         self.start("first", background=False)  # what it measures of the machine is kept for the others
         self.whole = self.outcome("first")
 
-    def command(self, out, resume=False, background=True, more=()):
-        # With a limit of memory, states are written by the thread that trains.
-        flags = FLAGS + ([] if background else ["--memory", "100"]) + (["--resume"] if resume else []) + list(more)
-        return [self.program, "--data", self.text, "--out", self.folder(out)] + flags
+    def command(self, out, resume=False, background=True, more=""):
+        # With a limit of memory, states are written by the thread that trains. Of a flag given twice, the latter counts.
+        pairs = dict(zip(FLAGS.split()[::2], FLAGS.split()[1::2]))
+        pairs.update(zip(more.split()[::2], more.split()[1::2]))
+        flags = [word for pair in pairs.items() for word in pair]
+        return ([self.program, "--data", self.text, "--out", self.folder(out)] + flags
+                + ([] if background else ["--memory", "100"]) + (["--resume"] if resume else []))
 
     def folder(self, out):
         return os.path.join(self.scratch, out)
@@ -59,18 +62,13 @@ class Bench:
             lines = [json.loads(line) for line in file]
         return weights, [(line["step"], line["loss"]) for line in lines]
 
-    def is_whole(self, out, whole_log):
-        weights, losses = self.outcome(out)
-        return weights == self.whole[0] and (losses if whole_log else losses[-1:]) == (
-            self.whole[1] if whole_log else self.whole[1][-1:])
-
-    def resumes(self, what, out, whole_log=True, **how):
+    def resumes(self, what, out, **how):
         """The run in `out` was ended: it goes on to the end of the whole run, and leaves nothing behind."""
         done = self.start(out, resume=True, **how)
         problems = []
         if done.returncode != 0:
             problems.append("resuming ended with %d: %s" % (done.returncode, done.stderr.strip()[-300:]))
-        elif not self.is_whole(out, whole_log):
+        elif self.outcome(out) != self.whole:
             problems.append("ended with other bits")
         else:
             states = os.listdir(os.path.join(self.folder(out), "states"))
@@ -157,9 +155,7 @@ def small_disk(bench):
         print("  skipped: this system mounts no tmpfs")
         return
     try:
-        more = ["--dims", "96", "--keep", "9"]
-        bench.start("disk", background=False, more=more)
-        done = bench.start("disk", background=False, more=more)
+        done = bench.start("disk", background=False, more="--dims 96 --keep 9")
         text = done.stdout + done.stderr
         if not re.search(r"No space left on device.*needs \d+ bytes in .*those before it are whole", text):
             bench.failures.append("small disk: the error names neither the file nor the bytes: " + text[-300:])
@@ -253,8 +249,7 @@ def power_failures(bench):
                 continue
             seen.add(state)
             disk.leave(out, names)
-            bench.resumes("power failed after call %d, %s" % (n, which), "power", background=False,
-                          whole_log=False)  # of lines, those since the last state are not synced
+            bench.resumes("power failed after call %d, %s" % (n, which), "power", background=False)
 
 
 def main():

@@ -10,7 +10,8 @@
 
 namespace remat { inline namespace REMAT_ABI { namespace io {
 
-/// Appends lines to a file. Each is in the file when `write` returns, so a run that is killed keeps its log.
+/// Appends lines to a file. Each is in the file when `write` returns, so a run that is killed keeps its log; a machine
+/// that loses its power keeps what was there at the last `sync`.
 class JsonLines {
  public:
   /// Opens `path`, a regular file or a new one, to append. A last line that a killed run left unfinished is ended
@@ -38,6 +39,8 @@ class JsonLines {
   void write(const nlohmann::ordered_json& value) const {
     file_.write(value.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + '\n');
   }
+  /// Waits until all lines are on the disk.
+  void sync() const { file_.sync(); }
 
  private:
   static std::string text_of(const std::string& path) {
@@ -52,6 +55,8 @@ class JsonLines {
     char last = '\n';
     if (size > 0) file_.read(&last, 1, size - 1);
     if (last != '\n') file_.write("\n");
+    const std::string folder = path.substr(0, path.rfind('/') + 1);
+    File(folder.empty() ? "." : folder, O_RDONLY | O_DIRECTORY).sync();  // the name, where it is new
   }
 
   File file_;
