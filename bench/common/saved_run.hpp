@@ -49,7 +49,11 @@ class ChosenNumbers {
     return state;
   }
   void load_state_dict(const remat::StateDict& state) {
-    for (const auto& [name, number] : numbers_) *number = static_cast<int>(state.numbers.at(name));
+    for (const auto& [name, number] : numbers_) {
+      const auto found = state.numbers.find(name);
+      remat::require(found != state.numbers.end(), "the saved state has no number \"", name, '"');
+      *number = static_cast<int>(found->second);
+    }
   }
 
  private:

@@ -33,7 +33,6 @@ class StateFolder {
  public:
   explicit StateFolder(std::string path) : path_(std::move(path)) {}
 
-  const std::string& path() const { return path_; }
   std::string of(Index step) const { return path_ + "/step-" + std::to_string(step); }
 
   /// Calls `write(path)` for each file of the state, then writes the manifest. What was there of the same step goes
