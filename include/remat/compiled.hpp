@@ -140,6 +140,11 @@
                                                            const std::optional<remat::Policy>&) const;               \
   HOW template void remat::Plan::make_frontier<>() const;                                                            \
   HOW template remat::CostModel remat::detail::calibrated<>(const std::filesystem::path&, bool);                     \
+  HOW template remat::kernels::GemmChoice remat::kernels::detail::cached_choice<>(const std::filesystem::path&);     \
+  HOW template class remat::kernels::packed::Product<float, float>;                                                  \
+  HOW template class remat::kernels::packed::Product<double, double>;                                                \
+  HOW template class remat::kernels::packed::Product<remat::bfloat16, float>;                                        \
+  HOW template class remat::kernels::packed::Product<remat::bfloat16, remat::bfloat16>;                              \
   HOW template remat::AnyTensor remat::ParameterEntry::numbers<>() const;                                            \
   HOW template void remat::optim::Optimizer<remat::optim::AdamW, remat::optim::AdamWConfig,                          \
                                             remat::optim::detail::AdamWRule>::update_all<>(double, double);

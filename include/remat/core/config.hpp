@@ -20,18 +20,21 @@
 #error "remat: -ffinite-math-only takes away its checks of infinities and NaN; compile without"
 #endif
 
-/// The GEMM backend is chosen by CMake (REMAT_GEMM); without CMake it is Eigen.
-#if !defined(REMAT_GEMM_ONEDNN) && !defined(REMAT_GEMM_BLAS) && !defined(REMAT_GEMM_EIGEN)
-#define REMAT_GEMM_EIGEN 1
-#endif
-
-// Two settings in one program would otherwise share one merged inline function: name them apart.
-#if defined(REMAT_GEMM_ONEDNN)
+// The libraries that may multiply matrices beside our own kernel are found by CMake (REMAT_GEMM). Two settings in one
+// program would otherwise share one merged inline function: name them apart.
+#if defined(REMAT_GEMM_ONEDNN) && defined(REMAT_GEMM_BLAS)
+#define REMAT_ABI_GEMM onednn_blas
+#elif defined(REMAT_GEMM_ONEDNN)
 #define REMAT_ABI_GEMM onednn
 #elif defined(REMAT_GEMM_BLAS)
 #define REMAT_ABI_GEMM blas
-#else
+#elif defined(REMAT_GEMM_EIGEN)
 #define REMAT_ABI_GEMM eigen
+#else
+#define REMAT_ABI_GEMM own
+#endif
+#if defined(REMAT_GEMM_EIGEN) && (defined(REMAT_GEMM_ONEDNN) || defined(REMAT_GEMM_BLAS))
+#error "remat: REMAT_GEMM_EIGEN is for programs with no library beside it"
 #endif
 // Instructions decide how our vectors are laid out, and what compilers and Eigen make of every loop. Each line is a
 // step between two machines for which one compiles.
@@ -71,7 +74,7 @@
 #define REMAT_ABI \
   REMAT_ABI_JOIN(v0_1, REMAT_ABI_GEMM, REMAT_ABI_VECTORS, REMAT_ABI_FMA, REMAT_ABI_TILES, REMAT_ABI_LIBRARY)
 
-/// The library. The inline namespace `REMAT_ABI` carries version, GEMM backend and instruction set.
+/// The library. The inline namespace `REMAT_ABI` carries version, GEMM backends and instruction set.
 namespace remat { inline namespace REMAT_ABI {
 
 /// The version of the headers, "major.minor.patch".

@@ -4,42 +4,17 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
-#include <functional>
-#include <remat/core/file.hpp>
+#include <remat/core/machine_cache.hpp>
 #include <remat/plan/cost_model.hpp>
 #include <sstream>
 #include <string>
-#include <system_error>
 
 namespace remat { inline namespace REMAT_ABI { namespace detail {
 
-/// What the rates depend on, in one line.
-template <class = void>
-std::string machine_line() {
-  std::string cpu;
-  std::ifstream info("/proc/cpuinfo");
-  while (std::getline(info, cpu) && cpu.rfind("model name", 0) != 0) {
-  }
-  return "remat-rates-1; " + cpu + "; " + machine::isa() + "; compiled for " + machine::compiled_isa() + "; " +
-         std::to_string(machine::threads()) + " threads of " + machine::affinity();
-}
-
-/// REMAT_CACHE, else XDG_CACHE_HOME/remat, else HOME/.cache/remat; empty: nowhere.
-template <class = void>
-std::filesystem::path cache_folder() {
-  if (const char* own = std::getenv("REMAT_CACHE")) return own;
-  if (const char* xdg = std::getenv("XDG_CACHE_HOME"); xdg != nullptr && *xdg != '\0')
-    return std::filesystem::path(xdg) / "remat";
-  if (const char* home = std::getenv("HOME"); home != nullptr && *home != '\0')
-    return std::filesystem::path(home) / ".cache" / "remat";
-  return {};
-}
-
 template <class = void>
 bool read_rates(const std::filesystem::path& file, const std::string& machine, CostModel& model) {
-  std::ifstream in(file);
-  std::string line;
-  if (!std::getline(in, line) || line != machine) return false;
+  std::ifstream in;
+  if (!open_cache(file, machine, in)) return false;
   CostModel read = model;
   if (!(in >> read.flops_per_second >> read.bytes_per_second)) return false;
   // A damaged file must not make plans absurd.
@@ -50,20 +25,12 @@ bool read_rates(const std::filesystem::path& file, const std::string& machine, C
   return true;
 }
 
-/// Whatever fails here costs the next process 0.1 s.
 template <class = void>
 void write_rates(const std::filesystem::path& file, const std::string& machine, const CostModel& model) {
-  std::error_code error;
-  std::filesystem::create_directories(file.parent_path(), error);
   std::ostringstream text;
   text.precision(17);
-  text << machine << '\n' << model.flops_per_second << ' ' << model.bytes_per_second << '\n';
-  try {
-    io::ReplacedFile out(file.string());
-    out.file().write(text.str());
-    out.commit();
-  } catch (const Error&) {
-  }
+  text << model.flops_per_second << ' ' << model.bytes_per_second;
+  write_cache(file, machine, text.str());
 }
 
 /// Rates measured while others compute are better than none, but not to be kept.
@@ -76,8 +43,8 @@ bool is_machine_quiet() {
 /// From the cache in `folder`, or measured and put there; an empty folder: always measured.
 template <class = void>
 CostModel calibrated(const std::filesystem::path& folder, bool may_write = true) {
-  const std::string machine = machine_line();
-  const std::filesystem::path file = folder / ("rates-" + std::to_string(std::hash<std::string>{}(machine)));
+  const std::string machine = machine_line("rates-1");
+  const std::filesystem::path file = cache_file(folder, machine);
   CostModel model;
   if (!folder.empty() && read_rates(file, machine, model)) return model;
   model = CostModel::measured();

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <remat/core/eigen.hpp>
 #include <remat/kernels/attention/rotary.hpp>
 #include <remat/kernels/attention/visibility.hpp>
 #include <remat/kernels/gemm.hpp>

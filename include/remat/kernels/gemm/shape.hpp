@@ -21,4 +21,10 @@ struct Gemm {
   bool accumulate = false;
 };
 
+/// Distances in elements between the operands of `count` products; 0 reuses an A or B.
+struct Batch {
+  Index count = 1;
+  Index stride_a = 0, stride_b = 0, stride_c = 0;
+};
+
 }}}  // namespace remat::kernels
