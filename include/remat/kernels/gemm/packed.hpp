@@ -64,21 +64,27 @@ class Product {
   /// The same by a grid of one's own; neither extent of C is 0.
   void run(const Grid& grid) const {
     if (adds_to_c && g_.accumulate && bias_ != nullptr) add_bias();
-    if (!grid.shares_b) return tiles(grid, 0, g_.n, nullptr);
-    const Index unit = Kernel::columns, most = std::max(unit, shared_elements / std::max<Index>(1, g_.k) / unit * unit);
-    const Index strip = part_of(g_.n, blocks_of(g_.n, most), unit);
+    if (!grid.shares_b) return tiles(grid, {0, g_.n, 0, g_.k}, nullptr);
+    // B by pieces that a cache holds: some columns, and as much of k as C can be added up from.
+    constexpr Index unit = Kernel::columns;
+    const Index whole = std::max<Index>(1, g_.k), least = adds_to_c ? std::min(whole, depth) : whole;
+    const Index wide = part_of(g_.n, blocks_of(g_.n, std::max(unit, shared_elements / least / unit * unit)), unit);
+    const Index deep =
+        adds_to_c ? part_of(whole, blocks_of(whole, std::max(depth, shared_elements / wide)), depth) : whole;
     // Always of one size, so that the pool keeps one such block.
-    const Index size = blocks_of(strip, unit) * blocks_of(g_.k, depth) * b_stride;
-    const Storage storage = scratch(std::max(size, shared_elements + shared_elements / 16));
+    const Index size = blocks_of(wide, unit) * blocks_of(deep, depth) * b_stride;
+    const Storage storage = scratch(std::max(size, shared_elements + shared_elements / 8));
     T* const panels = elements(storage);
-    for (Index first = 0; first < g_.n; first += strip) {
-      const Index width = std::min(strip, g_.n - first), groups = blocks_of(width, group);
-      parallel_for(groups * blocks_of(g_.k, depth), 1, [&](Index item, Index) {
-        const Index p = item / groups * depth, j = item % groups * group;
-        pack_b(p, first + j, std::min(group, width - j), panels + panel_at(p, j, width));
-      });
-      tiles(grid, first, width, panels);
-    }
+    for (Index first = 0; first < g_.n; first += wide)
+      for (Index p = 0; p < whole; p += deep) {
+        const Piece piece{first, std::min(wide, g_.n - first), p, std::min(deep, g_.k - p)};
+        const Index groups = blocks_of(piece.width, group);
+        parallel_for(groups * blocks_of(piece.deep, depth), 1, [&](Index item, Index) {
+          const Index q = item / groups * depth, j = item % groups * group;
+          pack_b(p + q, first + j, std::min(group, piece.width - j), panels + panel_at(q, j, piece.width));
+        });
+        tiles(grid, piece, panels);
+      }
   }
 
  private:
@@ -87,10 +93,14 @@ class Product {
   static constexpr Index a_stride = panel_stride(Kernel::rows, depth), b_stride = panel_stride(Kernel::columns, depth);
   static constexpr Index most_rows = 288, most_columns = 1024;  // of a tile: its A fills half of a second cache
   static constexpr Index group = 8 * Kernel::columns;           // columns of B that are packed at a time
-  static constexpr Index shared_elements = Index{1} << 21;      // of B that is packed for all
+  static constexpr Index shared_elements = Index{1} << 20;      // of B that is packed for all
 
   static Storage scratch(Index count) { return pool().allocate(static_cast<std::size_t>(count) * sizeof(T)); }
   static T* elements(const Storage& storage) { return reinterpret_cast<T*>(storage->data()); }
+  /// Columns [first, first + width) of C and B, and [p, p + deep) of k.
+  struct Piece {
+    Index first, width, p, deep;
+  };
   /// Where in shared panels of `width` columns those of (p, j) are.
   static Index panel_at(Index p, Index j, Index width) {
     return (p / depth * blocks_of(width, Kernel::columns) + j / Kernel::columns) * b_stride;
@@ -100,23 +110,23 @@ class Product {
                           to, b_stride);
   }
 
-  /// Columns [first, first + width) of C, by tiles; of B in panels if they are given.
-  void tiles(const Grid& grid, Index first, Index width, const T* panels) const {
+  /// What a piece adds to C, by tiles; from B in panels if they are given.
+  void tiles(const Grid& grid, const Piece& piece, const T* panels) const {
     const Index high = part_of(g_.m, grid.rows, Kernel::rows), rows = blocks_of(g_.m, high);
-    const Index wide = part_of(width, std::max<Index>(1, blocks_of(grid.columns * width, g_.n)), Kernel::columns);
-    const Index columns = blocks_of(width, wide);
+    const Index cuts = std::max<Index>(1, blocks_of(grid.columns * piece.width, g_.n));
+    const Index wide = part_of(piece.width, cuts, Kernel::columns), columns = blocks_of(piece.width, wide);
     parallel_for(rows * columns, 1, [&](Index item, Index) {
       const Index i = item / columns * high, j = item % columns * wide;
-      tile(i, std::min(high, g_.m - i), first, j, std::min(wide, width - j), width, panels);
+      tile(piece, i, std::min(high, g_.m - i), j, std::min(wide, piece.width - j), panels);
     });
   }
 
-  void tile(Index top, Index m, Index first, Index left, Index n, Index width, const T* panels) const {
+  void tile(const Piece& piece, Index top, Index m, Index left, Index n, const T* panels) const {
     constexpr Index b_size = group / Kernel::columns * b_stride;
     const Storage storage = scratch(b_size + std::max(blocks_of(m, Kernel::rows), most_rows / Kernel::rows) * a_stride);
     T* const b = elements(storage);
     T* const a = b + b_size;
-    C* const c = c_ + top * g_.ldc + first + left;
+    C* const c = c_ + top * g_.ldc + piece.first + left;
     Target to{nullptr, g_.ldc};
     Storage sums;
     if constexpr (adds_to_c) {
@@ -125,18 +135,18 @@ class Product {
       sums = scratch(std::max(m * n, most_rows * most_columns));
       to = {elements(sums), n};
     }
-    Index p = 0;
+    Index q = 0;
     do {  // once where k is 0: C is then what it starts from
-      const Index count = std::min(depth, g_.k - p);
+      const Index p = piece.p + q, count = std::min(depth, piece.deep - q);
       pack<Kernel::rows>(g_.a == Trans::yes, a_ + offset(g_.a, top, p, g_.lda), g_.lda, m, count, a, a_stride);
-      const Start start = start_of(p, first + left, to);
+      const Start start = start_of(p, piece.first + left, to);
       for (Index j = 0; j < n; j += group) {
         const Index some = std::min(group, n - j);
-        if (panels == nullptr) pack_b(p, first + left + j, some, b);
-        multiply(count, m, some, a, panels ? panels + panel_at(p, left + j, width) : b, start + j, to + j);
+        if (panels == nullptr) pack_b(p, piece.first + left + j, some, b);
+        multiply(count, m, some, a, panels ? panels + panel_at(q, left + j, piece.width) : b, start + j, to + j);
       }
-      p += depth;
-    } while (p < g_.k);
+      q += depth;
+    } while (q < piece.deep);
     if constexpr (!adds_to_c) round(m, n, to.data, c);
   }
 

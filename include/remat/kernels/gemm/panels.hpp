@@ -89,6 +89,10 @@ void pack_columns(const S* from, Index stride, Index count, Index depth, T* to, 
   const Index whole = count / width * width;
   for (Index first = 0; first < depth; first += together) {
     const Index end = std::min(depth, first + together);
+    constexpr Index line = 64 / static_cast<Index>(sizeof(S));
+    // The processor does not foresee short pieces of long rows.
+    for (Index p = end; p < std::min(depth, end + together); ++p)
+      for (Index j = 0; j < count; j += line) __builtin_prefetch(from + p * stride + j, 0, 2);
     for (Index j = 0; j < count; j += width) {
       T* const panel = to + j / width * to_stride;
       for (Index p = first; p < end; ++p) {
