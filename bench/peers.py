@@ -1,7 +1,7 @@
 """Time and memory of a training step against PyTorch, eager and compiled, and JAX: same shapes, tokens and optimizer.
 
     ./run bench peers [--models gpt27,nanogpt,gpt2,long,attention512,attention2048] [--rounds R] [--steps N]
-                      [--dtype float32|bfloat16]
+                      [--dtype float32|bfloat16] [--isa native|avx2]
 
 Each system is a process that runs steps when asked, so that all of them take turns: A B C D, D C B A, ... On a shared
 machine times drift by far more than systems differ: what counts is the ratio within a round. A step is forward,
@@ -164,6 +164,7 @@ def commands(args, remat, model):
         "remat dots": [*own, "dots"],
         "pytorch": [*torch, *with_remat],
         "pytorch compiled": [*torch, "--compile", *with_remat],
+        "pytorch autotuned": [*torch, "--max-autotune", *with_remat],
         "jax": [*jax, *with_remat],
     }
     ours = ("remat",) if remat or model.attention else ("remat", "remat dots")
@@ -231,17 +232,18 @@ def check_that_models_are_equal(outcomes):
             print(f"  note: the loss of {name} is {outcome.loss:.4f}, that of remat {ours.loss:.4f}")
 
 
+PEERS = ("pytorch", "pytorch compiled", "pytorch autotuned", "jax")
 COLUMNS = (
     "model,dtype,with_remat,system,threads,parameters,rounds,best_ms,median_ms,tokens_per_s,fma_peak_gflops,"
     "share_of_peak,remat_times,peak_bytes,remat_bytes_times,first_peak_bytes,first_step_s,loss,failure,"
-    "dots_times,dots_bytes_times"
+    "dots_times,dots_bytes_times,isa"
 ).split(",")
 
 
 def rows_of(name, model, remat, outcomes, peaks, args):
     ours, dots, peak = outcomes["remat"], outcomes.get("remat dots"), max(peaks)  # noise only lowers it
     for system, o in outcomes.items():
-        row = {"model": name, "dtype": args.dtype, "with_remat": int(remat), "system": system}
+        row = {"model": name, "dtype": args.dtype, "isa": args.isa, "with_remat": int(remat), "system": system}
         row["threads"] = args.threads
         if o.failure:
             yield row | {"failure": o.failure}
@@ -290,7 +292,10 @@ def parse_arguments():
     parser.add_argument("--stepper", required=True, help="the program steps_remat (./run gives it)")
     all_but_tiny = ",".join(name for name in MODELS if name != "tiny")
     parser.add_argument("--models", type=words, default=all_but_tiny, help=f"of {', '.join(MODELS)}")
-    parser.add_argument("--systems", type=words, default="pytorch,pytorch compiled,jax", help="to compare with")
+    parser.add_argument("--systems", type=words, default="pytorch,pytorch compiled,jax",
+                        help="to compare with; there is pytorch autotuned, too")
+    parser.add_argument("--isa", choices=("native", "avx2"), default="native",
+                        help="instructions that all systems are held to (./run sets what tells them)")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each system")
     parser.add_argument("--steps", type=int, default=0, help="of a turn; 0: chosen by model")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="to compute in")
@@ -300,8 +305,8 @@ def parse_arguments():
     args = parser.parse_args()
     if unknown := [name for name in args.models if name not in MODELS]:
         parser.error(f"no model {unknown[0]!r}; there are {', '.join(MODELS)}")
-    if unknown := [name for name in args.systems if name not in ("pytorch", "pytorch compiled", "jax")]:
-        parser.error(f"no system {unknown[0]!r}; there are pytorch, pytorch compiled, jax")
+    if unknown := [name for name in args.systems if name not in PEERS]:
+        parser.error(f"no system {unknown[0]!r}; there are {', '.join(PEERS)}")
     if args.rounds < 1 or args.threads < 1 or args.steps < 0:
         parser.error("--rounds and --threads must be at least 1, --steps at least 0")
     args.cpus = sorted(os.sched_getaffinity(0))[: args.threads]
@@ -313,7 +318,7 @@ def parse_arguments():
 def main():
     args = parse_arguments()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("peers: terminated"))  # not without ending the systems
-    print(f"{args.threads} threads on CPUs {args.cpus}, OMP_WAIT_POLICY {os.environ.get('OMP_WAIT_POLICY', 'not set')}")
+    print(f"{args.threads} threads on CPUs {args.cpus}, instructions {args.isa}, OMP_WAIT_POLICY {os.environ.get('OMP_WAIT_POLICY', 'not set')}")
     args.out.mkdir(parents=True, exist_ok=True)
     with (args.out / "peers.csv").open("w", newline="") as file:
         table = csv.DictWriter(file, COLUMNS, lineterminator="\n")

@@ -1,4 +1,5 @@
-"""PyTorch's side of `./run bench peers`: fused attention and AdamW, with --compile all of the model compiled.
+"""PyTorch's side of `./run bench peers`: fused attention and AdamW, with --compile all of the model compiled, with
+--max-autotune by kernels that are measured first.
 
 With --remat each layer is under torch.utils.checkpoint. bfloat16 is autocast over float32 parameters.
 """
@@ -14,10 +15,15 @@ def attention_loss(qkv):
     return F.scaled_dot_product_attention(q, k, v, is_causal=True).sum()
 
 
-def attend(args, is_compiled):
+def compiled(function, flags):
+    modes = {"--compile": "default", "--max-autotune": "max-autotune"}
+    return torch.compile(function, mode=modes[flags[0]]) if flags else function
+
+
+def attend(args, flags):
     dtype = torch.bfloat16 if args.dtype == "bfloat16" else torch.float32
     qkv = torch.from_numpy(steps.queries_keys_values(args)).to(dtype).requires_grad_()
-    loss_of = torch.compile(attention_loss) if is_compiled else attention_loss
+    loss_of = compiled(attention_loss, flags)
 
     def step(inputs, targets):
         loss = loss_of(qkv)
@@ -30,11 +36,11 @@ def attend(args, is_compiled):
 
 def main():
     args, rest = steps.parse_arguments(__doc__.splitlines()[0])
-    assert rest in ([], ["--compile"]), rest
+    assert rest in ([], ["--compile"], ["--max-autotune"]), rest
     torch.set_num_threads(args.threads)
     torch.manual_seed(1)
     if args.attention:
-        return attend(args, bool(rest))
+        return attend(args, rest)
     model = Gpt(
         args.vocabulary, args.context, args.layers, args.dims, args.heads, args.bias, not args.untied, args.remat
     )
@@ -43,7 +49,7 @@ def main():
         {"params": [p for p in model.parameters() if p.dim() < 2], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(groups, lr=steps.LEARNING_RATE, betas=steps.BETAS, eps=steps.EPSILON, fused=True)
-    loss_of = torch.compile(model) if rest else model
+    loss_of = compiled(model, rest)
 
     def step(inputs, targets):
         inputs, targets = torch.from_numpy(inputs).long(), torch.from_numpy(targets).long()

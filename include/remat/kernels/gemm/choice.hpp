@@ -53,6 +53,8 @@ template <class = void>
 GemmChoice cached_choice(const std::filesystem::path& folder) {
   std::string backends_here;
   for (const Backend backend : backends) backends_here += ", " + version_of(backend);
+  for (const char* limit : {"DNNL_MAX_CPU_ISA", "ONEDNN_MAX_CPU_ISA", "OPENBLAS_CORETYPE"})  // they obey these
+    if (const char* value = std::getenv(limit)) backends_here.append(", ").append(value);
   const std::string machine = remat::detail::machine_line("products-1") + backends_here;
   const auto file = remat::detail::cache_file(folder, machine);
   const auto read = [&](GemmChoice& choice) {
