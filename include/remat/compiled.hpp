@@ -139,6 +139,7 @@
   HOW template remat::PlannedPolicy remat::Plan::planned<>(std::string, const remat::Policy&,                        \
                                                            const std::optional<remat::Policy>&) const;               \
   HOW template void remat::Plan::make_frontier<>() const;                                                            \
+  HOW template remat::CostModel remat::CostModel::measured<>();                                                      \
   HOW template remat::CostModel remat::detail::calibrated<>(const std::filesystem::path&, bool);                     \
   HOW template remat::kernels::GemmChoice remat::kernels::detail::cached_choice<>(const std::filesystem::path&);     \
   HOW template class remat::kernels::packed::Product<float, float>;                                                  \

@@ -9,7 +9,7 @@ set(params_may core)
 set(policy_may core)
 set(kernels_may core)
 set(autodiff_may core params policy)
-set(plan_may core params policy autodiff)
+set(plan_may core params policy autodiff kernels)  # whose rates it measures
 set(ops_may core params policy autodiff kernels)
 set(nn_may ${ops_may} ops)
 set(optim_may core params kernels)

@@ -1,20 +1,16 @@
 // How long a step will take on this machine: contractions go by flops, all else by bytes moved.
 #pragma once
 
-#include <chrono>
 #include <remat/autodiff/program.hpp>
-#include <remat/core/machine.hpp>
-#include <remat/core/parallel.hpp>
-#include <remat/core/tensor.hpp>
 
 namespace remat { inline namespace REMAT_ABI {
 
 /// Rates that predict a step's time. Flops alone mislead: most ops of a transformer are bound by memory.
 struct CostModel {
-  double flops_per_second = 1e11;  // of large products
+  double flops_per_second = 1e11;  // of the products of layers
   double bytes_per_second = 1e10;  // of everything else
   double seconds_per_op = 2e-6;    // recording, threads starting and joining
-  double batched_factor = 3;       // small products between softmaxes take that many times as long as one large product
+  double batched_factor = 2;       // small products between softmaxes take that many times as long as those of layers
 
   /// The time of so many flops, `batched_flops` among them, bytes moved and ops run.
   double seconds(double flops, double batched_flops, double bytes, double ops) const {
@@ -34,27 +30,9 @@ struct CostModel {
   /// Measured once on a machine and kept in the user's cache folder (REMAT_CACHE, if set, or the system's), for plans
   /// that do not change from run to run; an empty REMAT_CACHE measures anew in each process.
   static const CostModel& of_this_machine();
-  /// Takes about 0.1 s.
-  static CostModel measured() {
-    using Clock = std::chrono::steady_clock;
-    CostModel model;
-    // GEMM reaches about 3/4 of what multiply-adds in registers do.
-    model.flops_per_second = 0.75e9 * machine::peak_fma_gflops(machine::threads());
-    const Index count = Index{1} << 21;  // 24 MiB in all: what a layer's activations are like
-    Tensor<float> a({count}, 1.0F), b({count}, 2.0F), c({count}, 0.0F);
-    const float *x = a.data(), *y = b.data();
-    float* z = c.write().data();
-    double best = 1;
-    for (int run = 0; run < 5; ++run) {
-      const auto start = Clock::now();
-      parallel_for(count, 16384, [=](Index begin, Index end) {
-        for (Index i = begin; i < end; ++i) z[i] = x[i] + 0.5F * y[i];
-      });
-      best = std::min(best, std::chrono::duration<double>(Clock::now() - start).count());
-    }
-    model.bytes_per_second = 12.0 * static_cast<double>(count) / best;
-    return model;
-  }
+  /// Takes about 0.3 s; in plan/calibration.hpp.
+  template <class = void>
+  static CostModel measured();
 };
 
 }}  // namespace remat
