@@ -61,6 +61,10 @@ TEST(Pool, HoldsNoMoreThanItMay) {
   }
   const Storage large = pool().allocate(4'000'000);  // what is in use has no part in this limit
   EXPECT_GE(pool().held_bytes(), before + 4'000'000);
+  pool().set_held_limit(0);  // more is held already: what is not used any more goes at once
+  { const Storage block = pool().allocate(100'000); }
+  { const Storage block = pool().allocate(100'000); }
+  EXPECT_EQ(pool().cached_bytes(), 0U);
   pool().set_held_limit();
 }
 

@@ -373,6 +373,17 @@ struct Folder {
 };
 
 // Files of before 2020: norms of gamma and beta, an encoder without "bert.", a buffer of positions, tied weights twice.
+// A model that was refused has left nothing behind, so that the next attempt finds its place free.
+TEST(BertHeads, LeaveNothingWhereTheyWereRefused) {
+  ParameterRegistry parameters;
+  const models::EncoderConfig config{
+      .vocabulary = 11, .context = 7, .num_layers = 1, .model_dims = 8, .num_heads = 2, .hidden_dims = 12};
+  expect_error({"m/head"}, [&] { Classifier(parameters / "m", config, 0); });
+  expect_error({"m", "dropout"}, [&] { models::MultipleChoice<float>(parameters / "m", config, 1.5); });
+  EXPECT_TRUE(parameters.entries().empty());
+  EXPECT_EQ(Classifier(parameters / "m", config, 2).head.w.shape()[1], 2);
+}
+
 TEST(BertFiles, AreReadUnderTheirOldNames) {
   ParameterRegistry parameters, others;
   const auto model = models::load_bert<models::MaskedLanguageModel<float>>(parameters / "m", golden("MaskedLM"));

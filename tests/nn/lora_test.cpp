@@ -334,6 +334,7 @@ TEST(Lora, RefusesWhatItCannotDo) {
   expect_error({"dropout"}, [&] { make({.dropout = 1}); });
   expect_error({"targets are empty"}, [&] { make({.targets = {}}); });
   expect_error({"\"*/q_proj\" fits no linear layer", "m/decoder/layer_"}, [&] { make({.targets = {"*/q_proj"}}); });
+  for (const auto& entry : parameters.entries()) EXPECT_FALSE(entry->is_frozen || entry->path.starts_with("l/"));
   // The head is read transposed.
   ParameterRegistry others;
   const models::Decoder<float> second(others / "m", small_llama(false));

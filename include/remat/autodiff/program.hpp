@@ -179,11 +179,12 @@ class Program : public RecordedProgram {
 template <class>
 void Program::nothing_follows(SlotId id) {
   const Slot& s = slot(id);
-  note(s.vars == 0 ? Event::Kind::drop : Event::Kind::only_constants, id);
   try {
+    note(s.vars == 0 ? Event::Kind::drop : Event::Kind::only_constants, id);
     if (s.vars == 0) release(id);
     if (!slot(id).is_leaf()) forget(slot(id).node);
-  } catch (...) {  // a policy threw, and this may be the destructor of a Var: the tape says so when it is used next
+  } catch (...) {  // a policy threw, or memory ended: this may be the destructor of a Var, so the tape says it when it
+                   // is used next
     if (!error) error = std::current_exception();
   }
 }
@@ -268,9 +269,9 @@ void Program::pack(SlotId id, Compression how) {
   Slot& s = slot(id);
   const bool is_statistic = s.spec.shape != slot(node(s.node).first_output).spec.shape;
   if (verify || is_statistic || !is_compressible(s.spec.dtype)) return;
+  s.packed = allocate(compressed_bytes(how, s.spec.dtype, s.spec.shape.size()), {MemoryUse::value, id});
   s.packing = how;
   has_packed = true;
-  s.packed = allocate(s.kept_bytes(), {MemoryUse::value, id});
   if (computes()) compress(how, s.spec.dtype, s.value->data(), s.spec.shape.size(), s.packed->data());
   s.value = {};
 }

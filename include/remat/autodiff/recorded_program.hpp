@@ -25,6 +25,14 @@ namespace remat { inline namespace REMAT_ABI {
 
 class Tape;
 
+namespace detail {
+/// Room for `more` elements, so that adding them cannot throw; grows like `push_back`.
+template <class T>
+void make_room(std::vector<T>& list, std::size_t more) {
+  if (list.capacity() - list.size() < more) list.reserve(std::max(list.size() + more, 2 * list.capacity()));
+}
+}  // namespace detail
+
 /// Everything one tape recorded; `Program` adds the rule of when a value may go.
 struct RecordedProgram {
   std::atomic<int> references{0};
@@ -188,6 +196,7 @@ SlotId RecordedProgram::parameter_slot(const std::shared_ptr<ParameterEntry>& en
   require(static_cast<bool>(entry->value.storage), entry->path, ": has no value yet; read it from a file or set it");
   ParameterSlots& slots_of = parameter_slots[entry.get()];
   if (slots_of.parameter < 0) {
+    detail::make_room(parameters, 1);  // so that nothing throws once its use has begun
     entry->uses.begin(parameter_use(), entry->path);
     slots_of.user = std::this_thread::get_id();
     slots_of.wants_gradient = mode != Mode::evaluate && !entry->is_frozen;
@@ -218,8 +227,10 @@ SlotId RecordedProgram::add_leaf(AnyTensor tensor, bool wants_gradient) {
 
 template <class>
 std::int32_t RecordedProgram::path_id(std::string_view layer) {
-  const auto [found, is_new] = path_ids.try_emplace(std::string(layer), static_cast<std::int32_t>(paths.size()));
-  if (is_new) paths.emplace_back(layer);
+  std::string path(layer);
+  detail::make_room(paths, 1);
+  const auto [found, is_new] = path_ids.try_emplace(path, static_cast<std::int32_t>(paths.size()));
+  if (is_new) paths.push_back(std::move(path));
   return found->second;
 }
 
@@ -228,8 +239,8 @@ void RecordedProgram::add_label(SlotId id, const std::string& label) {
   if (mode == Mode::evaluate) return;
   Slot& s = slot(id);
   if (s.labels < 0) {
-    s.labels = static_cast<std::int32_t>(labels.size());
     labels.emplace_back();
+    s.labels = static_cast<std::int32_t>(labels.size()) - 1;
   }
   auto& all = labels[static_cast<std::size_t>(s.labels)];
   if (std::find(all.begin(), all.end(), label) != all.end()) return;

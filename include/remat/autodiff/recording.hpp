@@ -134,6 +134,14 @@ SlotId run_and_write(Program& program, const Checked& checked, std::span<const O
   for (const Spec& spec : checked.outputs)
     values.push_back(
         program.allocate(spec.bytes(), {MemoryUse::value, static_cast<SlotId>(program.slots.size() + values.size())}));
+  // All that can throw, before the op runs: once it is written down nothing does.
+  if (program.mode != Mode::evaluate) {
+    make_room(program.nodes, 1);
+    make_room(program.operands, operands.size());
+    if (program.mode == Mode::plan) make_room(program.events, 1);
+    if (program.ruling_region() >= 0)
+      make_room(program.region(program.ruling_region()).read_while_open, operands.size());
+  }
   const SlotId first = program.add_slots(count);
   for (std::size_t i = 0; i < checked.outputs.size(); ++i) {
     Slot& s = program.slot(first + static_cast<SlotId>(i));

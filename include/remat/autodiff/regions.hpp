@@ -26,6 +26,7 @@ std::int32_t open_region(Program& program, const Policy& policy) {
   region.node_begin = program.node_count();
   region.slot_begin = static_cast<SlotId>(program.slots.size());
   if (!program.open_regions.empty()) region.parent = program.open_regions.back();
+  make_room(program.open_regions, 1);
   program.regions.push_back(std::move(region));
   program.open_regions.push_back(id);
   program.note(Event::Kind::open, id);

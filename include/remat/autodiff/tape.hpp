@@ -107,7 +107,7 @@ class Tape {
       } catch (...) {
         try {
           detail::close_region(*program_, {});
-        } catch (const Error&) {  // the first error is the one to see
+        } catch (...) {  // the first error is the one to see
         }
         throw;
       }

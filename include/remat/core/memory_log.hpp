@@ -38,17 +38,27 @@ struct MemoryEvent {
 };
 
 /// Keeps events until they are many, then only who was alive at the peak and who is alive now: its size is that of the
-/// live blocks, its cost a few nanoseconds an event.
+/// live blocks, its cost a few nanoseconds an event. A birth makes room for the death, which therefore needs no memory:
+/// destructors note it.
 class MemoryLog {
  public:
   /// From now on every event is kept, with its time.
   void keep_all() { keeps_all_ = true; }
   /// From now on nothing is noted.
   void keep_nothing() { keeps_nothing_ = true; }
-  void add(const MemoryBlock& block, bool is_birth) {
+  /// What throws has noted nothing.
+  void add_birth(const MemoryBlock& block) {
     if (keeps_nothing_) return;
-    events_.push_back({block, is_birth, keeps_all_ ? seconds() : 0});
     if (events_.size() >= limit_ && !keeps_all_) compact();
+    const std::size_t needed = events_.size() + alive_ + 2;
+    if (events_.capacity() < needed) events_.reserve(std::max(needed, 2 * events_.capacity()));
+    events_.push_back({block, true, keeps_all_ ? seconds() : 0});
+    ++alive_;
+  }
+  void add_death(const MemoryBlock& block) noexcept {
+    if (keeps_nothing_) return;
+    events_.push_back({block, false, keeps_all_ ? seconds() : 0});
+    --alive_;
   }
   /// The blocks that are alive now are more than ever before.
   void mark_peak() { peak_end_ = events_.size(); }
@@ -70,7 +80,7 @@ class MemoryLog {
   std::vector<MemoryEvent> events_;  // since the log was last made smaller
   std::vector<MemoryBlock> peak_;    // alive at the peak, when that was before
   std::size_t peak_end_ = 0;         // as many events lead to the peak; 0: it is `peak_`
-  std::size_t limit_ = 4096;
+  std::size_t limit_ = 4096, alive_ = 0;
   bool keeps_all_ = false, keeps_nothing_ = false;
   std::chrono::steady_clock::time_point begun_ = std::chrono::steady_clock::now();
 };

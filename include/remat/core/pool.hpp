@@ -16,7 +16,6 @@
 #include <remat/core/error.hpp>
 #include <remat/core/memory_log.hpp>
 #include <utility>
-#include <vector>
 
 #if defined(__SANITIZE_ADDRESS__)
 #define REMAT_ASAN 1
@@ -57,21 +56,21 @@ struct Account {
   MemoryTag tag{};  // of the blocks that the owner charges next
   MemoryLog log{};  // to be read by `with_log` where other threads may hold tensors
 
-  /// Returns the number of the block among those of this account.
+  /// Returns the number of the block among those of this account. What throws has charged nothing.
   std::uint32_t charge(std::size_t bytes) {
     const std::lock_guard lock(mutex_);
+    log.add_birth({blocks_, bytes, tag});
     live_bytes.set(live_bytes + bytes);
-    log.add({blocks_, bytes, tag}, true);
     if (live_bytes > peak_bytes) {
       peak_bytes.set(live_bytes);
       log.mark_peak();
     }
     return blocks_++;
   }
-  void refund(std::uint32_t number, std::size_t bytes) {
+  void refund(std::uint32_t number, std::size_t bytes) noexcept {
     const std::lock_guard lock(mutex_);
     live_bytes.set(live_bytes - bytes);
-    log.add({number, bytes, {}}, false);
+    log.add_death({number, bytes, {}});
   }
   /// What `use(log)` gives, while nobody else writes to the log.
   template <class Use>
@@ -123,6 +122,7 @@ struct alignas(alignment) Block {
   std::uint32_t number = 0;       // among the blocks of its account
   bool is_written = false;        // a user has a span to write to it, see Tensor::write
   std::byte* borrowed = nullptr;  // of another owner, see Pool::borrow
+  Block* next = nullptr;          // unused: another one of its size, so that giving back takes no memory
   Counted<Account> account;
 
   std::byte* data() { return size_class < 0 ? borrowed : reinterpret_cast<std::byte*>(this + 1); }
@@ -156,8 +156,8 @@ class Pool {
   }
 
   /// From now on blocks that lie unused go back to the system before a new one would bring all that is held over
-  /// `bytes`: slower where they are soon asked for again. What is in use has its own limit. Without a number there is
-  /// none, as at first.
+  /// `bytes`, and at once while more is held: slower where they are soon asked for again. What is in use has its own
+  /// limit. Without a number there is none, as at first.
   void set_held_limit(std::size_t bytes = SIZE_MAX) {
     const std::lock_guard lock(mutex_);
     held_limit_ = bytes;
@@ -204,7 +204,7 @@ class Pool {
   void free_unused(std::size_t most);
 
   template <class = void>
-  static Storage charged(Block* block, int size_class, std::size_t bytes, const Counted<Account>& account);
+  static Storage charged(Storage block, const Counted<Account>& account);
 
   template <class = void>
   Block* from_system(int size_class);
@@ -214,7 +214,7 @@ class Pool {
 
   std::mutex mutex_;
   std::size_t limit_ = SIZE_MAX, held_limit_ = SIZE_MAX;
-  std::array<std::vector<Block*>, 8 * 64> free_;
+  std::array<Block*, 8 * 64> free_{};  // of each size the first
   std::atomic<std::size_t> live_bytes_{0}, peak_bytes_{0}, cached_bytes_{0}, held_bytes_{0}, system_allocations_{0};
 };
 
@@ -228,10 +228,9 @@ Storage Pool::allocate(std::size_t bytes, const Counted<Account>& account) {
     const std::lock_guard lock(mutex_);
     require(bytes <= limit_ && live_bytes_ <= limit_ - bytes, "pool: ", bytes, " bytes asked beside ", live_bytes_,
             " in use, and the limit is ", limit_, "; raise it with pool().set_limit, or plan for less");
-    auto& free = free_[static_cast<std::size_t>(size_class)];
-    if (!free.empty()) {
-      block = free.back();
-      free.pop_back();
+    Block*& free = free_[static_cast<std::size_t>(size_class)];
+    if (free != nullptr) {
+      block = std::exchange(free, free->next);
       cached_bytes_ -= class_bytes(size_class);
     } else {
       // Blocks of sizes that are asked for no more must not pile up: what lies unused makes room, up to 1/16 + 24 MB.
@@ -249,17 +248,21 @@ Storage Pool::allocate(std::size_t bytes, const Counted<Account>& account) {
 #if defined(REMAT_ASAN)
   __asan_unpoison_memory_region(block + 1, bytes);
 #endif
-  return charged(new (block) Block, size_class, bytes, account);
+  new (block) Block;
+  block->size_class = size_class, block->bytes = bytes;
+  return charged(Storage(block), account);
 }
 
 template <class>
 Storage Pool::allocate_virtual(std::size_t bytes, const Counted<Account>& account) {
-  return charged(new Block, -1, round_up(bytes), account);
+  Storage block(new Block);
+  block->bytes = round_up(bytes);
+  return charged(std::move(block), account);
 }
 
 template <class>
 Storage Pool::borrow(const std::byte* bytes) {
-  Storage block = charged(new Block, -1, 0, {});
+  Storage block(new Block);
   block->borrowed = const_cast<std::byte*>(bytes);
   return block;
 }
@@ -273,22 +276,27 @@ void Pool::release(Block* block) {
   }
   const std::size_t bytes = block->bytes;
   const int size_class = block->size_class;
-  block->~Block();
+  block->account = {};
 #if defined(REMAT_ASAN)
   __asan_poison_memory_region(block + 1, class_bytes(size_class));
 #endif
   const std::lock_guard lock(mutex_);
   live_bytes_ -= bytes;
+  if (held_bytes_ > held_limit_) {
+    held_bytes_ -= class_bytes(size_class);
+    std::free(block);
+    return;
+  }
   cached_bytes_ += class_bytes(size_class);
-  free_[static_cast<std::size_t>(size_class)].push_back(block);
+  Block*& free = free_[static_cast<std::size_t>(size_class)];
+  block->next = std::exchange(free, block);
 }
 
 template <class>
 void Pool::free_unused(std::size_t most) {
   for (auto list = free_.rbegin(); list != free_.rend(); ++list)
-    while (cached_bytes_ > most && !list->empty()) {
-      std::free(list->back());
-      list->pop_back();
+    while (cached_bytes_ > most && *list != nullptr) {
+      std::free(std::exchange(*list, (*list)->next));
       const std::size_t bytes = class_bytes(static_cast<int>(free_.rend() - list) - 1);
       cached_bytes_ -= bytes, held_bytes_ -= bytes;
     }
@@ -310,12 +318,10 @@ Block* Pool::from_system(int size_class) {
 }
 
 template <class>
-Storage Pool::charged(Block* block, int size_class, std::size_t bytes, const Counted<Account>& account) {
-  block->size_class = size_class;
-  block->bytes = bytes;
+Storage Pool::charged(Storage block, const Counted<Account>& account) {
+  if (account) block->number = account->charge(block->bytes);
   block->account = account;
-  if (account) block->number = account->charge(bytes);
-  return Storage(block);
+  return block;
 }
 
 /// The pool. Never destroyed, so tensors may outlive `main`.

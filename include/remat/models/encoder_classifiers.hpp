@@ -18,11 +18,7 @@ struct ClassifierModel : EncoderModel<T> {
 
   /// Makes its parameters in `where`; `dropout` is the config's when left out.
   ClassifierModel(const Scope& where, const EncoderConfig& c, Index classes, std::optional<double> rate = {})
-      : EncoderModel<T>(where, c, !of_each_token),
-        head(this->linear_to(where / "head", classes)),
-        dropout(rate.value_or(c.dropout)) {
-    nn::detail::check_rate(where.use_path(), "dropout", dropout);
-  }
+      : ClassifierModel(LayerScope(where), c, classes, rate.value_or(c.dropout), 0) {}
   /// [B, C], or [B, T, C] of each token.
   Var<T> logits(Tape& tape, const EncoderInput& input) const {
     const Var<T> hidden = this->encoder(tape, input);
@@ -31,6 +27,12 @@ struct ClassifierModel : EncoderModel<T> {
   /// Of one class each: labels [B], or [B, T] of each token, in [0, C).
   Var<Accum<T>> loss(Tape& tape, const EncoderInput& input, const Tensor<std::int32_t>& labels) const {
     return cross_entropy(logits(tape, input), tape.input(labels));
+  }
+
+ private:
+  ClassifierModel(const LayerScope& scope, const EncoderConfig& c, Index classes, double rate, int)
+      : EncoderModel<T>(scope, c, !of_each_token), head(this->linear_to(scope / "head", classes)), dropout(rate) {
+    nn::detail::check_rate(scope.use_path(), "dropout", dropout);
   }
 };
 
@@ -62,9 +64,7 @@ struct MultipleChoice : EncoderModel<T> {
 
   /// Makes its parameters in `where`; `rate` of dropout is the config's when left out.
   MultipleChoice(const Scope& where, const EncoderConfig& c, std::optional<double> rate = {})
-      : EncoderModel<T>(where, c, true), head(this->linear_to(where / "head", 1)), dropout(rate.value_or(c.dropout)) {
-    nn::detail::check_rate(where.use_path(), "dropout", dropout);
-  }
+      : MultipleChoice(LayerScope(where), c, rate.value_or(c.dropout), 0) {}
   /// [B, C]
   Var<T> logits(Tape& tape, const EncoderInput& input) const {
     const Shape& shape = input.ids.shape();
@@ -82,6 +82,12 @@ struct MultipleChoice : EncoderModel<T> {
   Var<Accum<T>> loss(Tape& tape, const EncoderInput& input, const Tensor<std::int32_t>& labels) const {
     return cross_entropy(logits(tape, input), tape.input(labels));
   }
+
+ private:
+  MultipleChoice(const LayerScope& scope, const EncoderConfig& c, double rate, int)
+      : EncoderModel<T>(scope, c, true), head(this->linear_to(scope / "head", 1)), dropout(rate) {
+    nn::detail::check_rate(scope.use_path(), "dropout", dropout);
+  }
 };
 
 /// Where in the text an answer begins and ends (BertForQuestionAnswering).
@@ -90,8 +96,7 @@ struct QuestionAnswering : EncoderModel<T> {
   nn::Linear<T> head;  // [D, 2], at `head`
 
   /// Makes its parameters in `where`.
-  QuestionAnswering(const Scope& where, const EncoderConfig& c)
-      : EncoderModel<T>(where, c, false), head(this->linear_to(where / "head", 2)) {}
+  QuestionAnswering(const Scope& where, const EncoderConfig& c) : QuestionAnswering(LayerScope(where), c, 0) {}
   /// Of beginnings and of ends, [B, T] each.
   std::pair<Var<T>, Var<T>> logits(Tape& tape, const EncoderInput& input) const {
     const Var<T> both = head(this->encoder(tape, input));
@@ -104,6 +109,10 @@ struct QuestionAnswering : EncoderModel<T> {
     const auto [first, last] = logits(tape, input);
     return (cross_entropy(first, tape.input(begins)) + cross_entropy(last, tape.input(ends))) * 0.5;
   }
+
+ private:
+  QuestionAnswering(const LayerScope& scope, const EncoderConfig& c, int)
+      : EncoderModel<T>(scope, c, false), head(this->linear_to(scope / "head", 2)) {}
 };
 
 }}}  // namespace remat::models

@@ -43,12 +43,7 @@ struct MaskedTokens {
   Parameter<Accum<T>> bias;  // [V]
 
   /// Makes its parameters in `where`, beside an encoder's.
-  MaskedTokens(const Scope& where, const EncoderConfig& c)
-      : transform(where / "transform",
-                  {.input_dims = c.model_dims, .output_dims = c.model_dims, .init = init::normal(c.init_deviation)}),
-        activation(c.activation),
-        norm(where / "norm", {.model_dims = c.model_dims, .epsilon = c.norm_epsilon}),
-        bias(where.parameter<Accum<T>>("bias", {c.vocabulary}, init::zeros())) {}
+  MaskedTokens(const Scope& where, const EncoderConfig& c) : MaskedTokens(LayerScope(where), c, 0) {}
   /// hidden [B, T, D] -> [B, T, V]
   Var<T> logits(const Encoder<T>& encoder, const Var<T>& hidden) const {
     return linear<T>(before(hidden), encoder.embedding.table, bias, {.transposed = true});
@@ -60,6 +55,12 @@ struct MaskedTokens {
   }
 
  private:
+  MaskedTokens(const LayerScope& scope, const EncoderConfig& c, int)
+      : transform(scope / "transform",
+                  {.input_dims = c.model_dims, .output_dims = c.model_dims, .init = init::normal(c.init_deviation)}),
+        activation(c.activation),
+        norm(scope / "norm", {.model_dims = c.model_dims, .epsilon = c.norm_epsilon}),
+        bias(scope.parameter<Accum<T>>("bias", {c.vocabulary}, init::zeros())) {}
   Var<T> before(const Var<T>& hidden) const { return norm(activate(transform(hidden), activation)); }
 };
 
@@ -69,8 +70,7 @@ struct MaskedLanguageModel : EncoderModel<T> {
   MaskedTokens<T> head;  // at `head`
 
   /// Makes its parameters in `where`.
-  MaskedLanguageModel(const Scope& where, const EncoderConfig& c)
-      : EncoderModel<T>(where, c, false), head(where / "head", c) {}
+  MaskedLanguageModel(const Scope& where, const EncoderConfig& c) : MaskedLanguageModel(LayerScope(where), c, 0) {}
   /// [B, T, V]
   Var<T> logits(Tape& tape, const EncoderInput& input) const {
     return head.logits(this->encoder, this->encoder(tape, input));
@@ -79,6 +79,10 @@ struct MaskedLanguageModel : EncoderModel<T> {
   Var<Accum<T>> loss(Tape& tape, const EncoderInput& input, const Tensor<std::int32_t>& labels) const {
     return head.loss(this->encoder, this->encoder(tape, input), labels);
   }
+
+ private:
+  MaskedLanguageModel(const LayerScope& scope, const EncoderConfig& c, int)
+      : EncoderModel<T>(scope, c, false), head(scope / "head", c) {}
 };
 
 /// Does the second text follow the first? (BertForNextSentencePrediction.) Class 0: it does, 1: it does not.
@@ -87,8 +91,7 @@ struct NextSentence : EncoderModel<T> {
   nn::Linear<T> head;  // [D, 2], at `head`
 
   /// Makes its parameters in `where`.
-  NextSentence(const Scope& where, const EncoderConfig& c)
-      : EncoderModel<T>(where, c, true), head(this->linear_to(where / "head", 2)) {}
+  NextSentence(const Scope& where, const EncoderConfig& c) : NextSentence(LayerScope(where), c, 0) {}
   /// [B, 2]
   Var<T> logits(Tape& tape, const EncoderInput& input) const {
     return head(this->encoder.pooled(this->encoder(tape, input)));
@@ -97,6 +100,10 @@ struct NextSentence : EncoderModel<T> {
   Var<Accum<T>> loss(Tape& tape, const EncoderInput& input, const Tensor<std::int32_t>& labels) const {
     return cross_entropy(logits(tape, input), tape.input(labels));
   }
+
+ private:
+  NextSentence(const LayerScope& scope, const EncoderConfig& c, int)
+      : EncoderModel<T>(scope, c, true), head(this->linear_to(scope / "head", 2)) {}
 };
 
 /// Both at once, as BERT was trained (BertForPreTraining).
@@ -106,10 +113,7 @@ struct PreTraining : EncoderModel<T> {
   nn::Linear<T> next_sentence;  // [D, 2], at `next_sentence`
 
   /// Makes its parameters in `where`.
-  PreTraining(const Scope& where, const EncoderConfig& c)
-      : EncoderModel<T>(where, c, true),
-        head(where / "head", c),
-        next_sentence(this->linear_to(where / "next_sentence", 2)) {}
+  PreTraining(const Scope& where, const EncoderConfig& c) : PreTraining(LayerScope(where), c, 0) {}
   /// Of the tokens [B, T, V], and of the second text [B, 2].
   std::pair<Var<T>, Var<T>> logits(Tape& tape, const EncoderInput& input) const {
     const Var<T> hidden = this->encoder(tape, input);
@@ -122,6 +126,12 @@ struct PreTraining : EncoderModel<T> {
     return head.loss(this->encoder, hidden, labels) +
            cross_entropy(next_sentence(this->encoder.pooled(hidden)), tape.input(next));
   }
+
+ private:
+  PreTraining(const LayerScope& scope, const EncoderConfig& c, int)
+      : EncoderModel<T>(scope, c, true),
+        head(scope / "head", c),
+        next_sentence(this->linear_to(scope / "next_sentence", 2)) {}
 };
 
 }}}  // namespace remat::models

@@ -86,7 +86,11 @@ struct Gpt : Decoder<T> {
   const GptConfig config;  // as built; what still rules is set by set_remat and in the parts
 
   /// Makes its parameters in `where`. An `Error` names the first setting that is out of its range.
-  Gpt(const Scope& where, const GptConfig& c) : Decoder<T>(where, decoder_config(c, where.use_path())), config(c) {}
+  Gpt(const Scope& where, const GptConfig& c) : Gpt(LayerScope(where), c, 0) {}
+
+ private:
+  Gpt(const LayerScope& scope, const GptConfig& c, int)
+      : Decoder<T>(scope, decoder_config(c, scope.use_path())), config(c) {}
 };
 
 }}}  // namespace remat::models

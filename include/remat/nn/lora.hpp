@@ -40,17 +40,18 @@ class Lora {
 
   /// Of the linears in `parameters` that a target fits; adapters are made in `where` and are active. Every other
   /// parameter is frozen: `parameters.unfreeze` those that are to be trained beside. An `Error` names a setting out of
-  /// its range, and a target that fits no linear, with the nearest.
+  /// its range, and a target that fits no linear, with the nearest; nothing has changed then.
   Lora(const ParameterRegistry& parameters, const Scope& where, const LoraConfig& config)
       : config_(config), path_(where.path()) {
     require(config.rank > 0, path_, ": lora: rank ", config.rank, " must be > 0");
     detail::check_positive(path_, "lora: alpha", config.alpha);
     detail::check_rate(path_, "lora: dropout", config.dropout);
     require(!config.targets.empty(), path_, ": lora: targets are empty, so that nothing would be adapted");
-    const std::vector<std::string> layers = fitting(linears(parameters));
+    const LayerScope here(where);
+    for (const std::string& layer : fitting(linears(parameters))) add(parameters, here, layer);
+    auto made = adapters();
     parameters.freeze("*");
-    for (const std::string& layer : layers) add(parameters, where, layer);
-    activate();
+    activate(std::move(made));
   }
 
   /// As built.
@@ -64,13 +65,7 @@ class Lora {
   }
 
   /// Tapes recorded from now on add these adapters, in the place of others that their targets had, and train them.
-  void activate() const {
-    for (const Part& part : parts_) {
-      part.weight.entry()->adapter = std::make_shared<LowRankAdapter>(
-          LowRankAdapter{part.down.entry(), part.up.entry(), scale(), config_.dropout});
-      set_frozen(part, false);
-    }
-  }
+  void activate() const { activate(adapters()); }
   /// Tapes recorded from now on see the model without these adapters, which are frozen.
   void deactivate() const {
     for (const Part& part : parts_) {
@@ -128,6 +123,20 @@ class Lora {
                                           init::uniform(1 / std::sqrt(static_cast<double>(inputs))));
     part.up = scope.parameter<Accum<T>>("up", {config_.rank, outputs}, init::zeros());
     parts_.push_back(std::move(part));
+  }
+  /// What the entries of the weights hold while the adapters are active, in order of `parts_`.
+  std::vector<std::shared_ptr<const LowRankAdapter>> adapters() const {
+    std::vector<std::shared_ptr<const LowRankAdapter>> made;
+    for (const Part& part : parts_)
+      made.push_back(std::make_shared<LowRankAdapter>(
+          LowRankAdapter{part.down.entry(), part.up.entry(), scale(), config_.dropout}));
+    return made;
+  }
+  void activate(std::vector<std::shared_ptr<const LowRankAdapter>> made) const {
+    for (std::size_t i = 0; i < parts_.size(); ++i) {
+      parts_[i].weight.entry()->adapter = std::move(made[i]);
+      set_frozen(parts_[i], false);
+    }
   }
   static bool is_active(const Part& part) {
     const auto& adapter = part.weight.entry()->adapter;

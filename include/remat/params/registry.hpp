@@ -260,8 +260,8 @@ std::shared_ptr<ParameterEntry> Scope::entry(const std::string& name, DType dtyp
             describe(entry->value.dtype, entry->value.shape, entry->initializer));
     require(std::find(entry->users.begin(), entry->users.end(), user) == entry->users.end(), path,
             ": asked for twice by ", user, "; one layer's parameters need different names");
+    state_->construction.note([entry, user] { std::erase(entry->users, user); });
     entry->users.push_back(user);
-    state_->construction.note([entry] { entry->users.pop_back(); });
     note_shares(path, user);
     return entry;
   }
@@ -273,8 +273,8 @@ std::shared_ptr<ParameterEntry> Scope::entry(const std::string& name, DType dtyp
     fill_with(entry->value, initializer, {state_->seed ^ hash(path), 0, 0});
   }
   entry->users.push_back(user);
-  state_->entries.emplace(path, entry);
   state_->construction.note([state = state_.get(), path] { state->entries.erase(path); });
+  state_->entries.emplace(path, entry);
   note_shares(path, user);
   return entry;
 }
@@ -284,9 +284,9 @@ void Scope::note_shares(const std::string& path, const std::string& user) const 
   for (const Share& share : shares_) {
     std::string name = user.substr(share.layer.size() + 1);
     if (path != join("shared/" + share.id, name)) name += " from " + path;
-    state_->uses.ask(share.id, share.layer, name);
     state_->construction.note(
         [state = state_.get(), share, name] { state->uses.take_back(share.id, share.layer, name); });
+    state_->uses.ask(share.id, share.layer, name);
   }
 }
 
@@ -299,14 +299,16 @@ Scope Scope::shared_as(const std::string& id) const {
   Scope shared = *this;
   shared.path_ = "shared/" + id;
   shared.shares_.push_back({id, use_path_});
-  auto& users = state_->ids[id];
-  if (std::find(users.begin(), users.end(), use_path_) == users.end()) {
-    users.push_back(use_path_);
-    state_->construction.note([state = state_.get(), id] {
-      auto& layers = state->ids[id];
-      layers.pop_back();
-      if (layers.empty()) state->ids.erase(id);
+  if (const auto found = state_->ids.find(id);
+      found == state_->ids.end() ||
+      std::find(found->second.begin(), found->second.end(), use_path_) == found->second.end()) {
+    state_->construction.note([state = state_.get(), id, layer = use_path_] {
+      const auto layers = state->ids.find(id);
+      if (layers == state->ids.end()) return;
+      std::erase(layers->second, layer);
+      if (layers->second.empty()) state->ids.erase(layers);
     });
+    state_->ids[id].push_back(use_path_);
   }
   return shared;
 }

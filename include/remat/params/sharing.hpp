@@ -28,7 +28,9 @@ class SharedUses {
   /// `layer` is built: an `Error` unless it asked for what the layers built before it did.
   template <class = void>
   void complete(const std::string& id, const std::string& layer);
-  void forget_completion(const std::string& id, const std::string& layer) { use(id, layer).built.reset(); }
+  void forget_completion(const std::string& id, const std::string& layer) {
+    if (Use* const found = find(id, layer)) found->built.reset();
+  }
   /// An `Error` unless all layers of each id asked for the same, be they complete or not. Those that asked for nothing
   /// so far do not count.
   template <class = void>
@@ -41,6 +43,8 @@ class SharedUses {
     std::optional<Names> built{};  // what had been asked for when the layer was complete
   };
 
+  template <class = void>
+  Use* find(const std::string& id, const std::string& layer);
   template <class = void>
   Use& use(const std::string& id, const std::string& layer);
   // Says the same whichever was built first.
@@ -60,7 +64,7 @@ void SharedUses::ask(const std::string& id, const std::string& layer, const std:
 
 template <class>
 void SharedUses::take_back(const std::string& id, const std::string& layer, const std::string& name) {
-  use(id, layer).asked.erase(name);
+  if (Use* const found = find(id, layer)) found->asked.erase(name);
   is_checked_ = false;
 }
 
@@ -90,10 +94,18 @@ void SharedUses::check() {
 }
 
 template <class>
+SharedUses::Use* SharedUses::find(const std::string& id, const std::string& layer) {
+  const auto layers = uses_.find(id);
+  if (layers == uses_.end()) return nullptr;
+  const auto found =
+      std::find_if(layers->second.begin(), layers->second.end(), [&](const Use& u) { return u.layer == layer; });
+  return found != layers->second.end() ? &*found : nullptr;
+}
+
+template <class>
 SharedUses::Use& SharedUses::use(const std::string& id, const std::string& layer) {
-  std::vector<Use>& layers = uses_[id];
-  const auto found = std::find_if(layers.begin(), layers.end(), [&](const Use& u) { return u.layer == layer; });
-  return found != layers.end() ? *found : layers.emplace_back(Use{layer});
+  Use* const found = find(id, layer);
+  return found != nullptr ? *found : uses_[id].emplace_back(Use{layer});
 }
 
 template <class>
@@ -110,7 +122,8 @@ void SharedUses::require_alike(const std::string& id, const std::string& a, cons
        only(b, of_b, of_a), "; give one of them another id");
 }
 
-/// How to take back what layers under construction have made and asked for.
+/// How to take back what layers under construction have made and asked for. It is noted before it is done, so that no
+/// exception comes between; to take back what was not done, or twice, does nothing and throws nothing.
 class Construction {
  public:
   void note(std::function<void()> undo) {
