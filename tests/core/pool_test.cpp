@@ -1,7 +1,10 @@
 // The pool: every byte aligned, counted, reused.
 #include <gtest/gtest.h>
 
+#include <bit>
+#include <cmath>
 #include <core/expect_error.hpp>
+#include <cstdint>
 #include <cstring>
 #include <remat/core/tensor.hpp>
 #include <thread>
@@ -28,6 +31,7 @@ TEST(Pool, AlignsAndCounts) {
   }
 }
 
+#if !defined(REMAT_POOL_GUARD)  // which uses no block again
 // Protects speed: a step that repeats takes nothing from the system, and little is wasted by rounding to classes.
 TEST(Pool, ReusesBlocks) {
   const auto step = [] {
@@ -48,6 +52,7 @@ TEST(Pool, ReusesBlocks) {
     ASSERT_LE(pool().cached_bytes(), bytes + bytes / 8);
   }
 }
+#endif
 
 // Protects the memory that a run was promised: what waits to be used again is given back before more is taken.
 TEST(Pool, HoldsNoMoreThanItMay) {
@@ -134,6 +139,37 @@ TEST(Pool, ServesThreads) {
   for (auto& thread : threads) thread.join();
   EXPECT_EQ(pool().live_bytes(), live);
 }
+
+#if defined(REMAT_POOL_FILL)
+// Protects the build that fills: no number can be made of what nobody wrote, whatever type it is read as.
+TEST(Pool, GivesBlocksOfNaN) {
+  for (int use = 0; use < 2; ++use) {  // new, and again
+    const Tensor<float> floats({37});
+    const Tensor<double> doubles({21});
+    const Tensor<std::uint8_t> halves({64});
+    for (const float v : floats) EXPECT_TRUE(std::isnan(v));
+    for (const double v : doubles) EXPECT_TRUE(std::isnan(v));
+    for (Index i = 0; i < 64; i += 2)  // a bfloat16 is the upper half of a float
+      EXPECT_TRUE(std::isnan(std::bit_cast<float>(static_cast<std::uint32_t>(halves[i] << 16 | halves[i + 1] << 24))));
+    for (const Storage& each : {floats.any().storage, doubles.any().storage, halves.any().storage})
+      std::memset(each->data(), 0, each->bytes);
+  }
+}
+#endif
+#if defined(REMAT_POOL_GUARD)
+// Protects the build that guards: a byte behind a block, and one of a block that has gone, cannot be touched.
+TEST(PoolDeathTest, WhatLiesBehindABlockCannotBeTouched) {
+  testing::FLAGS_gtest_death_test_style = "threadsafe";
+  for (const std::size_t bytes : {64UL, 4096UL, 5000UL, 5UL << 20}) {
+    Storage block = pool().allocate(bytes);
+    volatile std::byte* const data = block->data();
+    data[round_up(bytes) - 1] = std::byte{1};
+    EXPECT_DEATH(data[round_up(bytes)] = std::byte{1}, "");
+    block = {};
+    EXPECT_DEATH(data[0] = std::byte{1}, "");
+  }
+}
+#endif
 
 #if defined(REMAT_ASAN)
 // Protects the sanitizer's eyes: a freed block, cached for reuse, is still poison to touch.

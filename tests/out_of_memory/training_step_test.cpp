@@ -169,7 +169,9 @@ void expect_nothing_lost(const Kind& kind) {
         go_back();
       });
   EXPECT_GT(failures.of_library, 100);
+#if !defined(REMAT_POOL_GUARD)  // whose blocks are no aligned_alloc's
   EXPECT_GT(failures.of_pool, 50);
+#endif
   EXPECT_EQ(training.bits(), after);
 }
 

@@ -69,10 +69,21 @@
 #else
 #define REMAT_ABI_LIBRARY plain
 #endif
-#define REMAT_ABI_JOIN2(a, b, c, d, e, f) a##_##b##_##c##_##d##_##e##_##f
-#define REMAT_ABI_JOIN(a, b, c, d, e, f) REMAT_ABI_JOIN2(a, b, c, d, e, f)
-#define REMAT_ABI \
-  REMAT_ABI_JOIN(v0_1, REMAT_ABI_GEMM, REMAT_ABI_VECTORS, REMAT_ABI_FMA, REMAT_ABI_TILES, REMAT_ABI_LIBRARY)
+// Builds that look for mistakes, see core/block_memory.hpp.
+#if defined(REMAT_POOL_FILL) && defined(REMAT_POOL_GUARD)
+#define REMAT_ABI_BLOCKS filled_guarded
+#elif defined(REMAT_POOL_FILL)
+#define REMAT_ABI_BLOCKS filled
+#elif defined(REMAT_POOL_GUARD)
+#define REMAT_ABI_BLOCKS guarded
+#else
+#define REMAT_ABI_BLOCKS reused
+#endif
+#define REMAT_ABI_JOIN2(a, b, c, d, e, f, g) a##_##b##_##c##_##d##_##e##_##f##_##g
+#define REMAT_ABI_JOIN(a, b, c, d, e, f, g) REMAT_ABI_JOIN2(a, b, c, d, e, f, g)
+#define REMAT_ABI                                                                                            \
+  REMAT_ABI_JOIN(v0_1, REMAT_ABI_GEMM, REMAT_ABI_VECTORS, REMAT_ABI_FMA, REMAT_ABI_TILES, REMAT_ABI_LIBRARY, \
+                 REMAT_ABI_BLOCKS)
 
 /// The library. The inline namespace `REMAT_ABI` carries version, GEMM backends and instruction set.
 namespace remat { inline namespace REMAT_ABI {

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <malloc.h>
-#include <sys/mman.h>
 
 #include <algorithm>
 #include <array>
@@ -10,9 +9,9 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
 #include <mutex>
 #include <new>
+#include <remat/core/block_memory.hpp>
 #include <remat/core/error.hpp>
 #include <remat/core/memory_log.hpp>
 #include <utility>
@@ -30,8 +29,6 @@
 
 namespace remat { inline namespace REMAT_ABI {
 
-/// Alignment of every tensor, in bytes; byte counts are rounded up to it.
-inline constexpr std::size_t alignment = 64;
 /// @cond inside
 constexpr std::size_t round_up(std::size_t bytes) { return (bytes + alignment - 1) / alignment * alignment; }
 
@@ -207,7 +204,7 @@ class Pool {
   static Storage charged(Storage block, const Counted<Account>& account);
 
   template <class = void>
-  Block* from_system(int size_class);
+  Block* from_system(std::size_t bytes, int size_class);
 
   template <class = void>
   void release(Block* block);
@@ -240,7 +237,7 @@ Storage Pool::allocate(std::size_t bytes, const Counted<Account>& account) {
       const std::size_t held = held_bytes_ + class_bytes(size_class);
       if (held > held_limit_ && cached_bytes_ > 0)
         free_unused(cached_bytes_ - std::min<std::size_t>(cached_bytes_, held - held_limit_));
-      block = from_system(size_class);
+      block = from_system(bytes, size_class);
     }
     live_bytes_ += bytes;
     peak_bytes_ = std::max(peak_bytes_.load(), live_bytes_.load());
@@ -248,6 +245,7 @@ Storage Pool::allocate(std::size_t bytes, const Counted<Account>& account) {
 #if defined(REMAT_ASAN)
   __asan_unpoison_memory_region(block + 1, bytes);
 #endif
+  detail::mark_unwritten(reinterpret_cast<std::byte*>(block + 1), bytes);
   new (block) Block;
   block->size_class = size_class, block->bytes = bytes;
   return charged(Storage(block), account);
@@ -282,9 +280,9 @@ void Pool::release(Block* block) {
 #endif
   const std::lock_guard lock(mutex_);
   live_bytes_ -= bytes;
-  if (held_bytes_ > held_limit_) {
+  if (held_bytes_ > held_limit_ || !detail::blocks_are_used_again) {
     held_bytes_ -= class_bytes(size_class);
-    std::free(block);
+    detail::give_memory(block, sizeof(Block) + bytes);
     return;
   }
   cached_bytes_ += class_bytes(size_class);
@@ -296,7 +294,8 @@ template <class>
 void Pool::free_unused(std::size_t most) {
   for (auto list = free_.rbegin(); list != free_.rend(); ++list)
     while (cached_bytes_ > most && *list != nullptr) {
-      std::free(std::exchange(*list, (*list)->next));
+      Block* const block = std::exchange(*list, (*list)->next);
+      detail::give_memory(block, sizeof(Block) + block->bytes);
       const std::size_t bytes = class_bytes(static_cast<int>(free_.rend() - list) - 1);
       cached_bytes_ -= bytes, held_bytes_ -= bytes;
     }
@@ -306,13 +305,10 @@ void Pool::free_unused(std::size_t most) {
 }
 
 template <class>
-Block* Pool::from_system(int size_class) {
-  constexpr std::size_t huge = std::size_t{2} << 20;
-  const std::size_t total = sizeof(Block) + class_bytes(size_class);
-  const bool is_huge = total >= 2 * huge;
-  void* memory = std::aligned_alloc(is_huge ? huge : alignment, is_huge ? (total + huge - 1) / huge * huge : total);
-  if (memory == nullptr) fail("pool: out of memory: ", total, " bytes asked, ", live_bytes_, " in use");
-  if (is_huge) madvise(memory, total, MADV_HUGEPAGE);  // a hint: failure costs speed only
+Block* Pool::from_system(std::size_t bytes, int size_class) {
+  const std::size_t most = sizeof(Block) + class_bytes(size_class);
+  void* const memory = detail::take_memory(sizeof(Block) + bytes, most);
+  if (memory == nullptr) fail("pool: out of memory: ", most, " bytes asked, ", live_bytes_, " in use");
   ++system_allocations_, held_bytes_ += class_bytes(size_class);
   return static_cast<Block*>(memory);
 }
