@@ -255,4 +255,14 @@ TEST_F(Safetensors, JsonLinesAppends) {
   expect_error({"/no/such/folder/log"}, [] { io::JsonLines("/no/such/folder/log"); });
 }
 
+// Protects logs of runs that are resumed: each step has one line, of the run that went on from there.
+TEST_F(Safetensors, JsonLinesGoOnBeforeAStep) {
+  const std::string before = "{\"step\":1}\n{\"step\":2,\"x\":3}\n", behind = "{\"step\":3}\n{\"step\":4}\n";
+  set_bytes(before + "{\"note\":1}\n[2]\n" + behind + "{\"st");
+  io::JsonLines::before(path, "step", 3).write({{"step", 3}, {"new", true}});
+  EXPECT_EQ(bytes(), before + "{\"step\":3,\"new\":true}\n");
+  io::JsonLines::before(path, "step", 0);  // begins anew
+  EXPECT_EQ(bytes(), "");
+}
+
 }  // namespace

@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <climits>
 #include <cstddef>
+#include <cstdint>
 #include <cstring>
 #include <remat/core/error.hpp>
 #include <string>
@@ -100,6 +101,17 @@ class File {
   std::string path_;
   int descriptor_;
 };
+
+/// All bytes of a regular file. An `Error` where there are more than `most`, or where it is no such file: a pipe is not
+/// waited for.
+inline std::string read_whole(const std::string& path, std::size_t most = SIZE_MAX) {
+  const File file(path, O_RDONLY | O_NONBLOCK);
+  const std::size_t size = file.size();
+  require(size <= most, path, ": has ", size, " bytes, above the limit ", most);
+  std::string bytes(size, '\0');
+  file.read(bytes.data(), size, 0);
+  return bytes;
+}
 
 /// Replaces what `path` names, links followed: a new file is written beside it and renamed to it at `commit`, so that
 /// at any moment, a power failure included, there are the old bytes or all the new ones. Permissions, and where the

@@ -24,7 +24,7 @@ class JsonLines {
     std::error_code failure;
     if (from <= 0 || !std::filesystem::exists(path, failure)) return from_empty(path);
     std::string kept, line;
-    for (std::istringstream all(text_of(path)); std::getline(all, line);) {
+    for (std::istringstream all(read_whole(path)); std::getline(all, line);) {
       const auto json = nlohmann::json::parse(line, nullptr, false);
       const auto found = json.is_object() ? json.find(key) : json.end();
       if (json.is_object() && found != json.end() && found->is_number() && found->get<double>() < from)
@@ -43,12 +43,6 @@ class JsonLines {
   void sync() const { file_.sync(); }
 
  private:
-  static std::string text_of(const std::string& path) {
-    const File file(path, O_RDONLY | O_NONBLOCK);
-    std::string text(file.size(), '\0');
-    file.read(text.data(), text.size(), 0);
-    return text;
-  }
   // Appended to while it grows, so that it cannot be replaced as a whole.
   JsonLines(const std::string& path, int flags) : file_(path, O_RDWR | O_CREAT | O_APPEND | flags) {
     const std::size_t size = file_.size();

@@ -60,12 +60,7 @@ class SafetensorsShards {
       for (const auto& [name, info] : files_.front().tensors()) places_.emplace(name, &files_.front());
       return;
     }
-    const File index(path, O_RDONLY | O_NONBLOCK);
-    const std::size_t size = index.size();
-    require(size <= max_safetensors_header, path, ": has ", size, " bytes; an index has at most ",
-            max_safetensors_header);
-    std::string text(size, '\0');
-    index.read(text.data(), size, 0);
+    const std::string text = read_whole(path, max_safetensors_header);
     std::map<std::string, std::string> weight_map;
     try {
       weight_map = detail::parse_weight_map(text);
