@@ -9,6 +9,8 @@
 #include <fuzz/targets.hpp>
 #include <iterator>
 #include <random>
+#include <remat/core/pool.hpp>
+#include <remat/core/process_memory.hpp>
 #include <string>
 #include <vector>
 
@@ -40,7 +42,31 @@ bool reads(const FuzzTarget& target, const std::string& bytes) {
   }
 }
 
-class Readers : public testing::TestWithParam<FuzzTarget> {};
+/// No file may take much more memory than it is long, whatever it says of itself.
+class Readers : public testing::TestWithParam<FuzzTarget> {
+ protected:
+  void SetUp() override {
+    for (const std::string& seed : seeds_of(GetParam())) {  // what is made once is there
+      reads(GetParam(), seed);
+      longest_ = std::max(longest_, seed.size());
+    }
+    before_ = remat::machine::process_memory().resident;
+    is_measured_ = static_cast<bool>(std::ofstream("/proc/self/clear_refs") << 5 << std::flush);  // the peak is now
+#if defined(REMAT_ASAN) || defined(__SANITIZE_THREAD__)
+    is_measured_ = false;  // sanitizers hold memory of their own
+#endif
+  }
+  void TearDown() override {
+    const std::size_t peak = remat::machine::process_memory().peak_resident;
+    if (is_measured_) {
+      EXPECT_LE(peak, before_ + longest_ + (std::size_t{64} << 20));
+    }
+  }
+
+ private:
+  std::size_t before_ = 0, longest_ = 0;
+  bool is_measured_ = false;
+};
 
 TEST_P(Readers, ReadEverySeed) {
   const auto seeds = seeds_of(GetParam());

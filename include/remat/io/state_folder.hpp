@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <functional>
 #include <map>
@@ -13,6 +14,7 @@
 #include <remat/io/file.hpp>
 #include <remat/io/file_hash.hpp>
 #include <string>
+#include <string_view>
 #include <system_error>
 #include <utility>
 #include <vector>
@@ -27,8 +29,8 @@ struct StateManifest {
   std::string frozen{};                              // hash of the parameters that it was saved beside
 };
 
-/// A folder of folders "step-N". In each are files and, written last, manifest.json with their sizes and hashes: a
-/// state is complete when its manifest holds.
+/// A folder of folders "step-N". In each are files and, written last, manifest.json with their sizes and hashes and its
+/// own: a state is complete when its manifest holds.
 class StateFolder {
  public:
   explicit StateFolder(std::string path) : path_(std::move(path)) {}
@@ -56,8 +58,10 @@ class StateFolder {
       write_to(file);
       json["files"][name] = {{"bytes", File(file, O_RDONLY).size()}, {"xxh3_128", hash_of_file(file)}};
     }
+    std::string text = json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+    text.replace(text.size() - 2, 2, ",\n");  // the hash is its last line, of all before it
     ReplacedFile file(folder + manifest);
-    file.file().write(json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n");
+    file.file().write(text + last_line(text));
     file.commit();
   }
 
@@ -111,7 +115,7 @@ class StateFolder {
 
  private:
   static constexpr const char* manifest = "/manifest.json";
-  static constexpr int format = 1;
+  static constexpr int format = 2;                    // 1 had no hash of itself
   static constexpr std::size_t most_bytes = 1 << 20;  // of a manifest
 
   /// The manifest first, so that at no moment a part passes for the whole.
@@ -120,30 +124,48 @@ class StateFolder {
     if (!failure) std::filesystem::remove_all(of(step), failure);
     return !failure;
   }
+  static std::string last_line(std::string_view before) {
+    FileHash hash;
+    hash.add(before.data(), before.size());
+    return "  \"xxh3_128\": \"" + hash.text() + "\"\n}\n";
+  }
+  static bool has_its_hash(std::string_view text) {
+    const std::size_t last = last_line({}).size(), before = text.size() - std::min(text.size(), last);
+    return text.substr(before) == last_line(text.substr(0, before));
+  }
+  static std::size_t count_of(const std::string& path, const nlohmann::json& json, const char* name) {
+    const auto& number = json.at(name);
+    require(number.is_number_unsigned(), path, ": \"", name, "\" is ", number.type_name(), " ",
+            number.dump().substr(0, 40), ", where a count is expected");
+    return number.get<std::size_t>();
+  }
   static StateManifest parsed(const std::string& path, bool with_files = true) {
-    const File file(path, O_RDONLY | O_NONBLOCK);
-    require(file.size() <= most_bytes, path, ": has ", file.size(), " bytes, above the limit ", most_bytes);
-    std::string text(file.size(), '\0');
-    file.read(text.data(), text.size(), 0);
+    const std::string text = read_whole(path, most_bytes);
     StateManifest state;
     try {
       const auto json = nlohmann::json::parse(text);
-      require(json.at("format") == format, path, ": has a format other than ", format);
-      state.step = json.at("step").get<Index>();
+      const std::size_t written_as = count_of(path, json, "format");
+      require(written_as == 1 || written_as == format, path, ": has format ", written_as, ", where ", format,
+              " is the newest known");
+      require(written_as == 1 || has_its_hash(text), path, ": its bytes are not those that were written");
+      const std::size_t step = count_of(path, json, "step");
+      require(step <= INT64_MAX, path, ": \"step\" is ", step);
+      state.step = static_cast<Index>(step);
       if (json.at("loss").is_number()) state.loss = json.at("loss").get<double>();
       json.at("must").get_to(state.must);
       json.at("may").get_to(state.may);
       json.at("frozen").get_to(state.frozen);
       for (const auto& [name, entry] : json.at("files").items())
-        if (with_files) check(path, name, entry.at("bytes"), entry.at("xxh3_128"));
+        if (with_files) check(path, name, count_of(path, entry, "bytes"), entry.at("xxh3_128").get<std::string>());
     } catch (const nlohmann::json::exception& error) {
       fail(path, ": ", std::string(error.what()).substr(0, 300));
     }
     return state;
   }
   static void check(const std::string& path, const std::string& name, std::size_t bytes, const std::string& hash) {
-    require(!name.empty() && name.find('/') == std::string::npos && name.front() != '.', path, ": names a file \"",
-            name, '"');
+    require(!name.empty() && name.find('/') == std::string::npos && name.find('\0') == std::string::npos &&
+                name.front() != '.',
+            path, ": names a file \"", name.substr(0, 100), "\"; only files beside it can belong to a state");
     const std::string file = std::filesystem::path(path).replace_filename(name).string();
     const std::size_t size = File(file, O_RDONLY | O_NONBLOCK).size();
     require(size == bytes, file, ": has ", size, " bytes, ", bytes, " were written");
