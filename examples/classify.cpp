@@ -182,12 +182,10 @@ int classify(const Settings& s, const CLI::App& app) {
   };
   remat::optim::AdamW adamw(parameters);
   programs::SavedRun run(s.states, s.out, parameters, true);
-  run.states().add("adamw", adamw);
+  programs::RunFacts facts{.files = {{"model", s.model + "/config.json"}}, .free_flags = {"minutes", "checkpointing"}};
+  for (const std::string& path : s.texts) facts.files["text " + path] = path;
   int steps = s.steps;
-  run.keep_number("steps", steps);
-  run.must_be_file("model", s.model + "/config.json");
-  run.must_be_flags(app, {"steps", "minutes", "checkpointing"});
-  const int first = run.begin();
+  const int first = run.begin(app, "adamw", adamw, steps, facts);
   if (first == 0 && steps == 0) {
     const auto epoch = (static_cast<Index>(split.train.size()) + s.batch - 1) / s.batch;
     const double seconds = remat::io::median_seconds([&] { gradients(0), parameters.zero_grad(); }, 3, 1);

@@ -96,7 +96,7 @@ int finetune_model(const Settings& s, const CLI::App& app) {
                  " is chosen by the plan where --memory is given; with --memory 0 it counts");
   remat::require(!s.merge || (!s.full && !std::filesystem::is_directory(s.model)),
                  "--merge writes a GGUF model with adapters merged: give a GGUF file, and no --full");
-  make_folder(s);
+  programs::make_folder(s.out);
 
   auto start = Clock::now();
   remat::ParameterRegistry parameters(s.seed);
@@ -118,7 +118,7 @@ int finetune_model(const Settings& s, const CLI::App& app) {
   std::optional<remat::text::ChatFormat> format;  // a model without a template learned none: texts are as they are
   if (!loaded.chat_template.empty()) format = remat::text::recognize_chat(loaded.chat_template);
   const auto data = remat::io::cached_instructions(
-      in_folder(s, "tokens.cache"), s.data, loaded.tokenizer,
+      programs::in_folder(s.out, "tokens.cache"), s.data, loaded.tokenizer,
       {.chat = format, .context = static_cast<std::size_t>(s.context), .skip_bad_lines = s.skip_bad_lines});
   const remat::data::TokenSamples samples = data.samples();
   const auto split = remat::data::split_held_out(samples.size(), s.held_out, s.seed);
@@ -166,10 +166,11 @@ int finetune_model(const Settings& s, const CLI::App& app) {
   remat::optim::AdamW adamw(parameters, {.weight_decay = s.full ? 0.01 : 0});
   remat::optim::GradientWatch watch(parameters);
   programs::SavedRun run(s.states, s.out, parameters, s.memory == 0);  // a copy is not in the promise
-  run.states().may_differ("parts of a batch", std::to_string(how.parts));
+  run.may_differ("parts of a batch", std::to_string(how.parts));
   int steps = 0;
   const int first = begin(s, app, run, adamw, steps);
-  const auto log = remat::io::JsonLines::before(in_folder(s, "train.jsonl"), "step", first == 0 ? 0 : first + 1);
+  const auto log =
+      remat::io::JsonLines::before(programs::in_folder(s.out, "train.jsonl"), "step", first == 0 ? 0 : first + 1);
   run.keep_log(log);
   if (first == 0) {
     steps = choose_steps(s, model, parameters, batches, how.parts);

@@ -12,6 +12,7 @@
 
 #include "long_variants.hpp"
 #include "run_program.hpp"
+#include "saved_run.hpp"
 #include "text_of.hpp"
 
 namespace {
@@ -20,10 +21,11 @@ using programs::mib;
 
 struct Settings {
   long_context::Shape shape;
-  std::string data, variant = "auto", offload_directory;
+  std::string data, variant = "auto", offload_directory, out = "long";
   int steps = 20, memory = 128, threads = 0;
   double lr = 1e-3;
   std::uint64_t seed = 1;
+  programs::StateSettings states{};
 };
 
 void add_options(CLI::App& app, Settings& s) {
@@ -48,6 +50,8 @@ void add_options(CLI::App& app, Settings& s) {
   app.add_option("--offload-directory", s.offload_directory, "for `offloaded`; the system's temporary folder if empty");
   app.add_option("--threads", s.threads, "OpenMP threads; 0: the system's choice")->check(not_negative);
   app.add_option("--seed", s.seed, "of initial values and batches")->check(programs::between(0, 0x1p64));
+  app.add_option("--out", s.out, "folder for train.jsonl, and states to resume from");
+  programs::add_state_options(app, s.states);
 }
 
 // Prints what each variant would take; returns the one to train.
@@ -70,7 +74,7 @@ long_context::Variant chosen(const Settings& s) {
   return *choice;
 }
 
-int train(const Settings& s) {
+int train(const Settings& s, const CLI::App& app) {
   if (s.threads > 0) omp_set_num_threads(s.threads);
   const auto corpus = remat::data::TextCorpus::read_bytes(s.data);
   const auto batches = corpus.train_batches(1, s.shape.context, s.seed);
@@ -86,8 +90,17 @@ int train(const Settings& s) {
   std::printf("\ntraining: %s; beside its peak, %.1f million parameters with gradients and AdamW take %.0f MiB\n",
               variant.name.c_str(), 1e-6 * static_cast<double>(parameters.count()),
               4 * programs::mib(parameters.bytes()));  // there are no gradients yet
+  programs::make_folder(s.out);
+  programs::SavedRun run(s.states, s.out, parameters, false);  // a copy is not within --memory
+  int steps = s.steps;
+  const int first = run.begin(app, "adamw", adamw, steps,
+                              {.files = {{"text of --data", s.data}},
+                               .values = {{"the variant", variant.name}},  // they sum in other orders
+                               .free_flags = {"memory", "variant", "offload-directory"}});
+  const auto log = remat::io::JsonLines::before(programs::in_folder(s.out, "train.jsonl"), "step", first);
+  run.keep_log(log);
   remat::io::StepTimes step_times;
-  for (int step = 0; step < s.steps; ++step) {
+  for (int step = first; step < steps; ++step) {
     const auto start = std::chrono::steady_clock::now();
     remat::TapeStats stats;
     double loss = 0;
@@ -103,17 +116,20 @@ int train(const Settings& s) {
       norm = remat::optim::global_norm(parameters);
       remat::require(std::isfinite(loss), "the loss is not finite; lower --lr");
     } catch (const remat::Error& error) {  // the step that one will look at: it has no other line
-      std::printf("step %d/%d  loss %.4f  stopped\n", step + 1, s.steps, loss);
+      std::printf("step %d/%d  loss %.4f  stopped\n", step + 1, steps, loss);
       std::fflush(stdout);
       remat::fail("step ", step + 1, ": ", error.what());
     }
     adamw.step(s.lr, remat::optim::clip_scale(norm, 1.0));
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     std::printf("step %d/%d  loss %.4f  %.2f s  %.0f tokens/s  peak %.1f MiB  offloaded %.1f MiB  resident %.0f MiB\n",
-                step + 1, s.steps, loss, seconds, s.shape.context / seconds, mib(stats.peak_bytes),
+                step + 1, steps, loss, seconds, s.shape.context / seconds, mib(stats.peak_bytes),
                 mib(stats.offloaded_bytes), mib(remat::machine::resident_bytes()));
     if (const std::string advice = step_times.advice(seconds); !advice.empty()) std::printf("%s\n", advice.c_str());
     std::fflush(stdout);
+    log.write({{"step", step}, {"loss", loss}, {"grad_norm", norm}, {"ms", 1e3 * seconds}});
+    if (run.is_stopped(step + 1, steps, [](const std::string& text) { std::printf("%s\n", text.c_str()); }))
+      return programs::stopped;
   }
   return 0;
 }

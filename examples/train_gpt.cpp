@@ -64,14 +64,14 @@ int train(const Settings& given, const CLI::App& app) {
     }
     gpt->set_remat(plan.within(static_cast<std::size_t>(s.memory) << 20));
   }
-  train_gpt::make_folder(s);
+  programs::make_folder(s.out);
   const double peak_gflops = remat::machine::peak_fma_gflops(remat::machine::threads());
   train_gpt::print_start(s, app, parameters, corpus, peak_gflops);
 
   remat::optim::AdamW adamw(parameters, {.beta1 = s.beta1, .beta2 = s.beta2, .weight_decay = s.weight_decay});
   programs::SavedRun run(s.states, s.out, parameters, s.memory == 0);
   const int first = train_gpt::begin(s, app, run, adamw);
-  const auto log = remat::io::JsonLines::before(train_gpt::in_folder(s, "train.jsonl"), "step", first);
+  const auto log = remat::io::JsonLines::before(programs::in_folder(s.out, "train.jsonl"), "step", first);
   run.keep_log(log);
   Stepper step(s, *gpt, parameters, batches);
   if (first == 0 && app.count("--steps") == 0 && s.preset.empty())

@@ -26,6 +26,15 @@ namespace programs {
 /// What a program returns that was told to stop, as a shell has it of one that Ctrl-C ended.
 inline constexpr int stopped = 130;
 
+inline std::string in_folder(const std::string& out, const std::string& file) {
+  return (std::filesystem::path(out) / file).string();
+}
+inline void make_folder(const std::string& out) {
+  std::error_code failure;
+  std::filesystem::create_directories(out, failure);
+  remat::require(!failure, "--out: folder ", out, " cannot be made: ", failure.message());
+}
+
 struct StateSettings {
   int save_every = 0, keep = 2;
   bool resume = false, stop_on_failed_save = false;
@@ -60,6 +69,13 @@ class ChosenNumbers {
   std::map<std::string, int*> numbers_;
 };
 
+/// What a run's results depend on: a run that is resumed must have the same.
+struct RunFacts {
+  std::map<std::string, std::string> files{};   // paths by what they are
+  std::map<std::string, std::string> values{};  // that no flag says
+  std::set<std::string> free_flags{};           // flags that change no bit; --steps and those of every run are known
+};
+
 /// Saves states in the folder `states` of a run's own folder, and resumes from them. While it lives, the first Ctrl-C
 /// lets the step end and its state be saved.
 class SavedRun {
@@ -69,7 +85,7 @@ class SavedRun {
   SavedRun(const StateSettings& s, const std::string& out, const remat::ParameterRegistry& parameters,
            bool in_background)
       : s_(s),
-        folder_((std::filesystem::path(out) / "states").string()),
+        folder_(in_folder(out, "states")),
         states_(parameters, {.folder = folder_, .keep = s.keep, .in_background = in_background}) {
     states_.add("chosen", chosen_);
     states_.may_differ("remat", remat::version());
@@ -77,43 +93,27 @@ class SavedRun {
     states_.may_differ("instructions", remat::machine::isa() + ", compiled for " + remat::machine::compiled_isa());
   }
 
-  /// Where optimizers are added.
-  remat::io::TrainingStates& states() { return states_; }
   /// The log is on the disk before a state is: it has a line of each step behind that. It outlives this.
   void keep_log(const remat::io::JsonLines& log) { log_ = &log; }
   /// Goes on as it was chosen when the run began.
   void keep_number(const std::string& name, int& number) { chosen_.add(name, number); }
-  /// The file must be the one that the run began with.
-  void must_be_file(const std::string& what, const std::string& path) {
-    states_.must_equal(what, remat::io::hash_of_file(path));
-  }
-  /// Flags must be those that the run began with, but for those that its results do not depend on.
-  void must_be_flags(const CLI::App& app, std::set<std::string> free) {
-    free.insert({"help", "resume", "save-every", "keep", "stop-on-failed-save", "out", "threads", "data", "model"});
-    for (const CLI::Option* option : app.get_options()) {
-      const std::string name = option->get_single_name();
-      if (free.count(name) > 0) continue;
-      std::string value;
-      for (const std::string& each : option->results()) value += (value.empty() ? "" : " ") + each;
-      states_.must_equal("--" + name, option->count() > 0 ? value : option->get_default_str());
-    }
-  }
+  /// Where it differs from that of the run's beginning, bits may differ from there on: a note says so.
+  void may_differ(const std::string& what, const std::string& value) { states_.may_differ(what, value); }
 
-  /// How many steps are behind the run, whose state is loaded then. States of another run are put aside.
-  int begin() {
-    last_save_ = Clock::now();
-    if (!s_.resume) {
-      put_aside();
-      return 0;
-    }
-    const auto resumed = states_.resume();
-    if (!resumed) {
-      std::cout << "nothing to resume in " << folder_ << " yet: begins anew" << std::endl;
-      return 0;
-    }
-    for (const std::string& note : resumed->notes) std::cout << "note: " << note << '\n';
-    std::cout << "goes on from " << resumed->folder << std::endl;
-    return static_cast<int>(resumed->step);
+  /// How many steps are behind the run, which then has its state again, and `steps` as many in all as when it began; 0
+  /// where it begins, which puts states of another run aside. An `Error` names a fact that is another now.
+  template <class Optimizer>
+  int begin(const CLI::App& app, const std::string& name, Optimizer& optimizer, int& steps, const RunFacts& facts) {
+    states_.add(name, optimizer);
+    for (const auto& [what, path] : facts.files) states_.must_equal(what, remat::io::hash_of_file(path));
+    for (const auto& [what, value] : facts.values) states_.must_equal(what, value);
+    must_be_flags(app, facts.free_flags);
+    const int asked = app.count("--steps") > 0 ? app.get_option("--steps")->as<int>() : 0;
+    keep_number("steps", steps);
+    const int first = begin();
+    remat::require(first == 0 || asked == 0 || asked == steps, "--steps ", asked, " is not that of the run, which has ",
+                   steps, "; leave it out to resume");
+    return first;
   }
 
   /// Behind each step, `done` of `all`: saves when it is time. True when the run was told to stop.
@@ -131,6 +131,32 @@ class SavedRun {
  private:
   using Clock = std::chrono::steady_clock;
 
+  void must_be_flags(const CLI::App& app, std::set<std::string> free) {
+    free.insert(
+        {"help", "resume", "save-every", "keep", "stop-on-failed-save", "out", "threads", "data", "model", "steps"});
+    for (const CLI::Option* option : app.get_options()) {
+      const std::string name = option->get_single_name();
+      if (free.count(name) > 0) continue;
+      std::string value;
+      for (const std::string& each : option->results()) value += (value.empty() ? "" : " ") + each;
+      states_.must_equal("--" + name, option->count() > 0 ? value : option->get_default_str());
+    }
+  }
+  int begin() {
+    last_save_ = Clock::now();
+    if (!s_.resume) {
+      put_aside();
+      return 0;
+    }
+    const auto resumed = states_.resume();
+    if (!resumed) {
+      std::cout << "nothing to resume in " << folder_ << " yet: begins anew" << std::endl;
+      return 0;
+    }
+    for (const std::string& note : resumed->notes) std::cout << "note: " << note << '\n';
+    std::cout << "goes on from " << resumed->folder << std::endl;
+    return static_cast<int>(resumed->step);
+  }
   void save(int done, std::optional<double> loss, bool is_last, const Tell& tell) try {
     last_save_ = Clock::now();
     if (log_ != nullptr) log_->sync();
