@@ -96,6 +96,16 @@ TEST(Pool, ImaginesWithoutMemory) {
   EXPECT_EQ(pool().live_bytes(), live);
 }
 
+// Protects destructors: the death of a block is noted in room that its birth has made.
+TEST(Pool, DeathsOfBlocksNeedNoMemory) {
+  MemoryLog log;
+  for (std::uint32_t number = 0; number < 100; ++number) log.add_birth({number, 64, {}});
+  const MemoryEvent* const before = log.events().data();
+  for (std::uint32_t number = 0; number < 100; ++number) log.add_death({number, 64, {}});
+  EXPECT_EQ(log.events().data(), before);
+  EXPECT_EQ(log.events().size(), 200U);
+}
+
 // Protects recovery from running out of memory: an allocation that fails leaves all counts as they were.
 TEST(Pool, AFailedAllocationChangesNoCount) {
   for (int fails_at = 1; fails_at <= 3; ++fails_at) {

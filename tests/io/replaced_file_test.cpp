@@ -1,14 +1,32 @@
 // What is replaced when a file is written: what a path means, and who may read it, is the user's choice.
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <core/expect_error.hpp>
+#include <cstdio>
 #include <remat/io/jsonl.hpp>
 #include <remat/io/safetensors.hpp>
 #include <remat/io/trace.hpp>
 #include <thread>
 
 #include "io/weight_file.hpp"
+
+// What the library asks of the system, noted while somebody wants to know.
+struct SystemCalls {
+  static inline std::string* noted = nullptr;
+};
+extern "C" int fsync(int descriptor) {
+  struct stat status {};
+  if (SystemCalls::noted != nullptr && ::fstat(descriptor, &status) == 0)
+    *SystemCalls::noted += S_ISDIR(status.st_mode) ? "flush folder, " : "flush file, ";
+  return static_cast<int>(::syscall(SYS_fsync, descriptor));
+}
+extern "C" int rename(const char* from, const char* to) noexcept {
+  if (SystemCalls::noted != nullptr) *SystemCalls::noted += "rename, ";
+  return static_cast<int>(::syscall(SYS_renameat2, AT_FDCWD, from, AT_FDCWD, to, 0));
+}
 
 namespace {
 
@@ -37,6 +55,17 @@ class ReplacedFile : public remat_test::WeightFile {
 
   fs::path folder;
 };
+
+// Protects against power failures: the new name must not come to the disk before the bytes, and must come there.
+TEST_F(ReplacedFile, IsOnTheDiskBeforeItHasItsName) {
+  set_bytes("old");
+  std::string calls;
+  SystemCalls::noted = &calls;
+  replace(path, "new");
+  SystemCalls::noted = nullptr;
+  EXPECT_EQ(calls, "flush file, rename, flush folder, ");
+  EXPECT_EQ(bytes(), "new");
+}
 
 // Protects links: the file at their end is replaced, in its own folder, whether it is there yet or not.
 TEST_F(ReplacedFile, FollowsLinks) {
