@@ -15,5 +15,5 @@ install(DIRECTORY cmake/compiled DESTINATION "${package_dir}")
 # README and pages lie as they do here, so that their links hold; the reference where `./run docs` has made it.
 install(FILES LICENSE README.md DESTINATION "${CMAKE_INSTALL_DOCDIR}")
 install(DIRECTORY docs examples DESTINATION "${CMAKE_INSTALL_DOCDIR}"
-        FILES_MATCHING PATTERN "*.md" PATTERN "*.svg" PATTERN "*.cpp" PATTERN "*.hpp")
+        FILES_MATCHING PATTERN "*.md" PATTERN "*.cff" PATTERN "*.svg" PATTERN "*.cpp" PATTERN "*.hpp")
 install(DIRECTORY build/docs/html DESTINATION "${CMAKE_INSTALL_DOCDIR}" OPTIONAL)
