@@ -20,6 +20,7 @@
   HOW template struct remat::ops::Linear<T>;                                \
   HOW template struct remat::ops::LinearCrossEntropy<T>;                    \
   HOW template struct remat::ops::LoadBalancingLoss<T>;                     \
+  HOW template struct remat::ops::RotaryTurn<T>;                            \
   HOW template struct remat::ops::Route<T>;                                 \
   HOW template struct remat::ops::TakeRows<T>;                              \
   HOW template struct remat::ops::Norm<T, remat::ops::LayerNormRow, false>; \

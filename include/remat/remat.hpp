@@ -46,6 +46,7 @@
 #include <remat/ops/pow.hpp>
 #include <remat/ops/reduce.hpp>
 #include <remat/ops/rms_norm.hpp>
+#include <remat/ops/rotary.hpp>
 #include <remat/ops/route.hpp>
 #include <remat/ops/scatter_add.hpp>
 #include <remat/ops/skip_add.hpp>

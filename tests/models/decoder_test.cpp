@@ -4,6 +4,7 @@
 #include <cmath>
 #include <functional>
 #include <remat/models/decoder.hpp>
+#include <remat/models/generation.hpp>
 #include <string>
 #include <vector>
 
@@ -85,6 +86,22 @@ INSTANTIATE_TEST_SUITE_P(
                      layer.attention.rotary_base = 0, layer.attention.alibi = layer.attention.combined_qkv = true;
                      layer.attention.alibi_form = AlibiForm::bfloat16_key_position;
                    }),
+        Case{"TwentyFourLayersOfSixAttentions",
+             [](models::DecoderConfig& c) {
+               c.layers.assign(24, llama_layer());
+               for (std::size_t i = 0; i < 24; ++i) {
+                 nn::TransformerLayerConfig& layer = c.layers[i];
+                 layer.attention.shared_weight_id = "attention_" + std::to_string(i % 6);
+                 // Weights are shared, what depends on positions is not.
+                 layer.attention.window = i % 3 == 0 ? 4 : 0;
+                 layer.attention.rotary_base = i % 4 == 3 ? 0 : 100;
+                 layer.norm_placement = i % 2 == 0 ? nn::NormPlacement::pre : nn::NormPlacement::sandwich;
+               }
+             }},
+        each_layer("ScaledRotary",
+                   [](auto& layer) {
+                     layer.attention.rotary_scaling = {RotaryScaling::llama3, 8, 1, 4, 16};
+                   }),
         each_layer("SharedAttention", [](auto& layer) { layer.attention.shared_weight_id = "one"; }),
         Case{"LearnedPositionsAndLayerNorms",
              [](models::DecoderConfig& c) {
@@ -114,6 +131,83 @@ TEST_P(Decoding, WithACacheEqualsTheWholeSequence) {
           EXPECT_NEAR(logits(b, v), expected(b, begin - 1, v), 1e-12) << "token " << begin << " of row " << b;
     }
   }
+}
+
+// Prompts of unlike lengths, then token by token, of which each row has another; prompts in chunks; rows in a new
+// order.
+TEST_P(Decoding, BatchesOfUnlikePromptsEqualEachSequenceAlone) {
+  models::DecoderConfig config = llama();
+  GetParam().change(config);
+  constexpr Index whole = 40;
+  if (config.context > 0) config.context = whole;
+  ParameterRegistry parameters;
+  const models::Decoder<double> model(parameters / "m", config);
+  std::vector<Tensor<double>> expected;  // [1, whole, V] of each row
+  std::vector<Tensor<std::int32_t>> texts;
+  for (Index row = 0; row < 3; ++row) {
+    texts.push_back(ids_of(1, 5 * row, whole));
+    Tape tape({.mode = Mode::evaluate});
+    expected.push_back(model.logits(tape, texts.back()).value());
+  }
+  for (const Index chunk : {Index{0}, Index{4}}) {
+    const std::vector<Index> prompts{3, 29, 12};
+    nn::KeyValueCache<double> cache(whole);
+    std::vector<std::size_t> rows{0, 1, 2};
+    std::vector<Index> seen = prompts;
+    const auto expect = [&](const Tensor<double>& logits, const std::vector<Index>& counts) {
+      for (std::size_t b = 0; b < rows.size(); ++b)
+        for (Index v = 0; v < vocabulary && counts[b] > 0; ++v)
+          ASSERT_NEAR(logits(static_cast<Index>(b), v), expected[rows[b]](0, seen[b] - 1, v), 1e-11)
+              << "token " << seen[b] << " of row " << rows[b];
+    };
+    Tensor<std::int32_t> ids({3, 29}, 1);  // what lies behind a prompt is no padding id
+    for (std::size_t b = 0; b < 3; ++b)
+      for (Index t = 0; t < prompts[b]; ++t) ids.write()[b * 29 + static_cast<std::size_t>(t)] = texts[b](0, t);
+    if (!config.layers[0].attention.fused) {
+      expect_error({"fused = false", "set fused = true"}, [&] {
+        models::prefill(model, ids, cache, chunk, prompts);
+        Tape tape({.mode = Mode::evaluate});
+        model.next_logits(tape, ids_of(3, 0, 1), cache);
+      });
+      continue;
+    }
+    expect(models::prefill(model, ids, cache, chunk, prompts), prompts);
+    const auto go_on = [&](const std::vector<Index>& counts) {  // of each row so many more
+      const Index most = *std::max_element(counts.begin(), counts.end());
+      Tensor<std::int32_t> more({static_cast<Index>(rows.size()), most}, 2);
+      for (std::size_t b = 0; b < rows.size(); ++b)
+        for (Index t = 0; t < counts[b]; ++t)
+          more.write()[b * static_cast<std::size_t>(most) + static_cast<std::size_t>(t)] =
+              texts[rows[b]](0, seen[b] + t);
+      Tape tape({.mode = Mode::evaluate});
+      const Tensor<double> logits = model.next_logits(tape, more, cache, counts).value();
+      for (std::size_t b = 0; b < rows.size(); ++b) seen[b] += counts[b];
+      expect(logits, counts);
+      EXPECT_EQ(cache.lengths(), seen);
+    };
+    for (int i = 0; i < 5; ++i) go_on({1, 1, 1});
+    go_on({2, 1, 3});
+    cache.reorder({2, 0, 2, 1});  // a beam twice
+    rows = {2, 0, 2, 1}, seen = {seen[2], seen[0], seen[2], seen[1]};
+    for (int i = 0; i < 5; ++i) go_on({1, 1, 1, 1});
+    go_on({1, 20, 3, 0});
+  }
+}
+
+// Of a layer with a window no more than the window stays, and a little, so that most tokens move nothing.
+TEST(KeyValueCache, KeepsOfAWindowNoMoreThanTheWindow) {
+  models::DecoderConfig config = llama(2);
+  config.layers[1].attention.window = 5;
+  ParameterRegistry parameters;
+  const models::Decoder<float> model(parameters / "m", config);
+  nn::KeyValueCache<float> cache(1000);
+  for (const Index count : {Index{100}, Index{1}, Index{1}, Index{40}, Index{1}}) {
+    Tape tape({.mode = Mode::evaluate});
+    model.next_logits(tape, ids_of(1, cache.length(), count), cache);
+    EXPECT_EQ(cache.layer(0).keys.shape(), (Shape{1, 1000, 8}));
+    EXPECT_EQ(cache.layer(1).keys.shape(), (Shape{1, 5 - 1 + 16, 8}));
+  }
+  EXPECT_EQ(cache.length(), 143);
 }
 
 // K heads of keys and of values for each position and layer, and not a byte more.
@@ -178,6 +272,36 @@ TEST(DecoderGeneration, EndsWhenToldTo) {
   });
   EXPECT_EQ(got.size(), 6U);
   EXPECT_EQ(told, Ids(got.begin() + 2, got.end()));
+}
+
+// Each prompt of a batch is followed by what follows it alone, though some end before others.
+TEST(BatchGeneration, ChoosesForEachPromptWhatIsChosenForItAlone) {
+  models::DecoderConfig config = llama();
+  config.layers[1].attention.window = 3;
+  ParameterRegistry parameters;
+  const models::Decoder<double> model(parameters / "m", config);
+  const std::vector<Ids> prompts{{3, 1, 4, 1, 5, 9, 2, 6}, {5}, {8, 9, 7}};
+  const auto got = models::generate(model, prompts, {.length = 30, .temperature = 0}, 3);
+  ASSERT_EQ(got.size(), 3U);
+  for (std::size_t i = 0; i < 3; ++i) EXPECT_EQ(got[i], model.generate(prompts[i], {.length = 30, .temperature = 0}));
+  std::vector<std::size_t> left{7, 2, 12};
+  const auto ended = models::generate(model, prompts, {.length = 30, .temperature = 0}, 0,
+                                      [&](std::size_t row, std::int32_t) { return --left[row] > 0; });
+  const std::vector<std::size_t> lengths{7, 2, 12};
+  for (std::size_t i = 0; i < 3; ++i)
+    EXPECT_EQ(ended[i], Ids(got[i].begin(), got[i].begin() + static_cast<Index>(prompts[i].size() + lengths[i])));
+  expect_error({"m: generate needs a prompt of at least one token"}, [&] {
+    models::generate(model, {{1}, {}}, {.length = 1});
+  });
+  expect_error({"m: prefill: row 1 has 3 of 2 tokens"}, [&] {
+    nn::KeyValueCache<double> cache(4);
+    models::prefill(model, ids_of(2, 0, 2), cache, 0, {1, 3});
+  });
+  expect_error({"key/value cache: reorder: there is no row 2 among 2"}, [&] {
+    nn::KeyValueCache<double> cache(4);
+    models::prefill(model, ids_of(2, 0, 2), cache);
+    cache.reorder({0, 2});
+  });
 }
 
 // Each is one sentence that names the model or the layer.

@@ -61,6 +61,29 @@ inline void attention_cases(const AddCase& row) {
                      {{.shape = {2}, .values = {5, 7}},
                       {.shape = {2, 7}, .values = {0, 0, 0, 1, 1, 1, 2, 0, 1, 0, 1, 0, 1, 0}},
                       {.shape = {2}, .values = {3, 0}}})}});
+  row({.name = "attention with offsets and positions of rows",
+       .fn =
+           [](const auto& in) {
+             return attention(in[0], in[1], in[2], {.causal = true, .window = 5, .rotary_base = 100, .alibi = true},
+                              {.relative_bias = in[3],
+                               .positions = in.integers[0],
+                               .key_positions = in.integers[1],
+                               .query_offsets = in.integers[2]});
+           },
+       .inputs = {on(
+           {{2, 3, 2, 4}, {2, 7, 1, 4}, {2, 7, 1, 4}, {4, 2}},
+           {{.shape = {2, 3}, .limit = 2000}, {.shape = {2, 7}, .limit = 2000}, {.shape = {2}, .values = {4, 1}}})}});
+  row({.name = "rotary",
+       .fn = [](const auto& in) { return rotary(in[0], {.base = 100, .dims = 2, .heads = 2, .offset = 5}); },
+       .inputs = {on({{2, 3, 3, 4}}), on({{1, 1, 2, 2}}), on({{0, 3, 2, 4}}), on({{2, 0, 2, 4}})}});
+  row({.name = "rotary at positions",
+       .fn =
+           [](const auto& in) {
+             remat::RotaryOptions turn{.base = 100};
+             turn.scaling = {remat::RotaryScaling::llama3, 8, 1, 4, 64};
+             return rotary(in[0], turn, in.integers[0]);
+           },
+       .inputs = {on({{2, 3, 3, 6}}, {{.shape = {2, 3}, .limit = 3000}})}});
   row({.name = "attention_qkv",
        .fn = [](const auto& in) { return attention_qkv(in[0], 4, 2, {.causal = true}); },
        .inputs = {on({{2, 7, 24}}), on({{1, 66, 8}}), on({{0, 3, 8}}), on({{2, 0, 8}})}});

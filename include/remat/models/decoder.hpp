@@ -9,6 +9,7 @@
 #include <remat/nn/stacked_transformer.hpp>
 #include <remat/ops/linear_cross_entropy.hpp>
 #include <remat/ops/positions.hpp>
+#include <remat/ops/take_rows.hpp>
 #include <string>
 #include <utility>
 #include <vector>
@@ -58,8 +59,11 @@ struct Decoder {
   /// ids [B, T] -> logits [B, T, V]
   Var<T> logits(Tape& tape, const Tensor<std::int32_t>& ids) const;
   /// Decoding: ids [B, T], the tokens behind those of the cache, which is extended -> logits [B, V] of what follows the
-  /// last. On a tape in evaluate mode.
-  Var<T> next_logits(Tape& tape, const Tensor<std::int32_t>& ids, nn::KeyValueCache<T>& cache) const;
+  /// last. On a tape in evaluate mode. Rows may have unlike numbers of tokens: row b the first `lengths[b]` of T, 0 or
+  /// more, behind which lie ids that count for nothing; what follows none is not told. Whole sequences of a batch by
+  /// `generate` and `prefill` of generation.hpp.
+  Var<T> next_logits(Tape& tape, const Tensor<std::int32_t>& ids, nn::KeyValueCache<T>& cache,
+                     const std::vector<Index>& lengths = {}) const;
   /// Mean negative log-likelihood of `batch.targets` after `batch.inputs`, both [B, T], in nats. Logits never exist
   /// whole. A batch with `segments` [B, T] is packed: a token sees those of its own segment only.
   template <class Batch>
@@ -139,11 +143,22 @@ Var<T> Decoder<T>::logits(Tape& tape, const Tensor<std::int32_t>& ids) const {
 }
 
 template <class T>
-Var<T> Decoder<T>::next_logits(Tape& tape, const Tensor<std::int32_t>& ids, nn::KeyValueCache<T>& cache) const {
+Var<T> Decoder<T>::next_logits(Tape& tape, const Tensor<std::int32_t>& ids, nn::KeyValueCache<T>& cache,
+                               const std::vector<Index>& lengths) const {
   const auto here = tape.layer(path);
   require(ids.size() > 0, path, ": next_logits was given ids of shape ", ids.shape(), ", at least one token is needed");
+  require(lengths.empty() || static_cast<Index>(lengths.size()) == ids.shape()[0], path, ": next_logits was given ",
+          lengths.size(), " lengths and ids of shape ", ids.shape());
+  cache.expect(lengths);
   const Var<T> h = hidden(tape, ids, &cache);
   const Index length = h.shape()[1];
+  if (!lengths.empty()) {
+    std::vector<std::int32_t> last;
+    for (std::size_t b = 0; b < lengths.size(); ++b)
+      last.push_back(static_cast<std::int32_t>(static_cast<Index>(b) * length + std::max<Index>(1, lengths[b]) - 1));
+    const Tensor<std::int32_t> rows({h.shape()[0]}, std::span<const std::int32_t>(last));
+    return by_head(take_rows(h.reshape({h.shape()[0] * length, config.model_dims}), rows));
+  }
   return by_head(slice(h, 1, length - 1, length).reshape({h.shape()[0], config.model_dims}));
 }
 
@@ -207,8 +222,11 @@ Var<T> Decoder<T>::hidden(Tape& tape, const Tensor<std::int32_t>& ids, nn::KeyVa
   require(segments == nullptr || !positions, path, ": packed sequences begin at other positions than 0, but its ",
           "positions are learned; give each sequence a row");
   const Index before = cache != nullptr ? cache->length() : 0;
-  require(ids.shape().rank() == 2 && (config.context == 0 || before + ids.shape()[1] <= config.context), path, ": ids ",
-          ids.shape(), " must be [batch, length] with length <= context ", config.context,
+  const Index most = ids.shape().rank() != 2 ? 0
+                     : cache != nullptr      ? cache->length_with(ids.shape()[1])
+                                             : ids.shape()[1];
+  require(ids.shape().rank() == 2 && (config.context == 0 || most <= config.context), path, ": ids ", ids.shape(),
+          " must be [batch, length] with length <= context ", config.context,
           before > 0 ? " less what the cache has seen" : "");
   const bool is_accum = !decoder.layers.empty() ? decoder.layers.front().config.skip_stream == nn::SkipStream::accum
                                                 : config.skip_stream != nn::SkipStream::compute;
@@ -222,7 +240,14 @@ Var<T> Decoder<T>::hidden_by(Tape& tape, const Tensor<std::int32_t>& ids, nn::Ke
   const auto embed = [&] {
     Var<X> x = embedding.template rows<X>(tape.input(ids));
     if (config.embedding_multiplier != 1) x = x * config.embedding_multiplier;
-    if (positions) x = add_positions<X>(x, positions, cache != nullptr ? cache->length() : 0);
+    if (positions && cache != nullptr && !nn::detail::all_equal(cache->lengths())) {
+      Tensor<std::int32_t> places = nn::detail::positions_behind(cache->lengths(), ids.shape()[1]);
+      for (std::int32_t& place : places.write())  // that of padding may lie beyond
+        place = std::min(place, static_cast<std::int32_t>(config.context) - 1);
+      x = x + remat::embedding<X>(tape.input(places), positions);
+    } else if (positions) {
+      x = add_positions<X>(x, positions, cache != nullptr ? cache->length() : 0);
+    }
     return checkpoint_name(dropout(x, config.dropout), "iteration_input");
   };
   // A region of its own, so that what enters the first layer can be offloaded like what enters the others.

@@ -75,7 +75,8 @@ struct MultiHeadAttention {
   Var<T> attend(const Var<T>& x, const KeysValues& memory, std::optional<Index> offset = {},
                 const Masks& masks = {}) const;
   /// Decoding: x [B, T, D], the positions behind those of the cache, which is extended, at all of them -> [B, T, D]. On
-  /// a tape in evaluate mode, for the cache keeps values.
+  /// a tape in evaluate mode, for the cache keeps values. What comes of padding, where rows have unlike numbers of
+  /// tokens, means nothing.
   Var<T> decode(const Var<T>& x, typename KeyValueCache<T>::Layer& cache) const;
 
  private:
@@ -133,9 +134,27 @@ Var<T> MultiHeadAttention<T>::decode(const Var<T>& x, typename KeyValueCache<T>:
   require(x.shape().rank() == 3, path, ": x has shape ", x.shape(), ", [B, T, D] is needed");
   const QueriesKeysValues fresh = qkv ? split((*qkv)(x)) : QueriesKeysValues{(*query)(x), (*key)(x), (*value)(x)};
   const Var<T> queries = normed_queries(fresh.queries);
-  const Index before = cache.length;
-  cache.append(normed_keys(fresh.keys).value(), fresh.values.value(), path);
-  return look(queries, tape.input(cache.keys), tape.input(cache.values), options(true, before), {});
+  AttentionOptions how = options(true, {});
+  // A key is turned once, before it is kept; its position does not change.
+  const auto turned = [&, before = cache.lengths](const Var<T>& y, Index heads) {
+    if (how.rotary_base == 0) return y;
+    RotaryOptions turn = ops::rotary_options(how);
+    turn.offset = before.empty() ? 0 : before[0];
+    const Shape& s = y.shape();
+    Like<std::int32_t> positions;
+    if (!detail::all_equal(before)) positions = detail::positions_behind(before, s[1]);
+    return rotary(y.reshape({s[0], s[1], heads, config.head_dims}), turn, positions).reshape(s);
+  };
+  const Var<T> at = turned(queries, config.num_heads), keys = turned(normed_keys(fresh.keys), config.num_kv_heads);
+  // Biases by key position need the first key, too.
+  const Index window = how.alibi && how.alibi_form != AlibiForm::distance ? 0 : config.window;
+  const auto seen = cache.add(keys.value(), fresh.values.value(), window, path);
+  how = ops::without_rotary(how);
+  Masks masks;
+  how.offset = seen.offsets.empty() ? 0 : seen.offsets[0];
+  if (!detail::all_equal(seen.offsets))
+    masks.query_offsets = Tensor<std::int32_t>({x.shape()[0]}, std::span<const std::int32_t>(seen.offsets));
+  return look(at, tape.input(seen.keys), tape.input(seen.values), how, masks);
 }
 
 template <class T>

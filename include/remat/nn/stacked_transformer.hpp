@@ -98,6 +98,7 @@ Var<X> StackedTransformer<T>::run(const Var<X>& x, const Var<T>* memory, const M
     };
     h = x.tape().region(remat, region);
   }
+  if (cache != nullptr) cache->expect({});
   return h;
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <remat/ops/attention_base.hpp>
+#include <remat/ops/rotary.hpp>
 
 namespace remat { inline namespace REMAT_ABI {
 namespace ops {
@@ -117,12 +118,18 @@ struct AttentionQkv : AttentionOp<T, 1> {
 template <class T>
 Var<T> attention(const Var<T>& q, const Var<T>& k, const Var<T>& v, const AttentionOptions& options = {},
                  const std::type_identity_t<AttentionMasks<T>>& masks = {}) {
+  if (masks.positions.has_value() && options.rotary_base > 0) {
+    const RotaryOptions turn = ops::rotary_options(options);
+    const auto& of_keys = masks.key_positions.has_value() ? masks.key_positions : masks.positions;
+    return attention(rotary(q, turn, masks.positions), rotary(k, turn, of_keys), v, ops::without_rotary(options),
+                     masks);
+  }
   using O = ops::Attention<T>;
   const Shape &qs = q.shape(), &ks = k.shape();
   const bool fits = qs.rank() == 4 && ks.rank() == 4;  // or `infer` will refuse them
   const O op = ops::with_dropout(O(options, {}), q.tape(), fits ? Shape{qs[0], qs[2], qs[1], ks[1]} : Shape{}, qs);
   return record(op, q, k, v, masks.bias, masks.relative_bias, masks.key_lengths, masks.query_segments,
-                masks.key_segments, masks.prefix_lengths)[O::context];
+                masks.key_segments, masks.prefix_lengths, masks.query_offsets)[O::context];
 }
 
 /// The same on one projection qkv [B, T, (N + 2 K) H], all query heads, then key heads, then value heads, read where it
@@ -132,11 +139,20 @@ Var<T> attention_qkv(const Var<T>& qkv, Index num_heads, Index num_kv_heads, con
                      const std::type_identity_t<AttentionMasks<T>>& masks = {}) {
   using O = ops::AttentionQkv<T>;
   const Shape& shape = qkv.shape();
+  if (masks.positions.has_value() && options.rotary_base > 0) {
+    const Index heads = num_heads + 2 * num_kv_heads;
+    require(shape.rank() == 3 && num_heads > 0 && num_kv_heads > 0 && shape[2] % heads == 0,
+            "attention: qkv has shape ", shape, ", [B, T, a multiple of ", heads, "] is needed");
+    RotaryOptions turn = ops::rotary_options(options);
+    turn.heads = num_heads + num_kv_heads;  // of values nothing turns
+    const Var<T> turned = rotary(qkv.reshape({shape[0], shape[1], heads, shape[2] / heads}), turn, masks.positions);
+    return attention_qkv(turned.reshape(shape), num_heads, num_kv_heads, ops::without_rotary(options), masks);
+  }
   const bool fits = shape.rank() == 3 && num_heads > 0;  // or `infer` will refuse it
   const O op = ops::with_dropout(O(num_heads, num_kv_heads, options, {}), qkv.tape(),
                                  fits ? Shape{shape[0], num_heads, shape[1], shape[1]} : Shape{}, shape);
   return record(op, qkv, masks.bias, masks.relative_bias, masks.key_lengths, masks.query_segments, masks.key_segments,
-                masks.prefix_lengths)[O::context];
+                masks.prefix_lengths, masks.query_offsets)[O::context];
 }
 
 }}  // namespace remat

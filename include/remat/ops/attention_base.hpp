@@ -1,6 +1,7 @@
 // What attention's two ops share: masks as operands, the kernel's problem, cost.
 #pragma once
 
+#include <climits>
 #include <remat/ops/attention_options.hpp>
 #include <remat/ops/dropout.hpp>
 
@@ -12,7 +13,7 @@ template <class T, int Products>
 struct AttentionOp : Op {
   static constexpr In<Accum<T>> bias{Products}, relative_bias{Products + 1};
   static constexpr In<std::int32_t> key_lengths{Products + 2}, query_segments{Products + 3}, key_segments{Products + 4},
-      prefix_lengths{Products + 5};
+      prefix_lengths{Products + 5}, query_offsets{Products + 6};
   static constexpr Out<T> context{0};
   static constexpr Out<Accum<T>> log_sum_exp{1}, rest{2};  // [B, N, T], and what rounding left out of it
   using Problem = kernels::AttentionProblem<T>;
@@ -58,6 +59,9 @@ struct AttentionOp : Op {
     };
     shaped(key_lengths, "key_lengths", {batch});
     shaped(prefix_lengths, "prefix_lengths", {batch});
+    shaped(query_offsets, "query_offsets", {batch});
+    require(!in.has(query_offsets) || o.rotary_base == 0,
+            "query_offsets say nothing to rotary; give positions and key_positions too");
     shaped(query_segments, "query_segments", {batch, t});
     shaped(key_segments, "key_segments", {batch, s});
     require(!in.has(key_segments) || in.has(query_segments), "key_segments without query_segments");
@@ -93,8 +97,10 @@ struct AttentionOp : Op {
   Problem with_masks(Problem p, const Frame& f) const {
     if (f.has(key_lengths)) check_lengths(f[key_lengths], p.key_length, "key length", "keys");
     if (f.has(prefix_lengths)) check_lengths(f[prefix_lengths], p.key_length, "prefix length", "keys");
+    if (f.has(query_offsets)) check_lengths(f[query_offsets], INT_MAX, "query offset", "positions");
     const auto data = [&](auto x) { return f.has(x) ? f[x].data() : nullptr; };
     p.key_lengths = data(key_lengths), p.prefix_lengths = data(prefix_lengths);
+    p.query_offsets = data(query_offsets);
     p.query_segments = data(query_segments);
     p.key_segments = f.has(key_segments) ? f[key_segments].data() : p.query_segments;
     p.bias = data(bias), p.relative_bias = data(relative_bias);
@@ -104,7 +110,7 @@ struct AttentionOp : Op {
   }
   static Residuals with_masks(Residuals read) {
     for (const auto x : {bias, relative_bias}) read.add(x);
-    for (const auto x : {key_lengths, query_segments, key_segments, prefix_lengths}) read.add(x);
+    for (const auto x : {key_lengths, query_segments, key_segments, prefix_lengths, query_offsets}) read.add(x);
     return read;
   }
   /// Where the gradients of the masks go.

@@ -58,6 +58,9 @@ struct AttentionMasks {
   Like<std::int32_t> prefix_lengths{};  // [B] in [0, S]: keys before are seen in spite of causal
   Like<Accum<T>> bias{};                // [B or 1, N or 1, T or 1, S or 1], added to scores; -infinity hides
   Like<Accum<T>> relative_bias{};       // [buckets, N], added by T5's bucket of distance (Raffel et al. 2020)
+  Like<std::int32_t> positions{};       // [B, T]: of queries, for rotary alone; where they lie when left out
+  Like<std::int32_t> key_positions{};   // [B, S]; positions when left out
+  Like<std::int32_t> query_offsets{};   // [B]: options.offset of each row; rotary then needs positions
 };
 
 /// How many blocks of scores a mask leaves to compute, of one batch entry and head.

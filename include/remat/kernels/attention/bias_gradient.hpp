@@ -83,14 +83,15 @@ void relative_bias_gradient(const AttentionProblem<E>& p, const BackwardArgument
     const Index n = task / count, strip = task % count;
     double* sums = partial + task * p.buckets;
     std::fill_n(sums, p.buckets, 0.0);
+    Index b = 0;
     const auto add = [&](Index t, Index rows, Index s, Index lanes, const T* dscores) {
       T diagonals[tile_rows + group] = {};
       for (Index i = 0; i < rows; ++i)
         for (Index j = 0; j < lanes; ++j) diagonals[rows - 1 - i + j] += dscores[i * group + j];
       for (Index d = 0; d < rows + lanes - 1; ++d)
-        sums[tables.buckets(s - t - p.offset + d - (rows - 1))] += static_cast<double>(diagonals[d]);
+        sums[tables.buckets(s - t - p.offset_of(b) + d - (rows - 1))] += static_cast<double>(diagonals[d]);
     };
-    for (Index b = 0; b < p.batch; ++b) {
+    for (; b < p.batch; ++b) {
       BackwardTask<E, TilePair<E, true>> pass(p, x, tables, b, n / group_heads(p), own);
       query_tiling(p).each(strips.start(strip), strips.end(strip),
                            [&](Index t, Index rows) { pass.scores(n, t, rows, 0, p.key_length, add); });

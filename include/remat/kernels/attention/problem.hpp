@@ -27,6 +27,9 @@ struct AttentionProblem {
   /// Query t sees key s iff s <= t + offset.
   bool causal = false;
   Index offset = 0;
+  /// [batch], instead of `offset`; not beside rotary. Null: one offset for all.
+  const std::int32_t* query_offsets = nullptr;
+  Index offset_of(Index b) const { return query_offsets == nullptr ? offset : query_offsets[b]; }
   /// On probabilities; the element (b, n, t, s) has coordinate
   /// ((b * heads + n) * dropout_query_length + dropout_first_query + t) * key_length + s, so that a caller who runs
   /// queries in pieces draws the masks of one who runs them at once. Length 0: query_length. `dropout.first` is added.

@@ -6,6 +6,20 @@
 
 namespace remat { inline namespace REMAT_ABI { namespace kernels::attention {
 
+/// The frequency of pair j of `half` pairs.
+template <class T>
+double rotary_frequency(const AttentionProblem<T>& p, Index j, Index half) {
+  const double frequency = std::pow(p.rotary_base, -static_cast<double>(j) / static_cast<double>(half));
+  if (p.rotary_factor == 1) return frequency;
+  if (p.rotary_context == 0) return frequency / p.rotary_factor;
+  constexpr double pi = 3.14159265358979323846;
+  const double turns = static_cast<double>(p.rotary_context) * frequency / (2 * pi);
+  if (turns > p.rotary_high) return frequency;
+  if (turns < p.rotary_low) return frequency / p.rotary_factor;
+  const double kept = (turns - p.rotary_low) / (p.rotary_high - p.rotary_low);
+  return (1 - kept) * frequency / p.rotary_factor + kept * frequency;
+}
+
 /// exp(i f p) in double for every frequency f: of p = 0 .. 63, then of p = 64, 128, .. 15 * 64. All threads read it.
 struct RotaryTable {
   static constexpr Index steps = 64, strides = 16, anchor_distance = steps * strides;
@@ -21,24 +35,12 @@ struct RotaryTable {
 
   template <class T>
   void fill(const AttentionProblem<T>& p) const {
-    for (Index j = 0; j < half; ++j)
-      frequencies[j] = scaled(p, std::pow(p.rotary_base, -static_cast<double>(j) / static_cast<double>(half)));
+    for (Index j = 0; j < half; ++j) frequencies[j] = rotary_frequency(p, j, half);
     for (Index i = 0; i < steps; ++i) fill_row(i, 0, 1);
     for (Index i = 0; i < strides; ++i) fill_row(i, steps, steps);
   }
 
  private:
-  template <class T>
-  static double scaled(const AttentionProblem<T>& p, double frequency) {
-    if (p.rotary_factor == 1) return frequency;
-    if (p.rotary_context == 0) return frequency / p.rotary_factor;
-    constexpr double pi = 3.14159265358979323846;
-    const double turns = static_cast<double>(p.rotary_context) * frequency / (2 * pi);
-    if (turns > p.rotary_high) return frequency;
-    if (turns < p.rotary_low) return frequency / p.rotary_factor;
-    const double kept = (turns - p.rotary_low) / (p.rotary_high - p.rotary_low);
-    return (1 - kept) * frequency / p.rotary_factor + kept * frequency;
-  }
   /// The row of position i * stride: powers of two by the library, the others as products of two rows before them.
   void fill_row(Index i, Index first, Index stride) const {
     const Index low = i & (i - 1), high = i - low;

@@ -100,7 +100,7 @@ class ScoreChange {
     const double slope = p.alibi && !p.alibi_by_key ? alibi_slope(n, p.heads) : 0;
     for (Index i = 0; i < rows + group - 1; ++i) {
       const Index ahead = lane - row + i - (rows - 1);  // lane less row
-      const Index distance = (KeyLanes ? ahead : -ahead) - p.offset;
+      const Index distance = (KeyLanes ? ahead : -ahead) - p.offset_of(b);
       T value = static_cast<T>(-slope * static_cast<double>(distance < 0 ? -distance : distance));
       if (p.buckets > 0) value += p.relative_bias[buckets(distance) * p.heads + n];
       diagonals[i] = value;

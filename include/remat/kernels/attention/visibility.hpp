@@ -15,7 +15,7 @@ class Visibility {
       : queries_(p.query_length),
         keys_(p.key_lengths == nullptr ? p.key_length : std::clamp<Index>(p.key_lengths[b], 0, p.key_length)),
         prefix_(p.prefix_lengths == nullptr ? 0 : p.prefix_lengths[b]),
-        offset_(p.offset),
+        offset_(p.offset_of(b)),
         window_(std::min(p.window, Index{1} << 48)),  // beyond any position, within any sum
         causal_(p.causal) {}
 
