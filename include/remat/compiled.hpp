@@ -17,11 +17,13 @@
   HOW template struct remat::ops::Dropout<T>;                               \
   HOW template struct remat::ops::Embedding<T>;                             \
   HOW template struct remat::ops::GatedActivate<T>;                         \
+  HOW template struct remat::ops::GroupedMatmul<T>;                         \
   HOW template struct remat::ops::Linear<T>;                                \
   HOW template struct remat::ops::LinearCrossEntropy<T>;                    \
   HOW template struct remat::ops::LoadBalancingLoss<T>;                     \
   HOW template struct remat::ops::RotaryTurn<T>;                            \
   HOW template struct remat::ops::Route<T>;                                 \
+  HOW template struct remat::ops::RouterZLoss<T>;                           \
   HOW template struct remat::ops::TakeRows<T>;                              \
   HOW template struct remat::ops::Norm<T, remat::ops::LayerNormRow, false>; \
   HOW template struct remat::ops::Norm<T, remat::ops::LayerNormRow, true>;  \
@@ -59,10 +61,10 @@
 #define REMAT_EACH_STREAM(HOW, T, X)                                                                                \
   HOW template remat::Var<X> remat::nn::TransformerLayer<T>::run<X>(                                                \
       const remat::Var<X>&, const remat::Var<T>*, const remat::AttentionMasks<T>&, const remat::AttentionMasks<T>&, \
-      remat::nn::KeyValueCache<T>::Layer*) const;                                                                   \
+      remat::nn::KeyValueCache<T>::Layer*, remat::Var<remat::Accum<T>>*) const;                                     \
   HOW template remat::Var<X> remat::nn::StackedTransformer<T>::along_stream<X>(                                     \
       const remat::Var<X>&, const remat::Var<T>*, const remat::AttentionMasks<T>&, const remat::AttentionMasks<T>&, \
-      remat::nn::KeyValueCache<T>*) const;
+      remat::nn::KeyValueCache<T>*, remat::Var<remat::Accum<T>>*) const;
 
 #define REMAT_EACH_LAYER(HOW, T)                        \
   HOW template struct remat::nn::Dropout<T>;            \

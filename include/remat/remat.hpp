@@ -32,6 +32,8 @@
 #include <remat/ops/embedding.hpp>
 #include <remat/ops/extremum.hpp>
 #include <remat/ops/gather.hpp>
+#include <remat/ops/grouped_matmul.hpp>
+#include <remat/ops/jitter.hpp>
 #include <remat/ops/kl_divergence.hpp>
 #include <remat/ops/layer_norm.hpp>
 #include <remat/ops/linear.hpp>
@@ -48,6 +50,7 @@
 #include <remat/ops/rms_norm.hpp>
 #include <remat/ops/rotary.hpp>
 #include <remat/ops/route.hpp>
+#include <remat/ops/router_z_loss.hpp>
 #include <remat/ops/scatter_add.hpp>
 #include <remat/ops/skip_add.hpp>
 #include <remat/ops/slice.hpp>

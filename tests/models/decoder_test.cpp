@@ -98,6 +98,11 @@ INSTANTIATE_TEST_SUITE_P(
                  layer.norm_placement = i % 2 == 0 ? nn::NormPlacement::pre : nn::NormPlacement::sandwich;
                }
              }},
+        each_layer("ExpertsWithoutDrops",
+                   [](auto& layer) {
+                     layer.routed = nn::RoutedFeedForwardConfig{.num_experts = 4, .top_k = 2, .dropless = true};
+                     layer.routed->shared_hidden_dims = 6;
+                   }),
         each_layer("ScaledRotary",
                    [](auto& layer) {
                      layer.attention.rotary_scaling = {RotaryScaling::llama3, 8, 1, 4, 16};
@@ -324,6 +329,27 @@ TEST(DecoderConfig, SettingsThatDoNotHoldTogetherAreRefused) {
   expect_error({"m/decoder/layer_0/attention: scale"},
                [&] { build([](auto& c) { c.layers[0].attention.scale = -1; }); });
   expect_error({"epsilon"}, [&] { build([](auto& c) { c.layers[0].norm_epsilon = -1; }); });
+}
+
+// A decoder whose layers have experts trains with their losses, by their weights, and is judged without.
+TEST(DecoderLoss, OfExpertsHoldsTheirLossesInTraining) {
+  models::DecoderConfig config = llama(2);
+  const auto loss_of = [&](double balance, double z, Mode mode) {
+    for (auto& layer : config.layers) {
+      layer.routed = nn::RoutedFeedForwardConfig{.num_experts = 4, .top_k = 2, .balance_weight = balance};
+      layer.routed->z_loss_weight = z;
+    }
+    ParameterRegistry parameters(1);
+    const models::Decoder<double> model(parameters / "m", config);
+    Tape tape({.mode = mode});
+    return model.loss(tape, ids_of(2, 0, 5), ids_of(2, 1, 5)).item();
+  };
+  const double plain = loss_of(0, 0, Mode::train);
+  EXPECT_EQ(plain, loss_of(1, 1, Mode::evaluate));
+  const double balance = loss_of(1, 0, Mode::train) - plain, z = loss_of(0, 1, Mode::train) - plain;
+  EXPECT_GT(balance, 1.5);  // about 1 of each layer
+  EXPECT_GT(z, 0.1);
+  EXPECT_NEAR(loss_of(0.5, 0.25, Mode::train), plain + 0.5 * balance + 0.25 * z, 1e-12);
 }
 
 // The multiplier is of token embeddings alone: a table 3 times as great does the same.

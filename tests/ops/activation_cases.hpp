@@ -4,6 +4,7 @@
 #include <ops/op_case.hpp>
 #include <remat/ops/activation.hpp>
 #include <remat/ops/dropout.hpp>
+#include <remat/ops/jitter.hpp>
 
 namespace remat_test {
 
@@ -35,6 +36,10 @@ inline void activation_cases(const AddCase& row) {
   row({.name = "gated_activate on itself",
        .fn = [](const auto& in) { return gated_activate(in[0], in[0], Activation::silu); },
        .inputs = {on({{3, 7}})}});
+  row({.name = "jitter",
+       .fn = [](const auto& in) { return jitter(in[0], 0.3); },
+       .inputs = {on({{7, 33}}), on({{41, 1001}}), on({{0, 3}})},
+       .is_random = true});
   row({.name = "dropout",
        .fn = [](const auto& in) { return dropout(in[0], 0.3); },
        .inputs = {on({{0}}), on({{7}}), on({{3, 100}}), on({{41, 1001}})},

@@ -6,9 +6,11 @@
 #include <remat/ops/combine_rows.hpp>
 #include <remat/ops/embedding.hpp>
 #include <remat/ops/gather.hpp>
+#include <remat/ops/grouped_matmul.hpp>
 #include <remat/ops/load_balancing_loss.hpp>
 #include <remat/ops/positions.hpp>
 #include <remat/ops/route.hpp>
+#include <remat/ops/router_z_loss.hpp>
 #include <remat/ops/scatter_add.hpp>
 #include <remat/ops/take_rows.hpp>
 #include <remat/ops/unary.hpp>
@@ -79,6 +81,40 @@ inline void gather_cases(const AddCase& row) {
              return combine_rows(sin(take_rows(in[1], to.tokens)).reshape({2 * experts, d}), to.slots, to.gates);
            },
        .inputs = {on({{9, 4}, {9, 5}}), on({{3, 7}, {3, 33}})}});
+  row({.name = "route by other scores, in groups, without padding",
+       .fn =
+           [](const auto& in) {
+             return route(in[0], {.top_k = 2, .capacity = 2, .groups = 2}, apart(stop_gradient(in[0])), in.integers[0])
+                 .gates;
+           },
+       .inputs = {on({{8, 4}}, {{.shape = {2}, .values = {3, 4}}})}});
+  row({.name = "route to tokens that experts choose",
+       .fn =
+           [](const auto& in) {
+             const auto to = route(in[0], {.capacity = 2, .expert_choice = true}, apart(stop_gradient(in[0])));
+             const Index experts = to.tokens.shape()[0], d = in[1].shape()[1];
+             return combine_rows(sin(take_rows(in[1], to.tokens)).reshape({2 * experts, d}), to.slots, to.gates);
+           },
+       .inputs = {on({{9, 4}, {9, 5}})}});
+  row({.name = "route without drops",
+       .fn =
+           [](const auto& in) {
+             const auto to = route(apart(in[0]), {.top_k = 2, .dropless = true}, {}, in.integers[0]);
+             return combine_rows(grouped_matmul(take_rows(in[1], to.tokens), in[2], to.counts), to.slots, to.gates);
+           },
+       .inputs = {on({{9, 4}, {9, 5}, {4, 5, 3}}, {{.shape = {3}, .values = {2, 3, 0}}})}});
+  row({.name = "grouped_matmul",
+       .fn = [](const auto& in) { return grouped_matmul(in[0], in[1], in.integers[0]); },
+       .inputs = {on({{7, 3}, {3, 3, 4}}, {{.shape = {3}, .values = {2, 0, 4}}}),
+                  on({{40, 33}, {2, 33, 17}}, {{.shape = {2}, .values = {31, 9}}}),
+                  on({{0, 3}, {2, 3, 2}}, {{.shape = {2}, .values = {0, 0}}})}});
+  row({.name = "router_z_loss",
+       .fn = [](const auto& in) { return router_z_loss(in[0], in.integers[0]); },
+       .inputs = {on({{6, 4}}, {{.shape = {6, 1}, .values = {0, 1, -1, 0, 0, -1}}}),
+                  on({{500, 33}}, {{.shape = {500, 1}, .limit = 33}}), on({{0, 3}}, {{.shape = {0, 1}}})}});
+  row({.name = "load_balancing_loss of all choices",
+       .fn = [](const auto& in) { return load_balancing_loss(in[0], in.integers[0], remat::BalancedChoices::all); },
+       .inputs = {on({{5, 4}}, {{.shape = {5, 2}, .values = {0, 1, -1, -1, 3, 2, 0, 3, -1, -1}}})}});
   row({.name = "load_balancing_loss",
        .fn = [](const auto& in) { return load_balancing_loss(in[0], in.integers[0]); },
        .inputs = {on({{6, 4}}, {{.shape = {6, 2}, .limit = 4}}), on({{1, 1}}, {{.shape = {1, 1}, .limit = 1}}),

@@ -65,7 +65,8 @@ struct Decoder {
   Var<T> next_logits(Tape& tape, const Tensor<std::int32_t>& ids, nn::KeyValueCache<T>& cache,
                      const std::vector<Index>& lengths = {}) const;
   /// Mean negative log-likelihood of `batch.targets` after `batch.inputs`, both [B, T], in nats. Logits never exist
-  /// whole. A batch with `segments` [B, T] is packed: a token sees those of its own segment only.
+  /// whole. A batch with `segments` [B, T] is packed: a token sees those of its own segment only. In training the
+  /// auxiliary losses of layers with experts are added by their weights.
   template <class Batch>
   Var<Accum<T>> loss(Tape& tape, const Batch& batch) const {
     if constexpr (requires { batch.segments; })
@@ -109,11 +110,11 @@ struct Decoder {
   /// ids [B, T] -> [B, T, D], what the head reads; with `cache`, of the tokens behind those that it has seen; with
   /// `segments` [B, T], of packed sequences.
   Var<T> hidden(Tape& tape, const Tensor<std::int32_t>& ids, nn::KeyValueCache<T>* cache = nullptr,
-                const Tensor<std::int32_t>* segments = nullptr) const;
+                const Tensor<std::int32_t>* segments = nullptr, Var<Accum<T>>* auxiliary = nullptr) const;
   /// The same by a skip stream of X.
   template <class X>
   Var<T> hidden_by(Tape& tape, const Tensor<std::int32_t>& ids, nn::KeyValueCache<T>* cache,
-                   const Tensor<std::int32_t>* segments) const;
+                   const Tensor<std::int32_t>* segments, Var<Accum<T>>* auxiliary) const;
   Var<T> by_head(const Var<T>& x) const { return linear<T>(x, head_table(), {}, {.transposed = true}); }
   const Parameter<Accum<T>>& head_table() const { return head ? *head : embedding.table; }
   /// Before any parameter is made.
@@ -168,11 +169,15 @@ Var<Accum<T>> Decoder<T>::loss_of(Tape& tape, const Tensor<std::int32_t>& inputs
   require(targets.size() > 0, path, ": a batch of shape ", targets.shape(),
           " has no tokens to learn; its loss would be 0 whatever the weights");
   const auto here = tape.layer(path);
+  Var<Accum<T>> auxiliary;
+  const Var<T> h = hidden(tape, inputs, nullptr, segments, tape.mode() == Mode::evaluate ? nullptr : &auxiliary);
   // Of a head that is not trained nothing is kept but the gradient of what it reads, in the place of that.
-  return linear_cross_entropy<T>(hidden(tape, inputs, nullptr, segments), head_table(), {}, tape.input(targets),
-                                 {.transposed = true,
-                                  .chunk = config.head_chunk,
-                                  .keep_gradients = config.keep_head_gradients || head_table().is_frozen()});
+  const Var<Accum<T>> loss =
+      linear_cross_entropy<T>(h, head_table(), {}, tape.input(targets),
+                              {.transposed = true,
+                               .chunk = config.head_chunk,
+                               .keep_gradients = config.keep_head_gradients || head_table().is_frozen()});
+  return auxiliary ? loss + auxiliary : loss;
 }
 
 template <class T>
@@ -218,7 +223,7 @@ std::vector<std::int32_t> Decoder<T>::generate(std::vector<std::int32_t> prompt,
 
 template <class T>
 Var<T> Decoder<T>::hidden(Tape& tape, const Tensor<std::int32_t>& ids, nn::KeyValueCache<T>* cache,
-                          const Tensor<std::int32_t>* segments) const {
+                          const Tensor<std::int32_t>* segments, Var<Accum<T>>* auxiliary) const {
   require(segments == nullptr || !positions, path, ": packed sequences begin at other positions than 0, but its ",
           "positions are learned; give each sequence a row");
   const Index before = cache != nullptr ? cache->length() : 0;
@@ -230,13 +235,14 @@ Var<T> Decoder<T>::hidden(Tape& tape, const Tensor<std::int32_t>& ids, nn::KeyVa
           before > 0 ? " less what the cache has seen" : "");
   const bool is_accum = !decoder.layers.empty() ? decoder.layers.front().config.skip_stream == nn::SkipStream::accum
                                                 : config.skip_stream != nn::SkipStream::compute;
-  return is_accum ? hidden_by<Accum<T>>(tape, ids, cache, segments) : hidden_by<T>(tape, ids, cache, segments);
+  return is_accum ? hidden_by<Accum<T>>(tape, ids, cache, segments, auxiliary)
+                  : hidden_by<T>(tape, ids, cache, segments, auxiliary);
 }
 
 template <class T>
 template <class X>
 Var<T> Decoder<T>::hidden_by(Tape& tape, const Tensor<std::int32_t>& ids, nn::KeyValueCache<T>* cache,
-                             const Tensor<std::int32_t>* segments) const {
+                             const Tensor<std::int32_t>* segments, Var<Accum<T>>* auxiliary) const {
   const auto embed = [&] {
     Var<X> x = embedding.template rows<X>(tape.input(ids));
     if (config.embedding_multiplier != 1) x = x * config.embedding_multiplier;
@@ -253,7 +259,12 @@ Var<T> Decoder<T>::hidden_by(Tape& tape, const Tensor<std::int32_t>& ids, nn::Ke
   // A region of its own, so that what enters the first layer can be offloaded like what enters the others.
   const Var<X> x = tape.region(decoder.remat, embed);
   if (cache != nullptr) return final_norm(decoder(x, *cache));
-  return final_norm(segments != nullptr ? decoder(x, {.query_segments = tape.input(*segments)}) : decoder(x));
+  AttentionMasks<T> masks;
+  if (segments != nullptr) masks.query_segments = tape.input(*segments);
+  if (auxiliary == nullptr || !decoder.has_experts()) return final_norm(decoder(x, masks));
+  const auto [h, loss] = decoder.with_auxiliary(x, masks);
+  *auxiliary = loss;
+  return final_norm(h);
 }
 
 template <class T>

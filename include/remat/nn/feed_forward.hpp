@@ -7,6 +7,7 @@
 #include <remat/ops/activation.hpp>
 #include <remat/ops/blockwise.hpp>
 #include <string>
+#include <utility>
 
 namespace remat { inline namespace REMAT_ABI { namespace nn {
 
@@ -59,9 +60,12 @@ struct FeedForward {
                                               .shared_weight_id = c.ffn2_shared_weight_id});
     scope.complete();
   }
+  /// Without weights: what a transformer layer has in this place whose config has `routed`.
+  FeedForward(std::string where, const FeedForwardConfig& c) : config(c), path(std::move(where)) {}
   /// x [..., D] -> [..., D]
   Var<T> operator()(const Var<T>& x) const {
     const auto here = x.tape().layer(path);
+    require(ffn1.has_value(), path, ": the layer has experts here; call its `routed`");
     const Index chunk = config.blockwise.ffn_chunk;
     if (chunk == 0 || x.shape().rank() < 2 || x.shape()[x.shape().rank() - 2] <= chunk) return feed(x);
     return blockwise(x, -2, chunk, config.blockwise.policy, [this](const Var<T>& part, Index) { return feed(part); });

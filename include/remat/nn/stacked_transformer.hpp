@@ -1,9 +1,11 @@
 // A stack of transformer layers under one remat policy.
 #pragma once
 
+#include <algorithm>
 #include <optional>
 #include <remat/nn/transformer_layer.hpp>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace remat { inline namespace REMAT_ABI { namespace nn {
@@ -49,54 +51,82 @@ struct StackedTransformer {
   /// x [B, T, D] -> [B, T, D], every layer with the same masks: `stack(x, {.key_lengths = lengths})`.
   template <SkipTypeOf<T> X>
   Var<X> operator()(const Var<X>& x, const Masks& masks = {}) const {
-    return along_stream(x, nullptr, masks, {}, nullptr);
+    check_no_loss(x.tape());
+    return along_stream(x, nullptr, masks, {}, nullptr, nullptr);
   }
   /// A decoder, every layer with cross attention to one memory: x [B, T, D], memory [B, S, Dm] -> [B, T, D]; masks of
   /// self attention, and of attention to the memory.
   template <SkipTypeOf<T> X, SkipTypeOf<T> M>
   Var<X> operator()(const Var<X>& x, const Var<M>& memory, const Masks& masks = {},
                     const Masks& memory_masks = {}) const {
+    check_no_loss(x.tape());
     const Var<T> seen = cast<T>(memory);
-    return along_stream(x, &seen, masks, memory_masks, nullptr);
+    return along_stream(x, &seen, masks, memory_masks, nullptr, nullptr);
   }
   /// Decoding: x [B, T, D], the positions behind those of the cache, which is extended -> [B, T, D].
   template <SkipTypeOf<T> X>
   Var<X> operator()(const Var<X>& x, KeyValueCache<T>& cache) const {
-    return along_stream(x, nullptr, {}, {}, &cache);
+    return along_stream(x, nullptr, {}, {}, &cache, nullptr);
+  }
+  /// Has any layer experts?
+  bool has_experts() const {
+    return std::any_of(layers.begin(), layers.end(), [](const auto& layer) { return layer.routed.has_value(); });
+  }
+  /// Of a stack with experts: x [B, T, D] -> [B, T, D], and the sum of the layers' auxiliary losses, to be added to the
+  /// loss; each counts once, whatever is recomputed. At `memory` too where layers have cross attention.
+  template <SkipTypeOf<T> X>
+  std::pair<Var<X>, Var<Accum<T>>> with_auxiliary(const Var<X>& x, const Masks& masks = {},
+                                                  const Var<T>* memory = nullptr,
+                                                  const Masks& memory_masks = {}) const {
+    require(has_experts(), path, ": no layer has experts, so there is no auxiliary loss; call the stack");
+    Var<Accum<T>> auxiliary;
+    const Var<X> y = along_stream(x, memory, masks, memory_masks, nullptr, &auxiliary);
+    return {y, auxiliary};
   }
 
  private:
+  void check_no_loss(const Tape& tape) const {
+    require(
+        tape.mode() == Mode::evaluate || !has_experts(), path,
+        ": has experts, whose auxiliary losses would be lost; call with_auxiliary, or use a tape of Mode::evaluate");
+  }
   static TransformerLayerConfig with_stream(const StackedTransformerConfig& config, std::size_t i);
   /// Before any parameter is made.
   void check(const StackedTransformerConfig& config) const;
   /// At `memory` too, and with what `cache` has seen, where they are not null.
   template <class X>
   Var<X> along_stream(const Var<X>& x, const Var<T>* memory, const Masks& masks, const Masks& memory_masks,
-                      KeyValueCache<T>* cache) const;
+                      KeyValueCache<T>* cache, Var<Accum<T>>* auxiliary) const;
   template <class X>
   Var<X> run(const Var<X>& x, const Var<T>* memory, const Masks& masks, const Masks& memory_masks,
-             KeyValueCache<T>* cache) const;
+             KeyValueCache<T>* cache, Var<Accum<T>>* auxiliary) const;
 };
 
 template <class T>
 template <class X>
 Var<X> StackedTransformer<T>::run(const Var<X>& x, const Var<T>* memory, const Masks& masks, const Masks& memory_masks,
-                                  KeyValueCache<T>* cache) const {
+                                  KeyValueCache<T>* cache, Var<Accum<T>>* auxiliary) const {
   Var<X> h = x;
   const auto every = static_cast<std::size_t>(remat_every);
   for (std::size_t first = 0; first < layers.size(); first += every) {
     const auto region = [&] {
-      Var<X> y = h;
+      std::pair<Var<X>, std::optional<Var<Accum<T>>>> y(h, std::nullopt);
       for (std::size_t i = first; i < std::min(first + every, layers.size()); ++i) {
-        const Var<X> input = checkpoint_name(y, "iteration_input");
-        if (cache != nullptr)
-          y = layers[i](input, cache->layer(i));
-        else
-          y = memory != nullptr ? layers[i](input, *memory, masks, memory_masks) : layers[i](input, masks);
+        const Var<X> input = checkpoint_name(y.first, "iteration_input");
+        if (cache != nullptr) {
+          y.first = layers[i](input, cache->layer(i));
+        } else if (auxiliary != nullptr && layers[i].routed) {
+          const auto made = layers[i].with_auxiliary(input, masks, memory, memory_masks);
+          y = {made.output, y.second ? *y.second + made.auxiliary : made.auxiliary};
+        } else {
+          y.first = memory != nullptr ? layers[i](input, *memory, masks, memory_masks) : layers[i](input, masks);
+        }
       }
       return y;
     };
-    h = x.tape().region(remat, region);
+    const auto [made, more] = x.tape().region(remat, region);
+    h = made;
+    if (more) *auxiliary = *auxiliary ? *auxiliary + *more : *more;
   }
   if (cache != nullptr) cache->expect({});
   return h;
@@ -105,13 +135,14 @@ Var<X> StackedTransformer<T>::run(const Var<X>& x, const Var<T>* memory, const M
 template <class T>
 template <class X>
 Var<X> StackedTransformer<T>::along_stream(const Var<X>& x, const Var<T>* memory, const Masks& masks,
-                                           const Masks& memory_masks, KeyValueCache<T>* cache) const {
+                                           const Masks& memory_masks, KeyValueCache<T>* cache,
+                                           Var<Accum<T>>* auxiliary) const {
   if (layers.empty()) return x;
   const auto here = x.tape().layer(path);
   require(remat_every > 0, path, ": remat_every must be > 0, got ", remat_every);
   const bool is_accum = layers[0].config.skip_stream == SkipStream::accum;
-  return is_accum ? cast<X>(run(cast<Accum<T>>(x), memory, masks, memory_masks, cache))
-                  : cast<X>(run(cast<T>(x), memory, masks, memory_masks, cache));
+  return is_accum ? cast<X>(run(cast<Accum<T>>(x), memory, masks, memory_masks, cache, auxiliary))
+                  : cast<X>(run(cast<T>(x), memory, masks, memory_masks, cache, auxiliary));
 }
 
 template <class T>

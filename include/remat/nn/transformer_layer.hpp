@@ -5,6 +5,7 @@
 #include <remat/nn/attention.hpp>
 #include <remat/nn/feed_forward.hpp>
 #include <remat/nn/norm.hpp>
+#include <remat/nn/routed_feed_forward.hpp>
 #include <remat/ops/cast.hpp>
 #include <remat/ops/skip_add.hpp>
 #include <string>
@@ -31,6 +32,8 @@ struct TransformerLayerConfig {
   NormScale norm_scale = NormScale::weight;           // of every RMS norm: w, or 1 + w
   bool parallel = false;           // branches side by side, x + attention(norm(x)) + ffn(norm(x)) (GPT-J, Falcon)
   bool parallel_one_norm = false;  // both of them read one norm, `attention_norm`, and `ffn_norm` is that too
+  std::optional<RoutedFeedForwardConfig> routed{};  // experts in place of `ffn`; dims and activation are its own, but
+                                                    // model_dims and hidden_dims come from above where 0
 };
 
 /// `c` with what follows from the others where it is 0. An `Error` names the first setting that is out of its range or
@@ -54,6 +57,17 @@ inline TransformerLayerConfig completed(TransformerLayerConfig c, const std::str
   fill(c.attention.model_dims, c.model_dims);
   fill(c.attention.num_heads, c.num_heads);
   if (c.attention.fused) fill(c.attention.key_chunk, c.blockwise.key_chunk);  // plain attention has no blocks
+  if (c.routed) {
+    require(c.blockwise.query_chunk == 0 && c.blockwise.ffn_chunk == 0 && c.ffn.blockwise.ffn_chunk == 0, path,
+            ": routed seats the tokens of a whole batch; set blockwise.query_chunk and ffn_chunk = 0");
+    require(c.ffn.hidden_dims == 0 && c.ffn.shared_weight_id.empty(), path,
+            ": routed stands in the place of ffn; leave out one of them");
+    fill(c.routed->model_dims, c.model_dims);
+    fill(c.routed->hidden_dims, c.hidden_dims);
+    require(c.routed->model_dims == c.model_dims, path, ": routed.model_dims ", c.routed->model_dims,
+            " is not the layer's model_dims ", c.model_dims);
+    checked(*c.routed, path + "/ffn");
+  }
   fill(c.ffn.model_dims, c.model_dims);
   fill(c.ffn.hidden_dims, c.hidden_dims);
   if (c.ffn.blockwise.ffn_chunk == 0) {
@@ -106,6 +120,7 @@ struct TransformerLayer {
   std::optional<MultiHeadAttention<T>> cross_attention;  // to a memory, where the config has it
   Norm<T> ffn_norm;                                      // before or behind `ffn`; or `attention_norm` once more
   FeedForward<T> ffn;                                    // the last branch
+  std::optional<RoutedFeedForward<T>> routed;            // or this one, and `ffn` has no weights
   std::optional<Norm<T>> attention_out_norm, cross_attention_out_norm, ffn_out_norm;  // the second ones of a sandwich
 
   /// Makes its parameters in `where`. An `Error` names the first setting that is out of its range.
@@ -119,7 +134,8 @@ struct TransformerLayer {
   Var<X> operator()(const Var<X>& x, const Masks& masks = {}) const {
     require(!cross_attention, path, ": has cross attention, so it needs a memory: layer(x, memory)");
     const auto here = x.tape().layer(path);
-    return run(x, nullptr, masks, {}, nullptr);
+    check_no_loss(x.tape());
+    return run(x, nullptr, masks, {}, nullptr, nullptr);
   }
   /// x [B, T, D], memory [B, S, Dm] -> [B, T, D]; masks of self attention, and of attention to the memory.
   template <SkipTypeOf<T> X, SkipTypeOf<T> M>
@@ -127,23 +143,59 @@ struct TransformerLayer {
                     const Masks& memory_masks = {}) const {
     require(cross_attention.has_value(), path, ": was given a memory, but its config has no cross_attention");
     const auto here = x.tape().layer(path);
+    check_no_loss(x.tape());
     const Var<T> seen = cast<T>(memory);
-    return run(x, &seen, masks, memory_masks, nullptr);
+    return run(x, &seen, masks, memory_masks, nullptr, nullptr);
   }
   /// Decoding: x [B, T, D], the positions behind those of the cache, which is extended -> [B, T, D].
   template <SkipTypeOf<T> X>
   Var<X> operator()(const Var<X>& x, typename KeyValueCache<T>::Layer& cache) const {
     require(!cross_attention, path, ": has cross attention, which decoding with a cache does not know yet");
     const auto here = x.tape().layer(path);
-    return run(x, nullptr, {}, {}, &cache);
+    return run(x, nullptr, {}, {}, &cache, nullptr);
+  }
+  /// What a layer with experts gives beside its result.
+  template <class X>
+  struct WithAuxiliary {
+    Var<X> output;            // [B, T, D]
+    Var<Accum<T>> auxiliary;  // to be added to the loss
+  };
+  /// The same of a layer whose config has `routed`, at `memory` too where it has cross attention.
+  template <SkipTypeOf<T> X>
+  WithAuxiliary<X> with_auxiliary(const Var<X>& x, const Masks& masks = {}, const Var<T>* memory = nullptr,
+                                  const Masks& memory_masks = {}) const {
+    require(routed.has_value(), path, ": has no experts, so there is no auxiliary loss; call the layer");
+    require((memory != nullptr) == cross_attention.has_value(), path,
+            ": cross attention needs a memory, and a memory cross attention");
+    const auto here = x.tape().layer(path);
+    Var<Accum<T>> auxiliary;
+    const Var<X> output = run(x, memory, masks, memory_masks, nullptr, &auxiliary);
+    return {output, auxiliary};
   }
 
  private:
+  void check_no_loss(const Tape& tape) const {
+    require(!routed || tape.mode() == Mode::evaluate, path,
+            ": has experts, whose auxiliary loss would be lost; call with_auxiliary, or use a tape of Mode::evaluate");
+  }
   TransformerLayer(const LayerScope& scope, const TransformerLayerConfig& c, int);
   /// At `memory` too, and with what `cache` has seen, where they are not null.
   template <class X>
   Var<X> run(const Var<X>& x, const Var<T>* memory, const Masks& masks, const Masks& memory_masks,
-             typename KeyValueCache<T>::Layer* cache) const;
+             typename KeyValueCache<T>::Layer* cache, Var<Accum<T>>* auxiliary) const;
+  /// The last branch; of experts with their loss, where somebody asks for it.
+  Var<T> feed(const Var<T>& x, const Masks& masks, const typename KeyValueCache<T>::Layer* cache,
+              Var<Accum<T>>* auxiliary) const {
+    if (!routed) return ffn(x);
+    Like<std::int32_t> lengths = masks.key_lengths;
+    if (cache != nullptr && !cache->fresh.empty()) {
+      const std::vector<std::int32_t> counts(cache->fresh.begin(), cache->fresh.end());
+      lengths = Tensor<std::int32_t>({static_cast<Index>(counts.size())}, std::span<const std::int32_t>(counts));
+    }
+    const auto r = routed->routed(x, lengths);
+    if (auxiliary != nullptr) *auxiliary = r.auxiliary;
+    return r.output;
+  }
   /// What `whole` makes of x in the stream's type, in the type of x.
   template <class X, class Whole>
   Var<X> along_stream(const Var<X>& x, const Whole& whole) const {
@@ -151,23 +203,23 @@ struct TransformerLayer {
     return checkpoint_name(is_accum ? cast<X>(whole(cast<Accum<T>>(x))) : cast<X>(whole(cast<T>(x))),
                            "transformer_layer_out");
   }
-  /// `attend`, `look` (if there is cross attention) and feed-forward: a sum and the norm behind it are one op.
-  template <class X, class Attend, class Look>
-  Var<X> branches(const Var<X>& x, const Attend& attend, const Look& look) const {
+  /// `attend`, `look` (if there is cross attention) and `feed_forward`: a sum and the norm behind it are one op.
+  template <class X, class Attend, class Look, class Feed>
+  Var<X> branches(const Var<X>& x, const Attend& attend, const Look& look, const Feed& feed_forward) const {
     const double rate = config.dropout;
     if (config.norm_placement == NormPlacement::post) {
       Var<X> h = attention_norm.behind(x, attend(cast<T>(x)), rate);
       if (cross_attention) h = cross_attention_norm->behind(h, look(cast<T>(h)), rate);
-      return ffn_norm.behind(h, ffn(cast<T>(h)), rate);
+      return ffn_norm.behind(h, feed_forward(cast<T>(h)), rate);
     }
     if (config.norm_placement == NormPlacement::branch_output) {
       Var<X> h = skip_add(x, attention_norm(attend(cast<T>(x))), rate);
       if (cross_attention) h = skip_add(h, (*cross_attention_norm)(look(cast<T>(h))), rate);
-      return skip_add(h, ffn_norm(ffn(cast<T>(h))), rate);
+      return skip_add(h, ffn_norm(feed_forward(cast<T>(h))), rate);
     }
     if (config.parallel) {
       const Var<T> y = attention_norm(x);
-      const Var<T> attended = attend(y), fed = ffn(config.parallel_one_norm ? y : ffn_norm(x));
+      const Var<T> attended = attend(y), fed = feed_forward(config.parallel_one_norm ? y : ffn_norm(x));
       return skip_add(x, attended + fed, rate);
     }
     const auto out = [](const std::optional<Norm<T>>& norm, const Var<T>& y) { return norm ? (*norm)(y) : y; };
@@ -175,7 +227,7 @@ struct TransformerLayer {
     const Norm<T>& next = cross_attention ? *cross_attention_norm : ffn_norm;
     h = next(h.sum, out(attention_out_norm, attend(h.normal)), rate);
     if (cross_attention) h = ffn_norm(h.sum, out(cross_attention_out_norm, look(h.normal)), rate);
-    return skip_add(h.sum, out(ffn_out_norm, ffn(h.normal)), rate);
+    return skip_add(h.sum, out(ffn_out_norm, feed_forward(h.normal)), rate);
   }
   /// The norms before branches, which keys and values are made of.
   bool is_normed_before() const {
@@ -196,7 +248,8 @@ TransformerLayer<T>::TransformerLayer(const LayerScope& scope, const Transformer
       ffn_norm(c.parallel_one_norm
                    ? attention_norm
                    : Norm<T>(scope / "ffn_norm", c.norm, c.model_dims, c.norm_bias, c.norm_epsilon, c.norm_scale)),
-      ffn(scope / "ffn", c.ffn) {
+      ffn(c.routed ? FeedForward<T>(path + "/ffn", c.ffn) : FeedForward<T>(scope / "ffn", c.ffn)) {
+  if (c.routed) routed.emplace(scope / "ffn", *c.routed);
   const auto norm = [&](std::optional<Norm<T>>& made, const char* name) {
     made.emplace(scope / name, c.norm, c.model_dims, c.norm_bias, c.norm_epsilon, c.norm_scale);
   };
@@ -213,12 +266,13 @@ TransformerLayer<T>::TransformerLayer(const LayerScope& scope, const Transformer
 template <class T>
 template <class X>
 Var<X> TransformerLayer<T>::run(const Var<X>& x, const Var<T>* memory, const Masks& masks, const Masks& memory_masks,
-                                typename KeyValueCache<T>::Layer* cache) const {
+                                typename KeyValueCache<T>::Layer* cache, Var<Accum<T>>* auxiliary) const {
   return along_stream(x, [&](const auto& h) {
     if (config.blockwise.query_chunk > 0 && cache == nullptr) return by_chunks(h, memory, masks, memory_masks);
     return branches(
         h, [&](const Var<T>& y) { return cache != nullptr ? attention.decode(y, *cache) : attention(y, masks); },
-        [&](const Var<T>& y) { return (*cross_attention)(y, *memory, memory_masks); });
+        [&](const Var<T>& y) { return (*cross_attention)(y, *memory, memory_masks); },
+        [&](const Var<T>& y) { return feed(y, masks, cache, auxiliary); });
   });
 }
 
@@ -240,7 +294,8 @@ Var<X> TransformerLayer<T>::by_chunks(const Var<X>& x, const Var<T>* memory, con
     const Index count = part.shape()[1];
     return branches(
         part, [&](const Var<T>& y) { return attention.attend(y, own, offset, seen.of(offset, count)); },
-        [&](const Var<T>& y) { return cross_attention->attend(y, others, {}, seen_of_memory.of(offset, count)); });
+        [&](const Var<T>& y) { return cross_attention->attend(y, others, {}, seen_of_memory.of(offset, count)); },
+        [&](const Var<T>& y) { return ffn(y); });
   });
 }
 

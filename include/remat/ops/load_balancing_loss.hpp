@@ -8,6 +8,10 @@
 #include <remat/ops/check_ids.hpp>
 
 namespace remat { inline namespace REMAT_ABI {
+/// Which choices of a token `load_balancing_loss` counts: the first, as in Switch; or all, as in Mixtral, where equally
+/// busy experts give k instead of 1.
+enum class BalancedChoices { first, all };
+
 namespace ops {
 
 template <class T>
@@ -16,7 +20,9 @@ struct LoadBalancingLoss : Op {
   static constexpr In<std::int32_t> experts{1};  // [N, k]
   static constexpr Out<Accum<T>> loss{0};
 
-  LoadBalancingLoss() : Op("load_balancing_loss") {}
+  BalancedChoices choices;
+
+  explicit LoadBalancingLoss(BalancedChoices c = BalancedChoices::first) : Op("load_balancing_loss"), choices(c) {}
 
   Specs infer(const Operands& in) const override {
     const Shape &ps = in[probabilities].shape, &es = in[experts].shape;
@@ -31,13 +37,16 @@ struct LoadBalancingLoss : Op {
   }
   Residuals residuals(const Wanted&) const override { return {experts}; }
   void forward(Frame& f) const override {
-    check_ids(f[experts], f[probabilities].cols(), {}, "expert", "there are", "experts");
+    check_ids(f[experts], f[probabilities].cols(), -1, "expert", "there are", "experts");
     const Index e = f[probabilities].cols();
     const auto ps = numbers(f[probabilities].data());
     const Accum<T>* weight = weights(f);
+    const std::int32_t* ids = f[experts].data();
+    const Index k = f[experts].cols();
     *f[loss].data() = parallel_sum<Accum<T>>(f[probabilities].rows(), row_grain(e), [=](Index begin, Index end) {
       CascadeSum<Accum<T>> sum;
       for (Index i = begin; i < end; ++i) {
+        if (ids[i * k] < 0) continue;
         const auto term = kernels::sum_of<Accum<T>>(e, [=](Index j) { return ps[i * e + j] * weight[j]; });
         sum.add(&term);
       }
@@ -48,23 +57,31 @@ struct LoadBalancingLoss : Op {
     const Index e = f[probabilities].cols();
     const Accum<T>*weight = weights(f), dy = *f.grad(loss).data();
     const auto dp = numbers(f.grad(probabilities).data());
+    const std::int32_t* ids = f[experts].data();
+    const Index k = f[experts].cols();
     parallel_for(f[probabilities].rows(), row_grain(e), [=](Index begin, Index end) {
       for (Index i = begin; i < end; ++i) {
+        const Accum<T> slope = ids[i * k] < 0 ? Accum<T>{0} : dy;  // of padding nothing counts
 #pragma omp simd
-        for (Index j = 0; j < e; ++j) dp[i * e + j] = dy * weight[j];
+        for (Index j = 0; j < e; ++j) dp[i * e + j] = slope * weight[j];
       }
     });
   }
 
  private:
-  /// d loss / d p[n, e] = E / N times the fraction of tokens that chose e first.
+  /// d loss / d p[n, e] = E / N times the fraction of tokens that chose e first, or at all.
   Accum<T>* weights(Frame& f) const {
     const Index n = f[experts].rows(), k = f[experts].cols(), e = f[probabilities].cols();
     const std::int32_t* ids = f[experts].data();
     auto* weight = f.template scratch<Accum<T>>();
     std::fill_n(weight, e, Accum<T>{0});
-    for (Index i = 0; i < n; ++i) weight[ids[i * k]] += 1;
-    const auto tokens = static_cast<Accum<T>>(n);
+    Index real = 0;
+    for (Index i = 0; i < n; ++i) {
+      if (ids[i * k] < 0) continue;
+      ++real;
+      for (Index j = 0; j < (choices == BalancedChoices::first ? 1 : k); ++j) weight[ids[i * k + j]] += 1;
+    }
+    const auto tokens = static_cast<Accum<T>>(std::max<Index>(1, real));
     const Accum<T> scale = static_cast<Accum<T>>(e) / (tokens * tokens);
     for (Index j = 0; j < e; ++j) weight[j] *= scale;
     return weight;
@@ -74,11 +91,13 @@ struct LoadBalancingLoss : Op {
 }  // namespace ops
 
 /// E times the sum over experts of (fraction of tokens whose first choice it is) x (its mean probability): 1 when all
-/// experts are equally busy, E when one gets everything. probabilities [N, E], experts [N, k] -> one number.
+/// experts are equally busy, E when one gets everything. probabilities [N, E], experts [N, k] -> one number. Rows of -1
+/// are padding, which does not count.
 template <class T>
-Var<Accum<T>> load_balancing_loss(const Var<T>& probabilities, const Like<std::int32_t>& experts) {
+Var<Accum<T>> load_balancing_loss(const Var<T>& probabilities, const Like<std::int32_t>& experts,
+                                  BalancedChoices choices = BalancedChoices::first) {
   using O = ops::LoadBalancingLoss<T>;
-  return record(O(), probabilities, experts)[O::loss];
+  return record(O(choices), probabilities, experts)[O::loss];
 }
 
 }}  // namespace remat
