@@ -3,6 +3,7 @@
 
 #include <ops/op_case.hpp>
 #include <remat/ops/activation.hpp>
+#include <remat/ops/drop_path.hpp>
 #include <remat/ops/dropout.hpp>
 #include <remat/ops/jitter.hpp>
 
@@ -39,6 +40,10 @@ inline void activation_cases(const AddCase& row) {
   row({.name = "jitter",
        .fn = [](const auto& in) { return jitter(in[0], 0.3); },
        .inputs = {on({{7, 33}}), on({{41, 1001}}), on({{0, 3}})},
+       .is_random = true});
+  row({.name = "drop_path",
+       .fn = [](const auto& in) { return drop_path(in[0], 0.4); },
+       .inputs = {on({{6, 3, 2}}), on({{41, 1001}}), on({{0, 3}}), on({{3, 0}})},
        .is_random = true});
   row({.name = "dropout",
        .fn = [](const auto& in) { return dropout(in[0], 0.3); },

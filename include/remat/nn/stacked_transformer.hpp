@@ -17,6 +17,8 @@ struct StackedTransformerConfig {
   Index remat_every = 1;                         // layers to a region
   std::string shared_weight_id{};                // the whole stack
   std::optional<SkipStream> skip_stream{};       // of every layer; empty: what the layers say, and all say the same
+  double stochastic_depth = 0;  // drop_path of layer i of L is this times i / L, so that none is dropped of the first
+  double input_dropout = 0;     // on what enters the first layer
 };
 
 /// Layers one after another, `remat_every` of them to a checkpoint region (after Praxis's StackedTransformer). Shared
@@ -29,12 +31,16 @@ struct StackedTransformer {
   std::vector<TransformerLayer<T>> layers;  // first to last
   Policy remat;                             // of the steps recorded from now on
   Index remat_every;                        // layers to a region
+  double input_dropout;                     // on what enters the first layer
   std::string path;                         // the stack's path in the model
 
   /// Makes its parameters in `where`, at `layer_0`, `layer_1` and so on. An `Error` names the first setting that is out
   /// of its range or fits no other layer.
   StackedTransformer(const Scope& where, const StackedTransformerConfig& config)
-      : remat(config.remat), remat_every(config.remat_every), path(where.use_path()) {
+      : remat(config.remat),
+        remat_every(config.remat_every),
+        input_dropout(config.input_dropout),
+        path(where.use_path()) {
     check(config);
     const LayerScope scope(where, config.shared_weight_id);
     layers.reserve(config.layers.size());
@@ -106,7 +112,7 @@ template <class T>
 template <class X>
 Var<X> StackedTransformer<T>::run(const Var<X>& x, const Var<T>* memory, const Masks& masks, const Masks& memory_masks,
                                   KeyValueCache<T>* cache, Var<Accum<T>>* auxiliary) const {
-  Var<X> h = x;
+  Var<X> h = dropout(x, input_dropout);
   const auto every = static_cast<std::size_t>(remat_every);
   for (std::size_t first = 0; first < layers.size(); first += every) {
     const auto region = [&] {
@@ -148,6 +154,11 @@ Var<X> StackedTransformer<T>::along_stream(const Var<X>& x, const Var<T>* memory
 template <class T>
 void StackedTransformer<T>::check(const StackedTransformerConfig& config) const {
   require(remat_every > 0, path, ": remat_every must be > 0, got ", remat_every);
+  detail::check_rate(path, "stochastic_depth", config.stochastic_depth);
+  detail::check_rate(path, "input_dropout", config.input_dropout);
+  for (std::size_t i = 0; i < config.layers.size(); ++i)
+    require(config.stochastic_depth == 0 || config.layers[i].drop_path == 0, path, ": layer_", i, " has drop_path ",
+            config.layers[i].drop_path, ", which stochastic_depth sets; leave out one of them");
   std::optional<TransformerLayerConfig> first;
   for (std::size_t i = 0; i < config.layers.size(); ++i) {
     const std::string name = "layer_" + std::to_string(i);
@@ -168,6 +179,8 @@ template <class T>
 TransformerLayerConfig StackedTransformer<T>::with_stream(const StackedTransformerConfig& config, std::size_t i) {
   TransformerLayerConfig layer = config.layers[i];
   layer.skip_stream = config.skip_stream.value_or(layer.skip_stream);
+  if (config.stochastic_depth > 0)
+    layer.drop_path = config.stochastic_depth * static_cast<double>(i) / static_cast<double>(config.layers.size());
   return layer;
 }
 

@@ -7,6 +7,7 @@
 #include <remat/nn/norm.hpp>
 #include <remat/nn/routed_feed_forward.hpp>
 #include <remat/ops/cast.hpp>
+#include <remat/ops/drop_path.hpp>
 #include <remat/ops/skip_add.hpp>
 #include <string>
 #include <tuple>
@@ -32,6 +33,7 @@ struct TransformerLayerConfig {
   NormScale norm_scale = NormScale::weight;           // of every RMS norm: w, or 1 + w
   bool parallel = false;           // branches side by side, x + attention(norm(x)) + ffn(norm(x)) (GPT-J, Falcon)
   bool parallel_one_norm = false;  // both of them read one norm, `attention_norm`, and `ffn_norm` is that too
+  double drop_path = 0;            // on every branch: of some sequences it is dropped whole (Huang et al. 2016)
   std::optional<RoutedFeedForwardConfig> routed{};  // experts in place of `ffn`; dims and activation are its own, but
                                                     // model_dims and hidden_dims come from above where 0
 };
@@ -43,6 +45,7 @@ inline TransformerLayerConfig completed(TransformerLayerConfig c, const std::str
   require(c.model_dims > 0, path, ": a transformer layer needs model_dims > 0, got ", c.model_dims);
   detail::check_not_negative(path, "hidden_dims", c.hidden_dims);
   detail::check_rate(path, "dropout", c.dropout);
+  detail::check_rate(path, "drop_path", c.drop_path);
   detail::check(path, c.blockwise);
   require(c.norm_scale == NormScale::weight || c.norm == NormKind::rms_norm, path,
           ": norm_scale one_plus_weight is of RMS norms; set norm = NormKind::rms_norm");
@@ -207,22 +210,23 @@ struct TransformerLayer {
   template <class X, class Attend, class Look, class Feed>
   Var<X> branches(const Var<X>& x, const Attend& attend, const Look& look, const Feed& feed_forward) const {
     const double rate = config.dropout;
+    const auto kept = [&](const Var<T>& y) { return remat::drop_path(y, config.drop_path); };
     if (config.norm_placement == NormPlacement::post) {
-      Var<X> h = attention_norm.behind(x, attend(cast<T>(x)), rate);
-      if (cross_attention) h = cross_attention_norm->behind(h, look(cast<T>(h)), rate);
-      return ffn_norm.behind(h, feed_forward(cast<T>(h)), rate);
+      Var<X> h = attention_norm.behind(x, kept(attend(cast<T>(x))), rate);
+      if (cross_attention) h = cross_attention_norm->behind(h, kept(look(cast<T>(h))), rate);
+      return ffn_norm.behind(h, kept(feed_forward(cast<T>(h))), rate);
     }
     if (config.norm_placement == NormPlacement::branch_output) {
-      Var<X> h = skip_add(x, attention_norm(attend(cast<T>(x))), rate);
-      if (cross_attention) h = skip_add(h, (*cross_attention_norm)(look(cast<T>(h))), rate);
-      return skip_add(h, ffn_norm(feed_forward(cast<T>(h))), rate);
+      Var<X> h = skip_add(x, kept(attention_norm(attend(cast<T>(x)))), rate);
+      if (cross_attention) h = skip_add(h, kept((*cross_attention_norm)(look(cast<T>(h)))), rate);
+      return skip_add(h, kept(ffn_norm(feed_forward(cast<T>(h)))), rate);
     }
     if (config.parallel) {
       const Var<T> y = attention_norm(x);
       const Var<T> attended = attend(y), fed = feed_forward(config.parallel_one_norm ? y : ffn_norm(x));
-      return skip_add(x, attended + fed, rate);
+      return skip_add(x, kept(attended + fed), rate);
     }
-    const auto out = [](const std::optional<Norm<T>>& norm, const Var<T>& y) { return norm ? (*norm)(y) : y; };
+    const auto out = [&](const std::optional<Norm<T>>& norm, const Var<T>& y) { return kept(norm ? (*norm)(y) : y); };
     SkipNorm<T, X> h{x, attention_norm(x)};
     const Norm<T>& next = cross_attention ? *cross_attention_norm : ffn_norm;
     h = next(h.sum, out(attention_out_norm, attend(h.normal)), rate);
