@@ -103,6 +103,24 @@ INSTANTIATE_TEST_SUITE_P(
                      layer.routed = nn::RoutedFeedForwardConfig{.num_experts = 4, .top_k = 2, .dropless = true};
                      layer.routed->shared_hidden_dims = 6;
                    }),
+        each_layer("SinksAndGate", [](auto& layer) { layer.attention.sinks = layer.attention.output_gate = true; }),
+        each_layer("WideValues", [](auto& layer) { layer.attention.value_head_dims = 7; }),
+        each_layer("NarrowValuesInAWindow",
+                   [](auto& layer) { layer.attention.value_head_dims = 2, layer.attention.window = 4; }),
+        each_layer("InterleavedYarn",
+                   [](auto& layer) {
+                     layer.attention.rotary_interleaved = true;
+                     layer.attention.rotary_scaling = {RotaryScaling::yarn, 4, 1, 4, 16};
+                   }),
+        each_layer("Longrope",
+                   [](auto& layer) {
+                     layer.attention.rotary_scaling = {RotaryScaling::longrope, 4, 1, 4, 16};
+                     layer.attention.rotary_scaling.factors = {1, 3};
+                   }),
+        each_layer("Proportional",
+                   [](auto& layer) {
+                     layer.attention.rotary_dims = 2, layer.attention.rotary_scaling = {RotaryScaling::proportional, 2};
+                   }),
         each_layer("ScaledRotary",
                    [](auto& layer) {
                      layer.attention.rotary_scaling = {RotaryScaling::llama3, 8, 1, 4, 16};

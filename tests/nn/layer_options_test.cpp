@@ -66,6 +66,18 @@ const Option options[] = {
      [](Config& c) {
        c.attention.rotary_base = 10, c.attention.rotary_scaling = {RotaryScaling::llama3, 8, 1, 4, 16};
      }},
+    {"Sinks", [](Config& c) { c.attention.sinks = true; }},
+    {"SinksOfACombinedProjection", [](Config& c) { c.attention.sinks = c.attention.combined_qkv = true; }},
+    {"OutputGate", [](Config& c) { c.attention.output_gate = true; }},
+    {"NarrowValues", [](Config& c) { c.attention.value_head_dims = 1, c.attention.rotary_base = 100; }},
+    {"WideValues", [](Config& c) { c.attention.value_head_dims = 5, c.attention.rotary_base = 100; }},
+    {"WindowOfTwoSides",
+     [](Config& c) { c.attention.causal = false, c.attention.window = 2, c.attention.window_right = 4; }},
+    {"InterleavedYarn",
+     [](Config& c) {
+       c.attention.rotary_base = 10, c.attention.rotary_interleaved = true;
+       c.attention.rotary_scaling = {RotaryScaling::yarn, 8, 1, 4, 64};
+     }},
     {"Parallel", [](Config& c) { c.parallel = true, c.attention.rotary_base = 100; }},
     {"ParallelWithOneNorm", [](Config& c) { c.parallel = c.parallel_one_norm = true; }},
     {"ParallelOfACombinedProjection",

@@ -73,6 +73,42 @@ inline void attention_cases(const AddCase& row) {
        .inputs = {on(
            {{2, 3, 2, 4}, {2, 7, 1, 4}, {2, 7, 1, 4}, {4, 2}},
            {{.shape = {2, 3}, .limit = 2000}, {.shape = {2, 7}, .limit = 2000}, {.shape = {2}, .values = {4, 1}}})}});
+  row({.name = "attention with sinks",
+       .fn =
+           [](const auto& in) {
+             return attention(in[0], in[1], in[2], {.causal = true, .soft_cap = 2},
+                              {.key_lengths = in.integers[0], .sinks = in[3]});
+           },
+       .inputs = {on({{2, 5, 4, 3}, {2, 5, 2, 3}, {2, 5, 2, 3}, {4}}, {{.shape = {2}, .values = {4, 0}}}),
+                  on({{1, 70, 1, 2}, {1, 70, 1, 2}, {1, 70, 1, 2}, {1}}, {{.shape = {1}, .values = {70}}})}});
+  row({.name = "attention_qkv with sinks, a lop-sided window, interleaved YaRN and dropout",
+       .fn =
+           [](const auto& in) {
+             remat::AttentionOptions how{.dropout = 0.3, .window = 2, .rotary_base = 100};
+             how.window_right = 4, how.rotary_interleaved = true;
+             how.rotary_scaling = {remat::RotaryScaling::yarn, 4, 1, 4, 64};
+             return attention_qkv(in[0], 2, 1, how, {.sinks = in[1]});
+           },
+       .inputs = {on({{2, 7, 16}, {2}})},
+       .is_random = true});
+  row({.name = "rotary by pairs of factors, interleaved",
+       .fn =
+           [](const auto& in) {
+             remat::RotaryOptions turn{.base = 100};
+             turn.interleaved = true;
+             turn.scaling = {remat::RotaryScaling::longrope, 4, 1, 4, 64};
+             turn.scaling.factors = {1, 2};
+             return rotary(in[0], turn);
+           },
+       .inputs = {on({{2, 3, 3, 4}})}});
+  row({.name = "rotary in proportion to whole heads",
+       .fn =
+           [](const auto& in) {
+             remat::RotaryOptions turn{.base = 100, .dims = 2};
+             turn.scaling = {remat::RotaryScaling::proportional, 2};
+             return rotary(in[0], turn);
+           },
+       .inputs = {on({{2, 3, 3, 6}})}});
   row({.name = "rotary",
        .fn = [](const auto& in) { return rotary(in[0], {.base = 100, .dims = 2, .heads = 2, .offset = 5}); },
        .inputs = {on({{2, 3, 3, 4}}), on({{1, 1, 2, 2}}), on({{0, 3, 2, 4}}), on({{2, 0, 2, 4}})}});

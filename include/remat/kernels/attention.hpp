@@ -168,6 +168,7 @@ void attention_backward(const AttentionProblem<T>& problem, const T* q, const T*
   attention::with_kind(problem, [&](auto kind) {
     attention::product_gradients<typename decltype(kind)::Pair>(problem, arguments, shared.tables, tiles, bytes);
   });
+  if (to.sinks != nullptr) attention::sink_gradient(problem, arguments);
   if (to.bias != nullptr) attention::bias_gradient(problem, arguments, shared.tables, tiles, bytes);
   if (to.relative_bias != nullptr)
     attention::relative_bias_gradient(problem, arguments, shared.tables, shared.partial, tiles, bytes);

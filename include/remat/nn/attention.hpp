@@ -1,14 +1,18 @@
 // Multi-head attention layer.
 #pragma once
 
+#include <algorithm>
+#include <cmath>
 #include <optional>
 #include <remat/nn/attention_config.hpp>
 #include <remat/nn/attention_masks.hpp>
 #include <remat/nn/key_value_cache.hpp>
 #include <remat/nn/linear.hpp>
 #include <remat/ops/attention.hpp>
+#include <remat/ops/concat.hpp>
 #include <remat/ops/plain_attention.hpp>
 #include <remat/ops/slice.hpp>
+#include <remat/ops/unary_activations.hpp>
 #include <string>
 
 namespace remat { inline namespace REMAT_ABI { namespace nn {
@@ -21,9 +25,11 @@ struct MultiHeadAttention {
   const AttentionConfig config;                    // as built, with what was 0 filled in
   std::string path;                                // the layer's path in the model
   std::optional<Linear<T>> qkv;                    // combined: [D, (N + 2K) H]
-  std::optional<Linear<T>> query, key, value;      // separate: [D, N H], [Dm, K H], [Dm, K H]
+  std::optional<Linear<T>> query, key, value;      // separate: [D, N H], [Dm, K H], [Dm, K Hv]
   std::optional<RmsNorm<T>> query_norm, key_norm;  // of [H], or of [N H] and [K H], as the config's query_key_norm says
-  std::optional<Linear<T>> out;                    // [N H, D]
+  std::optional<Linear<T>> gate;                   // [D, N Hv], where the config has output_gate
+  Parameter<Accum<T>> sinks;                       // [N], where the config has them
+  std::optional<Linear<T>> out;                    // [N Hv, D], values of Hv
 
   /// Makes its parameters in `where`. An `Error` names the first setting that is out of its range.
   MultiHeadAttention(const Scope& where, const AttentionConfig& given)
@@ -38,7 +44,9 @@ struct MultiHeadAttention {
     } else {
       query.emplace(scope / "query", projection(c.model_dims, c.num_heads));
       key.emplace(scope / "key", projection(c.memory_dims, c.num_kv_heads));
-      value.emplace(scope / "value", projection(c.memory_dims, c.num_kv_heads));
+      LinearConfig values = projection(c.memory_dims, c.num_kv_heads);
+      values.output_dims = c.num_kv_heads * c.value_head_dims;
+      value.emplace(scope / "value", values);
     }
     const auto norm = [&](std::optional<RmsNorm<T>>& made, const char* name, Index heads) {
       if (c.query_key_norm == QueryKeyNorm::none) return;
@@ -49,7 +57,13 @@ struct MultiHeadAttention {
     };
     norm(query_norm, "query_norm", c.num_heads);
     norm(key_norm, "key_norm", c.num_kv_heads);
-    out.emplace(scope / "out", LinearConfig{.input_dims = c.num_heads * c.head_dims,
+    if (c.output_gate)
+      gate.emplace(scope / "gate", LinearConfig{.input_dims = c.model_dims,
+                                                .output_dims = c.num_heads * c.value_head_dims,
+                                                .bias = c.bias,
+                                                .init = c.init});
+    if (c.sinks) sinks = (scope / "sinks").template parameter<Accum<T>>("b", {c.num_heads}, init::zeros());
+    out.emplace(scope / "out", LinearConfig{.input_dims = c.num_heads * c.value_head_dims,
                                             .output_dims = c.model_dims,
                                             .bias = c.out_bias.value_or(c.bias),
                                             .init = c.out_init});
@@ -58,7 +72,7 @@ struct MultiHeadAttention {
 
   /// Keys and values of a memory, for any number of calls of `attend`.
   struct KeysValues {
-    Var<T> keys, values;  // [B, S, K H]
+    Var<T> keys, values;  // [B, S, K H], [B, S, K Hv]
   };
 
   using Masks = AttentionMasks<T>;  // what a call may see
@@ -99,11 +113,23 @@ struct MultiHeadAttention {
   }
   Var<T> normed_queries(const Var<T>& x) const { return normed(x, query_norm, "query_norm"); }
   Var<T> normed_keys(const Var<T>& x) const { return normed(x, key_norm, "key_norm"); }
-  // Queries [B, T, N H] at keys and values [B, S, K H] -> [B, T, D].
-  Var<T> look(const Var<T>& queries, const Var<T>& keys, const Var<T>& values, const AttentionOptions& how,
-              const Masks& masks) const;
-  // context [B, T, N H] -> [B, T, D]
-  Var<T> project(const Var<T>& context) const;
+  // Queries [B, T, N H] of x [B, T, D] at keys [B, S, K H] and values [B, S, K Hv] -> [B, T, D].
+  Var<T> look(const Var<T>& x, const Var<T>& queries, const Var<T>& keys, const Var<T>& values,
+              const AttentionOptions& how, const Masks& masks) const;
+  // context [B, T, N Hv] of x [B, T, D] -> [B, T, D]
+  Var<T> project(const Var<T>& context, const Var<T>& x) const;
+  // `masks`, and the layer's own sinks.
+  Masks with_sinks(const Masks& masks) const {
+    Masks all = masks;
+    if (sinks) all.sinks = sinks;
+    return all;
+  }
+  // x [B, T, heads, from] with zeros behind each head -> [B, T, heads, to].
+  static Var<T> filled(const Var<T>& x, Index to) {
+    const Shape& s = x.shape();
+    if (s[3] >= to) return x;
+    return concat({x, x.tape().input(Tensor<T>({s[0], s[1], s[2], to - s[3]}, static_cast<T>(0)))}, 3);
+  }
   AttentionOptions options(bool causal, std::optional<Index> offset) const;
 };
 
@@ -122,7 +148,7 @@ Var<T> MultiHeadAttention<T>::attend(const Var<T>& x, const KeysValues& memory, 
       offset.has_value() || !depends_on_positions(config), path,
       ": window, rotary_base and alibi are of self attention; build cross attention of cross_attention_like(config)");
   const Var<T> q = normed_queries(checkpoint_name((*query)(x), "query_proj"));
-  return look(q, memory.keys, memory.values, options(config.causal && offset.has_value(), offset), masks);
+  return look(x, q, memory.keys, memory.values, options(config.causal && offset.has_value(), offset), masks);
 }
 
 template <class T>
@@ -154,26 +180,40 @@ Var<T> MultiHeadAttention<T>::decode(const Var<T>& x, typename KeyValueCache<T>:
   how.offset = seen.offsets.empty() ? 0 : seen.offsets[0];
   if (!detail::all_equal(seen.offsets))
     masks.query_offsets = Tensor<std::int32_t>({x.shape()[0]}, std::span<const std::int32_t>(seen.offsets));
-  return look(at, tape.input(seen.keys), tape.input(seen.values), how, masks);
+  return look(x, at, tape.input(seen.keys), tape.input(seen.values), how, masks);
 }
 
 template <class T>
-Var<T> MultiHeadAttention<T>::look(const Var<T>& queries, const Var<T>& keys, const Var<T>& values,
+Var<T> MultiHeadAttention<T>::look(const Var<T>& x, const Var<T>& queries, const Var<T>& keys, const Var<T>& values,
                                    const AttentionOptions& how, const Masks& masks) const {
   require(config.fused || !detail::masks_anything(masks), path,
           ": fused = false computes attention by its plain formula, without masks and biases; set fused = true");
-  const auto heads = [&](const Var<T>& y, Index count) {
-    return y.reshape({y.shape()[0], y.shape()[1], count, config.head_dims});
+  const Index own = config.head_dims, of_values = config.value_head_dims, wide = std::max(own, of_values);
+  const auto heads = [](const Var<T>& y, Index count, Index dims) {
+    return y.reshape({y.shape()[0], y.shape()[1], count, dims});
   };
-  const Var<T> q = heads(queries, config.num_heads), k = heads(keys, config.num_kv_heads),
-               v = heads(values, config.num_kv_heads);
-  const Var<T> context = config.fused ? attention(q, k, v, how, masks) : plain_attention(q, k, v, how);
-  return project(context.reshape(queries.shape()));
+  Var<T> q = heads(queries, config.num_heads, own), k = heads(keys, config.num_kv_heads, own);
+  AttentionOptions rest = how;
+  if (own < wide && how.rotary_base > 0) {  // what is filled up does not turn
+    RotaryOptions turn = ops::rotary_options(how);
+    rest = ops::without_rotary(how);
+    k = rotary(k, turn, masks.key_positions.has_value() ? masks.key_positions : masks.positions);
+    turn.offset = how.offset.value_or(k.shape()[1] - q.shape()[1]);
+    q = rotary(q, turn, masks.positions);
+  }
+  // The op has heads of one width: zeros change neither a score nor a value.
+  q = filled(q, wide), k = filled(k, wide);
+  const Var<T> v = filled(heads(values, config.num_kv_heads, of_values), wide);
+  const Var<T> context = config.fused ? attention(q, k, v, rest, with_sinks(masks)) : plain_attention(q, k, v, rest);
+  const Var<T> some = of_values < wide ? slice(context, 3, 0, of_values) : context;
+  return project(some.reshape({x.shape()[0], x.shape()[1], config.num_heads * of_values}), x);
 }
 
 template <class T>
-Var<T> MultiHeadAttention<T>::project(const Var<T>& context) const {
-  return checkpoint_name((*out)(checkpoint_name(context, "context")), "out_proj");
+Var<T> MultiHeadAttention<T>::project(const Var<T>& context, const Var<T>& x) const {
+  const Var<T> named = checkpoint_name(context, "context");
+  if (!gate) return checkpoint_name((*out)(named), "out_proj");
+  return checkpoint_name((*out)(named * sigmoid(checkpoint_name((*gate)(x), "attention_gate"))), "out_proj");
 }
 
 template <class T>
@@ -182,8 +222,12 @@ AttentionOptions MultiHeadAttention<T>::options(bool causal, std::optional<Index
   o.soft_cap = config.soft_cap;
   o.key_chunk = config.key_chunk;
   o.scale = config.scale;
-  o.window = config.window;
+  // Heads may be filled up with zeros, which neither the scale nor rotary should see.
+  const bool is_filled = config.value_head_dims > config.head_dims;
+  if (is_filled && !o.scale) o.scale = 1 / std::sqrt(static_cast<double>(config.head_dims));
+  o.window = config.window, o.window_right = config.window_right;
   o.rotary_base = config.rotary_base, o.rotary_dims = config.rotary_dims;
+  o.rotary_interleaved = config.rotary_interleaved;
   o.rotary_scaling = config.rotary_scaling;
   o.alibi = config.alibi, o.alibi_form = config.alibi_form;
   return o;
@@ -197,10 +241,10 @@ Var<T> MultiHeadAttention<T>::operator()(const Var<T>& x, const Masks& masks) co
   const Var<T> projected = checkpoint_name((*qkv)(x), "combined_qkv_proj");
   const AttentionOptions how = options(config.causal, {});
   if (config.fused && !query_norm)
-    return project(attention_qkv(projected, config.num_heads, config.num_kv_heads, how, masks));
+    return project(attention_qkv(projected, config.num_heads, config.num_kv_heads, how, with_sinks(masks)), x);
   const QueriesKeysValues parts = split(projected);
   const Var<T> queries = normed_queries(parts.queries), keys = normed_keys(parts.keys);
-  return look(queries, keys, parts.values, how, masks);
+  return look(x, queries, keys, parts.values, how, masks);
 }
 
 template <class T>

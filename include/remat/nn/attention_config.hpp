@@ -43,6 +43,12 @@ struct AttentionConfig {
   QueryKeyNorm query_key_norm = QueryKeyNorm::none;  // RMS norms of queries and of keys: of each head or of all heads
   std::optional<NormScale> query_key_norm_scale{};   // of them; empty: that of a layer's RMS norms around, or `weight`
   std::optional<double> query_key_norm_epsilon{};    // of them; empty: that of a layer's RMS norms around, or 1e-6
+  bool rotary_interleaved = false;  // of rotary_base: dimensions 2 j and 2 j + 1 turn together (GPT-J, GLM)
+  Index window_right = 0;           // of window: of keys behind the query another distance; 0: the same
+  bool sinks = false;               // a learned logit a head in the denominator, as of a key without a value (gpt-oss)
+  bool output_gate = false;  // what heads give is multiplied by sigmoid of a projection of the query's input (Qwen 3.5)
+  Index value_head_dims = 0;  // of values, apart from queries and keys (DeepSeek); 0: head_dims. The narrower ones are
+                              // filled up with zeros
 };
 
 /// The same settings for attention to a memory: projections of its own, for a shared id would make the weights of self
@@ -52,6 +58,7 @@ inline AttentionConfig cross_attention_like(AttentionConfig config) {
   config.shared_weight_id.clear();
   config.window = 0, config.rotary_base = 0, config.rotary_dims = 0, config.alibi = false;
   config.alibi_form = AlibiForm::distance, config.rotary_scaling = {};
+  config.window_right = 0, config.rotary_interleaved = false;
   return config;
 }
 
@@ -68,6 +75,8 @@ inline AttentionConfig completed(AttentionConfig c, const std::string& path) {
                                     {"memory_dims", c.memory_dims},
                                     {"window", c.window},
                                     {"rotary_dims", c.rotary_dims},
+                                    {"window_right", c.window_right},
+                                    {"value_head_dims", c.value_head_dims},
                                     {"key_chunk", c.key_chunk}})
     detail::check_not_negative(path, name, value);
   detail::check_rate(path, "dropout", c.dropout);
@@ -88,6 +97,13 @@ inline AttentionConfig completed(AttentionConfig c, const std::string& path) {
   if (c.head_dims == 0) c.head_dims = c.model_dims / c.num_heads;
   require(c.num_heads % c.num_kv_heads == 0, path, ": num_kv_heads ", c.num_kv_heads, " does not divide num_heads ",
           c.num_heads);
+  if (c.value_head_dims == 0) c.value_head_dims = c.head_dims;
+  require(c.value_head_dims == c.head_dims || !c.combined_qkv, path, ": value_head_dims ", c.value_head_dims,
+          " apart from head_dims ", c.head_dims, " needs projections apart; set combined_qkv = false");
+  require(c.window_right == 0 || c.window > 0, path, ": window_right ", c.window_right,
+          " is the other side of a window; set window");
+  require(c.window_right == 0 || !c.causal, path, ": window_right ", c.window_right,
+          " is of keys that causal attention hides; leave out one of them");
   detail::width(path, "num_heads", c.num_heads, 1);
   detail::width(path, "num_heads + 2 num_kv_heads times head_dims,", c.num_heads + 2 * c.num_kv_heads, c.head_dims);
   if (c.memory_dims == 0) c.memory_dims = c.model_dims;
@@ -101,6 +117,12 @@ inline AttentionConfig completed(AttentionConfig c, const std::string& path) {
   require(c.rotary_scaling.kind == RotaryScaling::none || c.rotary_base > 0, path,
           ": rotary_scaling slows nothing without rotary_base; set it, 10000 is usual");
   if (const char* fault = ops::fault_of(c.rotary_scaling)) fail(path, ": ", fault);
+  const Index pairs = ops::rotary_pairs(c.head_dims, c.rotary_dims, c.rotary_scaling);
+  require(
+      c.rotary_scaling.kind != RotaryScaling::longrope || static_cast<Index>(c.rotary_scaling.factors.size()) == pairs,
+      path, ": rotary_scaling has ", c.rotary_scaling.factors.size(), " factors for ", pairs, " pairs of dimensions");
+  require(!c.rotary_interleaved || c.rotary_base > 0, path,
+          ": rotary_interleaved turns nothing without rotary_base; set it, 10000 is usual");
   const Index turned = c.rotary_dims == 0 ? c.head_dims : c.rotary_dims;
   require(c.rotary_base == 0 || (turned <= c.head_dims && turned % 2 == 0), path, ": rotary_base turns pairs, but ",
           turned, " of head_dims ", c.head_dims, " is no even part; set rotary_dims");
@@ -110,6 +132,7 @@ inline AttentionConfig completed(AttentionConfig c, const std::string& path) {
                                      {"rotary_base", c.rotary_base != 0},
                                      {"alibi", c.alibi},
                                      {"key_chunk", c.key_chunk != 0},
+                                     {"sinks", c.sinks},
                                      {"num_kv_heads below num_heads", c.num_kv_heads != c.num_heads}})
     require(c.fused || !is_set, path, ": fused = false computes attention by its plain formula, without ", name,
             "; leave that out or set fused = true");

@@ -30,15 +30,15 @@ class KeyValueCache {
   }
   /// Of one layer.
   struct Layer {
-    Tensor<T> keys, values;          // [B, room, K H], a row's oldest position first
+    Tensor<T> keys, values;          // [B, room, K H] each, a row's oldest position first
     Index length = 0;                // positions that the longest row has seen
     Index capacity = 0;              // and how many there may be
     std::vector<Index> lengths{};    // positions that each row has seen
     std::vector<Index> forgotten{};  // and of those the first ones, which a window has left behind
     std::vector<Index> fresh{};      // of the tokens to come, how many each row has; empty: all of them
 
-    /// Adds keys and values [B, T, K H] behind those that are there. An `Error` that begins with `path` when they do
-    /// not fit.
+    /// Adds keys and values [B, T, K H], which may be of unlike widths, behind those that are there. An `Error` that
+    /// begins with `path` when they do not fit.
     void append(const Tensor<T>& more_keys, const Tensor<T>& more_values, const std::string& path) {
       static_cast<void>(add(more_keys, more_values, 0, path));
     }
@@ -167,8 +167,8 @@ typename KeyValueCache<T>::Seen KeyValueCache<T>::Layer::add(const Tensor<T>& mo
   Index most = 0;
   for (std::size_t b = 0; b < rows; ++b) most = std::max(most, kept(b) + counts[b]);
   if (is_new && most <= room) {
-    const Shape whole{shape[0], room, shape[2]};
-    keys = Tensor<T>(whole, T{0}), values = Tensor<T>(whole, T{0});
+    keys = Tensor<T>({shape[0], room, shape[2]}, T{0});
+    values = Tensor<T>({shape[0], room, more_values.shape()[2]}, T{0});
   }
   if (most <= room) {
     write_rows(keys, more_keys, counts);

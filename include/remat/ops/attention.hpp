@@ -129,7 +129,7 @@ Var<T> attention(const Var<T>& q, const Var<T>& k, const Var<T>& v, const Attent
   const bool fits = qs.rank() == 4 && ks.rank() == 4;  // or `infer` will refuse them
   const O op = ops::with_dropout(O(options, {}), q.tape(), fits ? Shape{qs[0], qs[2], qs[1], ks[1]} : Shape{}, qs);
   return record(op, q, k, v, masks.bias, masks.relative_bias, masks.key_lengths, masks.query_segments,
-                masks.key_segments, masks.prefix_lengths, masks.query_offsets)[O::context];
+                masks.key_segments, masks.prefix_lengths, masks.query_offsets, masks.sinks)[O::context];
 }
 
 /// The same on one projection qkv [B, T, (N + 2 K) H], all query heads, then key heads, then value heads, read where it
@@ -152,7 +152,7 @@ Var<T> attention_qkv(const Var<T>& qkv, Index num_heads, Index num_kv_heads, con
   const O op = ops::with_dropout(O(num_heads, num_kv_heads, options, {}), qkv.tape(),
                                  fits ? Shape{shape[0], num_heads, shape[1], shape[1]} : Shape{}, shape);
   return record(op, qkv, masks.bias, masks.relative_bias, masks.key_lengths, masks.query_segments, masks.key_segments,
-                masks.prefix_lengths, masks.query_offsets)[O::context];
+                masks.prefix_lengths, masks.query_offsets, masks.sinks)[O::context];
 }
 
 }}  // namespace remat

@@ -14,6 +14,7 @@ struct AttentionOp : Op {
   static constexpr In<Accum<T>> bias{Products}, relative_bias{Products + 1};
   static constexpr In<std::int32_t> key_lengths{Products + 2}, query_segments{Products + 3}, key_segments{Products + 4},
       prefix_lengths{Products + 5}, query_offsets{Products + 6};
+  static constexpr In<Accum<T>> sinks{Products + 7};
   static constexpr Out<T> context{0};
   static constexpr Out<Accum<T>> log_sum_exp{1}, rest{2};  // [B, N, T], and what rounding left out of it
   using Problem = kernels::AttentionProblem<T>;
@@ -45,6 +46,15 @@ struct AttentionOp : Op {
     check_position(o.offset.value_or(0), "offset");
     check_position(o.key_position, "key_position");
     check_position(o.relative_max_distance, "relative_max_distance");
+    require(o.window_right >= 0 && (o.window_right == 0 || o.window > 0), "window_right ", o.window_right,
+            " is negative, or beside no window");
+    require(!in.has(sinks) || in[sinks].shape == Shape{heads}, in.name(sinks, "sinks"), " have shape ",
+            in.has(sinks) ? in[sinks].shape : Shape{}, ", [", heads, "] is needed");
+    require(o.rotary_base == 0 || o.rotary_scaling.kind != RotaryScaling::longrope ||
+                static_cast<Index>(o.rotary_scaling.factors.size()) ==
+                    rotary_pairs(head_dims, o.rotary_dims, o.rotary_scaling),
+            "rotary_scaling has ", o.rotary_scaling.factors.size(),
+            " factors, one a pair is needed: ", rotary_pairs(head_dims, o.rotary_dims, o.rotary_scaling));
     require(o.soft_cap >= 0, "soft_cap ", o.soft_cap, " is negative");
     require(o.rotary_base >= 0, "rotary_base ", o.rotary_base, " is negative");
     if (const char* fault = fault_of(o.rotary_scaling)) fail(fault);
@@ -103,13 +113,13 @@ struct AttentionOp : Op {
     p.query_offsets = data(query_offsets);
     p.query_segments = data(query_segments);
     p.key_segments = f.has(key_segments) ? f[key_segments].data() : p.query_segments;
-    p.bias = data(bias), p.relative_bias = data(relative_bias);
+    p.bias = data(bias), p.relative_bias = data(relative_bias), p.sinks = data(sinks);
     if (f.has(bias)) std::copy_n(f[bias].shape().begin(), 4, p.bias_sizes);
     if (f.has(relative_bias)) p.buckets = f[relative_bias].shape()[0];
     return p;
   }
   static Residuals with_masks(Residuals read) {
-    for (const auto x : {bias, relative_bias}) read.add(x);
+    for (const auto x : {bias, relative_bias, sinks}) read.add(x);
     for (const auto x : {key_lengths, query_segments, key_segments, prefix_lengths, query_offsets}) read.add(x);
     return read;
   }
@@ -117,6 +127,7 @@ struct AttentionOp : Op {
   kernels::AttentionGradients<T> mask_gradients(const Frame& f) const {
     kernels::AttentionGradients<T> to;
     if (f.wants(bias)) to.bias = f.grad(bias).data(), to.add_bias = f.accumulate(bias);
+    if (f.wants(sinks)) to.sinks = f.grad(sinks).data(), to.add_sinks = f.accumulate(sinks);
     if (f.wants(relative_bias))
       to.relative_bias = f.grad(relative_bias).data(), to.add_relative_bias = f.accumulate(relative_bias);
     return to;

@@ -14,16 +14,19 @@ struct RotaryOptions {
   RotaryScalingOptions scaling{};  // of the frequencies
   Index heads = 0;                 // that turn, from the first on; 0: all
   Index offset = 0;                // position of the first token, where none are given
+  bool interleaved = false;        // dimension 2 j turns with 2 j + 1 instead
 };
 
 namespace ops {
 
 /// What attention of these options does to queries and keys, and the same options without it.
 inline RotaryOptions rotary_options(const AttentionOptions& o) {
-  return {.base = o.rotary_base, .dims = o.rotary_dims, .scaling = o.rotary_scaling};
+  RotaryOptions turn{.base = o.rotary_base, .dims = o.rotary_dims, .scaling = o.rotary_scaling};
+  turn.interleaved = o.rotary_interleaved;
+  return turn;
 }
 inline AttentionOptions without_rotary(AttentionOptions o) {
-  o.rotary_base = 0, o.rotary_dims = 0, o.rotary_scaling = {};
+  o.rotary_base = 0, o.rotary_dims = 0, o.rotary_scaling = {}, o.rotary_interleaved = false;
   return o;
 }
 
@@ -49,6 +52,9 @@ struct RotaryTurn : Op {
     const Index turned = options.dims == 0 ? xs[3] : options.dims;
     require(0 <= turned && turned <= xs[3] && turned % 2 == 0, "dims ", turned, " is not an even part of ", xs[3],
             " head dims");
+    require(options.scaling.kind != RotaryScaling::longrope ||
+                static_cast<Index>(options.scaling.factors.size()) == half(xs),
+            "scaling has ", options.scaling.factors.size(), " factors, one a pair is needed: ", half(xs));
     return {y(xs)};
   }
   Cost cost(const Operands& in, const Specs&) const override {
@@ -64,7 +70,7 @@ struct RotaryTurn : Op {
   GradientRule gradient(int) const override { return {.in_place = true}; }
 
  private:
-  Index half(const Shape& xs) const { return (options.dims == 0 ? xs[3] : options.dims) / 2; }
+  Index half(const Shape& xs) const { return rotary_pairs(xs[3], options.dims, options.scaling); }
 
   void turn(Frame& f, const T* from, T* to, int direction) const {
     const Shape& xs = f[x].shape();
@@ -85,15 +91,17 @@ struct RotaryTurn : Op {
         const Index place = places == nullptr ? options.offset + i % length : places[i];
         for (Index j = 0; j < pairs; ++j) {
           const double angle = static_cast<double>(place) * frequencies[j];
-          cosines[j] = static_cast<Accum<T>>(std::cos(angle));
-          sines[j] = static_cast<Accum<T>>(direction * std::sin(angle));
+          cosines[j] = static_cast<Accum<T>>(problem.rotary_amplitude * std::cos(angle));
+          sines[j] = static_cast<Accum<T>>(direction * problem.rotary_amplitude * std::sin(angle));
         }
         for (Index n = 0; n < heads; ++n) {
           const Index at = (i * heads + n) * dims, count = n < turning ? pairs : 0;
+          const Index step = options.interleaved ? 2 : 1, apart = options.interleaved ? 1 : count;
           for (Index j = 0; j < count; ++j) {
-            const Accum<T> a = read[at + j], b = read[at + j + count];
-            write[at + j] = a * cosines[j] - b * sines[j];
-            write[at + j + count] = b * cosines[j] + a * sines[j];
+            const Index first = at + step * j, second = first + apart;
+            const Accum<T> a = read[first], b = read[second];
+            write[first] = a * cosines[j] - b * sines[j];
+            write[second] = b * cosines[j] + a * sines[j];
           }
           for (Index j = 2 * count; j < dims; ++j) write[at + j] = Accum<T>{read[at + j]};
         }

@@ -13,6 +13,8 @@ struct AttentionGradients {
   T *q = nullptr, *k = nullptr, *v = nullptr;
   Accum<T>*bias = nullptr, *relative_bias = nullptr;
   bool add_q = false, add_k = false, add_v = false, add_bias = false, add_relative_bias = false;
+  Accum<T>* sinks = nullptr;
+  bool add_sinks = false;
 };
 
 namespace attention {

@@ -2,9 +2,26 @@
 // whatever else is wanted and however many threads there are.
 #pragma once
 
+#include <remat/core/cascade_sum.hpp>
 #include <remat/kernels/attention/backward.hpp>
 
 namespace remat { inline namespace REMAT_ABI { namespace kernels::attention {
+
+/// The gradient of the sinks, whose values are zeros: -share * (dout . out), summed over the rows of each head.
+template <class E>
+void sink_gradient(const AttentionProblem<E>& p, const BackwardArguments<E>& x) {
+  using T = Accum<E>;
+  for (Index n = 0; n < p.heads; ++n) {
+    CascadeSum<T> sum;
+    for (Index b = 0; b < p.batch; ++b)
+      for (Index t = 0; t < p.query_length; ++t) {
+        const Index row = (b * p.heads + n) * p.query_length + t;
+        const T term = -x.of_row(row).share(p.sinks[n]) * x.delta[row];
+        sum.add(&term);
+      }
+    x.to.sinks[n] = (x.to.add_sinks ? x.to.sinks[n] : T{0}) + *sum.total();
+  }
+}
 
 /// Adds dscores [rows][group] to `to`, where a step of 0 stands for an axis that is summed over.
 template <class T>

@@ -1,6 +1,7 @@
 // The forward pass: online softmax over key tiles (Rabe and Staats 2021; FlashAttention-2, Dao 2023).
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <remat/kernels/attention/forward_strip.hpp>
@@ -40,6 +41,7 @@ class ForwardTask {
     E* out = x.out + b * p.out_batch + t0 * p.out_token + n * h;
     const Index first = (b * p.heads + n) * p.query_length + t0;
     const auto& tile = strip.tile;
+    if (p.sinks != nullptr) add_sink(p.sinks[n], rows, pitch);
     for (Index i = 0; i < rows; ++i) {
       const T inverse = tile.sum[i] == 0 ? T{0} : 1 / tile.sum[i];
       const auto row = numbers(out + i * p.out_token);
@@ -48,11 +50,23 @@ class ForwardTask {
       x.log_sum_exp[first + i] = log_sum_exp.value;
       if (x.rest == nullptr) continue;
       const T more = log_sum_exp.rest == 0 ? std::numeric_limits<T>::min() : log_sum_exp.rest;
-      x.rest[first + i] = strip.has_one_key(seen, t0 + i, i) ? T{0} : more;
+      x.rest[first + i] = p.sinks == nullptr && strip.has_one_key(seen, t0 + i, i) ? T{0} : more;
     }
   }
 
  private:
+  /// One more key, whose value is zeros.
+  void add_sink(T sink, Index rows, Index pitch) {
+    auto& tile = strip.tile;
+    for (Index i = 0; i < rows; ++i) {
+      const T top = std::max<T>(tile.maximum[i], sink);
+      const T decay = tile.sum[i] == 0 ? T{0} : std::exp(tile.maximum[i] - top);
+      tile.sum[i] = tile.sum[i] * decay + std::exp(sink - top);
+      tile.maximum[i] = top;
+      for (Index j = 0; j < pitch; ++j) tile.context[i * pitch + j] *= decay;
+    }
+  }
+
   const AttentionProblem<E>& p;
   const ForwardArguments<E>& x;
   Strip strip;

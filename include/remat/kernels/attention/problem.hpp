@@ -39,6 +39,8 @@ struct AttentionProblem {
   /// Masks by position. Keys are seen at distances below `window` (0: any), and in batch entry b before key_lengths[b];
   /// those before prefix_lengths[b] are seen in spite of `causal`. Null: no such mask.
   Index window = 0;
+  /// Of keys behind the query; 0: `window`.
+  Index window_right = 0;
   const std::int32_t *key_lengths = nullptr, *prefix_lengths = nullptr;
   /// [batch, query_length] and [batch, key_length]: seen iff equal.
   const std::int32_t *query_segments = nullptr, *key_segments = nullptr;
@@ -52,6 +54,8 @@ struct AttentionProblem {
   /// Adds bias[b, n, t, s]; a size of 1 stands for every index. -infinity hides.
   const Accum<T>* bias = nullptr;
   Index bias_sizes[4] = {1, 1, 1, 1};
+  /// [heads]: logits of a key that everybody sees, whose value is zeros; null: none.
+  const Accum<T>* sinks = nullptr;
   /// Adds relative_bias[bucket of s - t - offset][n], [buckets, heads] (Raffel et al. 2020).
   const Accum<T>* relative_bias = nullptr;
   Index buckets = 0, max_distance = 128;
@@ -63,6 +67,19 @@ struct AttentionProblem {
   /// it, in part those below rotary_high.
   double rotary_factor = 1, rotary_low = 0, rotary_high = 0;
   Index rotary_context = 0;
+  /// YaRN (Peng et al. 2023), if rotary_fast > 0: frequencies that turn less than rotary_slow times within
+  /// rotary_context are divided, those that turn more than rotary_fast times are not, with bounds of whole pairs or
+  /// not.
+  double rotary_fast = 0, rotary_slow = 0;
+  bool rotary_whole_pairs = true;
+  /// What each frequency is divided by (LongRoPE, Ding et al. 2024); null: nothing.
+  const double* rotary_factors = nullptr;
+  /// Pairs that turn, of all; the others stand still. -1: all turn.
+  Index rotary_turning = -1;
+  /// Turned queries and keys are multiplied by it.
+  double rotary_amplitude = 1;
+  /// Dimensions 2 j and 2 j + 1 turn together, not j and j + half.
+  bool rotary_interleaved = false;
 
   /// Queries and keys to a block; 0: a tile.
   Index query_chunk = 0, key_chunk = 0;

@@ -1,6 +1,7 @@
 // Rotary position embedding (Su et al. 2021) of a tile that was just loaded: no table of all positions anywhere.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <remat/kernels/attention/problem.hpp>
 
@@ -9,10 +10,24 @@ namespace remat { inline namespace REMAT_ABI { namespace kernels::attention {
 /// The frequency of pair j of `half` pairs.
 template <class T>
 double rotary_frequency(const AttentionProblem<T>& p, Index j, Index half) {
+  if (p.rotary_turning >= 0 && j >= p.rotary_turning) return 0;
   const double frequency = std::pow(p.rotary_base, -static_cast<double>(j) / static_cast<double>(half));
+  if (p.rotary_factors != nullptr) return frequency / p.rotary_factors[j];
+  constexpr double pi = 3.14159265358979323846;
+  if (p.rotary_fast > 0) {
+    const auto pair_of = [&](double turns) {  // that turns so often
+      return static_cast<double>(half) * std::log(static_cast<double>(p.rotary_context) / (turns * 2 * pi)) /
+             std::log(p.rotary_base);
+    };
+    double low = pair_of(p.rotary_fast), high = pair_of(p.rotary_slow);
+    if (p.rotary_whole_pairs) low = std::floor(low), high = std::ceil(high);
+    low = std::max(low, 0.0), high = std::min(high, static_cast<double>(2 * half - 1));
+    if (low == high) high += 0.001;
+    const double divided = std::clamp((static_cast<double>(j) - low) / (high - low), 0.0, 1.0);
+    return frequency / p.rotary_factor * divided + frequency * (1 - divided);
+  }
   if (p.rotary_factor == 1) return frequency;
   if (p.rotary_context == 0) return frequency / p.rotary_factor;
-  constexpr double pi = 3.14159265358979323846;
   const double turns = static_cast<double>(p.rotary_context) * frequency / (2 * pi);
   if (turns > p.rotary_high) return frequency;
   if (turns < p.rotary_low) return frequency / p.rotary_factor;
@@ -24,11 +39,15 @@ double rotary_frequency(const AttentionProblem<T>& p, Index j, Index half) {
 struct RotaryTable {
   static constexpr Index steps = 64, strides = 16, anchor_distance = steps * strides;
   Index half;  // pairs of dimensions that turn; 0: none
+  double amplitude;
+  bool interleaved;
   double *frequencies, *cosines, *sines;
 
   template <class T>
   RotaryTable(const AttentionProblem<T>& p, ScratchArena& arena)
       : half(p.rotary_base > 0 ? (p.rotary_dims > 0 ? p.rotary_dims : p.head_dims) / 2 : 0),
+        amplitude(p.rotary_amplitude),
+        interleaved(p.rotary_interleaved),
         frequencies(arena.take<double>(half)),
         cosines(arena.take<double>((steps + strides) * half)),
         sines(arena.take<double>((steps + strides) * half)) {}
@@ -59,8 +78,8 @@ struct RotaryTable {
   }
 };
 
-/// One thread's angles of the tile at hand, in the half-split layout (GPT-NeoX, Falcon): dimension j turns with
-/// j + half.
+/// One thread's angles of the tile at hand. In the half-split layout (GPT-NeoX, Falcon) dimension j turns with j +
+/// half, interleaved (GPT-J, GLM) 2 j with 2 j + 1.
 template <class T>
 class Rotary {
  public:
@@ -88,6 +107,7 @@ class Rotary {
   template <bool Back = false>
   [[gnu::noinline]] void rotate(T* tile, Index pitch, Index rows) const {
     const Index half = table_.half;
+    if (table_.interleaved) return rotate_neighbours<Back>(tile, pitch, rows);
     for (Index i = 0; i < rows; ++i) {
       T *first = tile + i * pitch, *second = first + half;
       const T *cosines = cosines_ + i * half, *sines = sines_ + i * half;
@@ -101,6 +121,17 @@ class Rotary {
   }
 
  private:
+  template <bool Back>
+  void rotate_neighbours(T* tile, Index pitch, Index rows) const {
+    const Index half = table_.half;
+    for (Index i = 0; i < rows; ++i)
+      for (Index j = 0; j < half; ++j) {
+        T* pair = tile + i * pitch + 2 * j;
+        const T c = cosines_[i * half + j], s = Back ? -sines_[i * half + j] : sines_[i * half + j];
+        const T x = pair[0], y = pair[1];
+        pair[0] = x * c - y * s, pair[1] = y * c + x * s;
+      }
+  }
   /// Up to `steps` rows, from element `at` of the angles on.
   void load_steps(Index position, Index rows, Index at) {
     const Index half = table_.half;
@@ -109,8 +140,8 @@ class Rotary {
     if (!has_anchor_ || anchor != anchor_) {
       for (Index j = 0; j < half; ++j) {
         const double angle = static_cast<double>(anchor) * table_.frequencies[j];
-        anchor_cosines_[j] = std::cos(angle);
-        anchor_sines_[j] = std::sin(angle);
+        anchor_cosines_[j] = table_.amplitude * std::cos(angle);
+        anchor_sines_[j] = table_.amplitude * std::sin(angle);
       }
       anchor_ = anchor, has_anchor_ = true;
     }

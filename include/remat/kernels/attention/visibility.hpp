@@ -16,7 +16,8 @@ class Visibility {
         keys_(p.key_lengths == nullptr ? p.key_length : std::clamp<Index>(p.key_lengths[b], 0, p.key_length)),
         prefix_(p.prefix_lengths == nullptr ? 0 : p.prefix_lengths[b]),
         offset_(p.offset_of(b)),
-        window_(std::min(p.window, Index{1} << 48)),  // beyond any position, within any sum
+        window_(std::min(p.window, far)),
+        right_(std::min(p.window_right > 0 ? p.window_right : p.window, far)),
         causal_(p.causal) {}
 
   /// Keys that padding leaves.
@@ -26,14 +27,14 @@ class Visibility {
   /// One past the last key that query t sees.
   [[gnu::always_inline]] Index end(Index t) const {
     Index end = causal_ ? std::max(t + offset_ + 1, prefix_) : keys_;
-    if (window_ > 0) end = std::min(end, t + offset_ + window_);
+    if (right_ > 0) end = std::min(end, t + offset_ + right_);
     return std::clamp<Index>(end, 0, keys_);
   }
   /// The first query that sees key s or a later one.
   Index first_query(Index s) const {
     if (s >= keys_) return queries_;
     Index first = causal_ && s >= prefix_ ? s - offset_ : 0;
-    if (window_ > 0) first = std::max(first, s - offset_ - window_ + 1);
+    if (right_ > 0) first = std::max(first, s - offset_ - right_ + 1);
     return std::clamp<Index>(first, 0, queries_);
   }
   /// One past the last query that sees key s or an earlier one.
@@ -42,7 +43,8 @@ class Visibility {
   }
 
  private:
-  Index queries_, keys_, prefix_, offset_, window_;
+  static constexpr Index far = Index{1} << 48;  // beyond any position, within any sum
+  Index queries_, keys_, prefix_, offset_, window_, right_;
   bool causal_;
 };
 
