@@ -81,6 +81,7 @@
   HOW template struct remat::nn::TransformerLayer<T>;   \
   HOW template struct remat::models::Decoder<T>;        \
   HOW template struct remat::models::Encoder<T>;        \
+  HOW template struct remat::models::EncoderDecoder<T>; \
   HOW template struct remat::models::Gpt<T>;            \
   REMAT_EACH_STREAM(HOW, T, T)
 

@@ -5,6 +5,8 @@
 #include <remat/models/encoder.hpp>
 #include <remat/models/encoder_classifiers.hpp>
 #include <remat/models/encoder_config.hpp>
+#include <remat/models/encoder_decoder.hpp>
+#include <remat/models/encoder_decoder_config.hpp>
 #include <remat/models/encoder_heads.hpp>
 #include <remat/models/generation.hpp>
 #include <remat/models/gpt.hpp>

@@ -30,12 +30,13 @@ class KeyValueCache {
   }
   /// Of one layer.
   struct Layer {
-    Tensor<T> keys, values;          // [B, room, K H] each, a row's oldest position first
-    Index length = 0;                // positions that the longest row has seen
-    Index capacity = 0;              // and how many there may be
-    std::vector<Index> lengths{};    // positions that each row has seen
-    std::vector<Index> forgotten{};  // and of those the first ones, which a window has left behind
-    std::vector<Index> fresh{};      // of the tokens to come, how many each row has; empty: all of them
+    Tensor<T> keys, values;                    // [B, room, K H] each, a row's oldest position first
+    Tensor<T> memory_keys{}, memory_values{};  // [B, S, K H] each, of cross attention, projected once
+    Index length = 0;                          // positions that the longest row has seen
+    Index capacity = 0;                        // and how many there may be
+    std::vector<Index> lengths{};              // positions that each row has seen
+    std::vector<Index> forgotten{};            // and of those the first ones, which a window has left behind
+    std::vector<Index> fresh{};                // of the tokens to come, how many each row has; empty: all of them
 
     /// Adds keys and values [B, T, K H], which may be of unlike widths, behind those that are there. An `Error` that
     /// begins with `path` when they do not fit.
@@ -103,7 +104,9 @@ class KeyValueCache {
   /// What keys and values take in memory.
   std::size_t bytes() const {
     std::size_t sum = 0;
-    for (const Layer& layer : layers_) sum += layer.keys.any().bytes() + layer.values.any().bytes();
+    for (const Layer& layer : layers_)
+      for (const Tensor<T>* each : {&layer.keys, &layer.values, &layer.memory_keys, &layer.memory_values})
+        sum += each->any().bytes();
     return sum;
   }
   /// The part of layer `i`, made when it is first asked for.
@@ -198,7 +201,8 @@ void KeyValueCache<T>::reorder(const std::vector<Index>& rows) {
     };
     for (const Index row : rows)
       require(row >= 0 && row < count, "key/value cache: reorder: there is no row ", row, " among ", count);
-    for (Tensor<T>* whole : {&layer.keys, &layer.values}) {
+    for (Tensor<T>* whole : {&layer.keys, &layer.values, &layer.memory_keys, &layer.memory_values}) {
+      if (whole->size() == 0) continue;
       const Shape& shape = whole->shape();
       Tensor<T> some({static_cast<Index>(rows.size()), shape[1], shape[2]});
       const Index size = shape[1] * shape[2];

@@ -21,6 +21,25 @@ struct StackedTransformerConfig {
   double input_dropout = 0;     // on what enters the first layer
 };
 
+/// `count` configs, that of layer i what `config_of(i)` gives: a pattern over depth.
+template <class F>
+std::vector<TransformerLayerConfig> layers_by_index(Index count, F&& config_of) {
+  std::vector<TransformerLayerConfig> layers;
+  for (Index i = 0; i < count; ++i) layers.push_back(config_of(i));
+  return layers;
+}
+/// A block of layers so many times, each with weights of its own; or with those of the first block, under ids that
+/// begin with `shared_weight_id` (Dehghani et al. 2018: Universal Transformers).
+inline std::vector<TransformerLayerConfig> repeated(const std::vector<TransformerLayerConfig>& block, Index times,
+                                                    const std::string& shared_weight_id = {}) {
+  return layers_by_index(times * static_cast<Index>(block.size()), [&](Index i) {
+    const Index place = i % static_cast<Index>(block.size());
+    TransformerLayerConfig layer = block[static_cast<std::size_t>(place)];
+    if (!shared_weight_id.empty()) layer.shared_weight_id = shared_weight_id + "_" + std::to_string(place);
+    return layer;
+  });
+}
+
 /// Layers one after another, `remat_every` of them to a checkpoint region (after Praxis's StackedTransformer). Shared
 /// weight ids are resolved here, when the layers are built, so remat can change neither parameters nor their values. Of
 /// bfloat16, x and with it the result may be of either type: where it is not that of the layers' skip stream, x is cast
@@ -74,6 +93,12 @@ struct StackedTransformer {
   Var<X> operator()(const Var<X>& x, KeyValueCache<T>& cache) const {
     return along_stream(x, nullptr, {}, {}, &cache, nullptr);
   }
+  /// The same of a decoder at memory [B, S, Dm], of which the cache keeps each layer's keys and values.
+  template <SkipTypeOf<T> X>
+  Var<X> operator()(const Var<X>& x, const Var<T>& memory, KeyValueCache<T>& cache,
+                    const Masks& memory_masks = {}) const {
+    return along_stream(x, &memory, {}, memory_masks, &cache, nullptr);
+  }
   /// Has any layer experts?
   bool has_experts() const {
     return std::any_of(layers.begin(), layers.end(), [](const auto& layer) { return layer.routed.has_value(); });
@@ -120,7 +145,8 @@ Var<X> StackedTransformer<T>::run(const Var<X>& x, const Var<T>* memory, const M
       for (std::size_t i = first; i < std::min(first + every, layers.size()); ++i) {
         const Var<X> input = checkpoint_name(y.first, "iteration_input");
         if (cache != nullptr) {
-          y.first = layers[i](input, cache->layer(i));
+          y.first = memory != nullptr ? layers[i](input, *memory, cache->layer(i), memory_masks)
+                                      : layers[i](input, cache->layer(i));
         } else if (auxiliary != nullptr && layers[i].routed) {
           const auto made = layers[i].with_auxiliary(input, masks, memory, memory_masks);
           y = {made.output, y.second ? *y.second + made.auxiliary : made.auxiliary};

@@ -33,6 +33,7 @@ struct TransformerLayerConfig {
   NormScale norm_scale = NormScale::weight;           // of every RMS norm: w, or 1 + w
   bool parallel = false;           // branches side by side, x + attention(norm(x)) + ffn(norm(x)) (GPT-J, Falcon)
   bool parallel_one_norm = false;  // both of them read one norm, `attention_norm`, and `ffn_norm` is that too
+  bool attention_norm = true;      // false: what enters is as it is (the first layer of ModernBERT, of pre norms)
   double drop_path = 0;            // on every branch: of some sequences it is dropped whole (Huang et al. 2016)
   std::optional<RoutedFeedForwardConfig> routed{};  // experts in place of `ffn`; dims and activation are its own, but
                                                     // model_dims and hidden_dims come from above where 0
@@ -54,6 +55,9 @@ inline TransformerLayerConfig completed(TransformerLayerConfig c, const std::str
   require(!c.parallel || !c.cross_attention, path,
           ": parallel has attention and feed-forward side by side, which leaves no place between them for "
           "cross_attention; leave one out");
+  require(c.attention_norm || (c.norm_placement == NormPlacement::pre && !c.parallel), path,
+          ": attention_norm = false is of norms before branches one after another; set norm_placement = "
+          "NormPlacement::pre and parallel = false");
   require(!c.parallel_one_norm || c.parallel, path,
           ": parallel_one_norm is of branches side by side; set parallel = true");
   if (c.hidden_dims == 0) c.hidden_dims = detail::width(path, "hidden_dims", 4, c.model_dims);
@@ -117,7 +121,8 @@ template <class T>
 struct TransformerLayer {
   const TransformerLayerConfig config;                   // as built, with what was 0 filled in
   std::string path;                                      // the layer's path in the model
-  Norm<T> attention_norm;                                // before or behind `attention`, as `NormPlacement` says
+  Norm<T> attention_norm;                                // before or behind `attention`, as `NormPlacement` says; or
+                                                         // `ffn_norm` once more, where the config has none
   MultiHeadAttention<T> attention;                       // of the layer to itself
   std::optional<Norm<T>> cross_attention_norm;           // before or behind `cross_attention`
   std::optional<MultiHeadAttention<T>> cross_attention;  // to a memory, where the config has it
@@ -153,9 +158,18 @@ struct TransformerLayer {
   /// Decoding: x [B, T, D], the positions behind those of the cache, which is extended -> [B, T, D].
   template <SkipTypeOf<T> X>
   Var<X> operator()(const Var<X>& x, typename KeyValueCache<T>::Layer& cache) const {
-    require(!cross_attention, path, ": has cross attention, which decoding with a cache does not know yet");
+    require(!cross_attention, path, ": has cross attention, so it needs a memory: layer(x, memory, cache)");
     const auto here = x.tape().layer(path);
     return run(x, nullptr, {}, {}, &cache, nullptr);
+  }
+  /// The same at memory [B, S, Dm] too, of which the cache keeps keys and values from the first call on: later ones are
+  /// given the same memory and may have any S there.
+  template <SkipTypeOf<T> X>
+  Var<X> operator()(const Var<X>& x, const Var<T>& memory, typename KeyValueCache<T>::Layer& cache,
+                    const Masks& memory_masks = {}) const {
+    require(cross_attention.has_value(), path, ": was given a memory, but its config has no cross_attention");
+    const auto here = x.tape().layer(path);
+    return run(x, &memory, {}, memory_masks, &cache, nullptr);
   }
   /// What a layer with experts gives beside its result.
   template <class X>
@@ -186,6 +200,16 @@ struct TransformerLayer {
   template <class X>
   Var<X> run(const Var<X>& x, const Var<T>* memory, const Masks& masks, const Masks& memory_masks,
              typename KeyValueCache<T>::Layer* cache, Var<Accum<T>>* auxiliary) const;
+  /// Keys and values of a memory, those that the cache has.
+  typename MultiHeadAttention<T>::KeysValues memory_of(const Var<T>& memory,
+                                                       typename KeyValueCache<T>::Layer& cache) const {
+    Tape& tape = memory.tape();
+    if (cache.memory_keys.size() == 0) {
+      const auto made = cross_attention->keys_values(memory);
+      cache.memory_keys = made.keys.value(), cache.memory_values = made.values.value();
+    }
+    return {tape.input(cache.memory_keys), tape.input(cache.memory_values)};
+  }
   /// The last branch; of experts with their loss, where somebody asks for it.
   Var<T> feed(const Var<T>& x, const Masks& masks, const typename KeyValueCache<T>::Layer* cache,
               Var<Accum<T>>* auxiliary) const {
@@ -227,11 +251,16 @@ struct TransformerLayer {
       return skip_add(x, kept(attended + fed), rate);
     }
     const auto out = [&](const std::optional<Norm<T>>& norm, const Var<T>& y) { return kept(norm ? (*norm)(y) : y); };
-    SkipNorm<T, X> h{x, attention_norm(x)};
+    SkipNorm<T, X> h{x, entering(x)};
     const Norm<T>& next = cross_attention ? *cross_attention_norm : ffn_norm;
     h = next(h.sum, out(attention_out_norm, attend(h.normal)), rate);
     if (cross_attention) h = ffn_norm(h.sum, out(cross_attention_out_norm, look(h.normal)), rate);
     return skip_add(h.sum, out(ffn_out_norm, feed_forward(h.normal)), rate);
+  }
+  /// What attention reads of x.
+  template <class X>
+  Var<T> entering(const Var<X>& x) const {
+    return is_normed_before() && config.attention_norm ? attention_norm(x) : cast<T>(x);
   }
   /// The norms before branches, which keys and values are made of.
   bool is_normed_before() const {
@@ -247,9 +276,10 @@ template <class T>
 TransformerLayer<T>::TransformerLayer(const LayerScope& scope, const TransformerLayerConfig& c, int)
     : config(c),
       path(scope.use_path()),
-      attention_norm(scope / "attention_norm", c.norm, c.model_dims, c.norm_bias, c.norm_epsilon, c.norm_scale),
+      attention_norm(scope / (c.attention_norm ? "attention_norm" : "ffn_norm"), c.norm, c.model_dims, c.norm_bias,
+                     c.norm_epsilon, c.norm_scale),
       attention(scope / "attention", c.attention),
-      ffn_norm(c.parallel_one_norm
+      ffn_norm(c.parallel_one_norm || !c.attention_norm
                    ? attention_norm
                    : Norm<T>(scope / "ffn_norm", c.norm, c.model_dims, c.norm_bias, c.norm_epsilon, c.norm_scale)),
       ffn(c.routed ? FeedForward<T>(path + "/ffn", c.ffn) : FeedForward<T>(scope / "ffn", c.ffn)) {
@@ -275,7 +305,11 @@ Var<X> TransformerLayer<T>::run(const Var<X>& x, const Var<T>* memory, const Mas
     if (config.blockwise.query_chunk > 0 && cache == nullptr) return by_chunks(h, memory, masks, memory_masks);
     return branches(
         h, [&](const Var<T>& y) { return cache != nullptr ? attention.decode(y, *cache) : attention(y, masks); },
-        [&](const Var<T>& y) { return (*cross_attention)(y, *memory, memory_masks); },
+        [&](const Var<T>& y) {
+          if (cache == nullptr) return (*cross_attention)(y, *memory, memory_masks);
+          const auto kept = memory_of(*memory, *cache);
+          return cross_attention->attend(y, kept, {}, memory_masks);
+        },
         [&](const Var<T>& y) { return feed(y, masks, cache, auxiliary); });
   });
 }
@@ -288,7 +322,7 @@ Var<X> TransformerLayer<T>::by_chunks(const Var<X>& x, const Var<T>* memory, con
   const BlockwiseConfig& c = config.blockwise;
   require(x.shape().rank() == 3, path, ": x has shape ", x.shape(), ", [B, T, D] is needed");
   const auto [keys, values] = blockwise(x, 1, c.query_chunk, c.policy, [&](const Var<X>& part, Index) {
-    const KeysValues own = attention.keys_values(is_normed_before() ? attention_norm(part) : cast<T>(part));
+    const KeysValues own = attention.keys_values(entering(part));
     return std::tuple(own.keys, own.values);
   });
   const KeysValues own{keys, values};
