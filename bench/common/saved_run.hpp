@@ -1,7 +1,9 @@
 // Runs that can be stopped and resumed: their flags, and what happens between two steps.
 #pragma once
 
+#include <algorithm>
 #include <chrono>
+#include <cstdlib>
 #include <filesystem>
 #include <functional>
 #include <iostream>
@@ -69,6 +71,40 @@ class ChosenNumbers {
   std::map<std::string, int*> numbers_;
 };
 
+/// Who makes which products: a run goes on with the choice that it began with, unless REMAT_GEMM says otherwise or a
+/// library is not there any more.
+class ChosenProducts {
+ public:
+  /// The backends of this program, with versions.
+  static std::string backends() {
+    std::string text;
+    for (const auto backend : remat::kernels::backends) text += (text.empty() ? "" : ", ") + version_of(backend);
+    return text;
+  }
+  remat::StateDict state_dict() const {
+    remat::StateDict state;
+    for (std::size_t i = 0; i < Choice::classes; ++i)
+      state.numbers[Choice::class_name(i)] = static_cast<double>(remat::kernels::gemm_choice()[i]);
+    return state;
+  }
+  void load_state_dict(const remat::StateDict& state) const {
+    if (const char* fixed = std::getenv("REMAT_GEMM"); fixed != nullptr && *fixed != '\0') return;
+    Choice choice;
+    for (std::size_t i = 0; i < Choice::classes; ++i) {
+      const auto saved = state.numbers.find(Choice::class_name(i));
+      if (saved == state.numbers.end()) return;
+      const auto is_saved = [&](auto backend) { return saved->second == static_cast<double>(backend); };
+      const auto found = std::find_if(remat::kernels::backends.begin(), remat::kernels::backends.end(), is_saved);
+      if (found == remat::kernels::backends.end()) return;
+      choice[i] = *found;
+    }
+    set_gemm_choice(choice);
+  }
+
+ private:
+  using Choice = remat::kernels::GemmChoice;
+};
+
 /// What a run's results depend on: a run that is resumed must have the same.
 struct RunFacts {
   std::map<std::string, std::string> files{};   // paths by what they are
@@ -89,7 +125,8 @@ class SavedRun {
         states_(parameters, {.folder = folder_, .keep = s.keep, .in_background = in_background}) {
     states_.add("chosen", chosen_);
     states_.may_differ("remat", remat::version());
-    states_.may_differ("products", remat::kernels::gemm_backend());
+    states_.add("products", products_);
+    states_.may_differ("products", ChosenProducts::backends());
     states_.may_differ("instructions", remat::machine::isa() + ", compiled for " + remat::machine::compiled_isa());
   }
 
@@ -179,6 +216,7 @@ class SavedRun {
   StateSettings s_;
   std::string folder_;
   const remat::io::JsonLines* log_ = nullptr;
+  ChosenProducts products_;
   ChosenNumbers chosen_;
   remat::io::TrainingStates states_;
   remat::io::StopSignal stop_;
