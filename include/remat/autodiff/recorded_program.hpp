@@ -227,10 +227,10 @@ SlotId RecordedProgram::add_leaf(AnyTensor tensor, bool wants_gradient) {
 
 template <class>
 std::int32_t RecordedProgram::path_id(std::string_view layer) {
-  std::string path(layer);
+  std::string name(layer);
   detail::make_room(paths, 1);
-  const auto [found, is_new] = path_ids.try_emplace(path, static_cast<std::int32_t>(paths.size()));
-  if (is_new) paths.push_back(std::move(path));
+  const auto [found, is_new] = path_ids.try_emplace(name, static_cast<std::int32_t>(paths.size()));
+  if (is_new) paths.push_back(std::move(name));
   return found->second;
 }
 
