@@ -155,6 +155,7 @@ TEST_F(StateMalformed, IsJson) {
       {right.substr(0, right.size() - 1), "parse error"},
       {"{\"format\": 1, \"x\": " + deep, "parse error"},
       {deep, "parse error"},
+      {"{\"format\": " + deep + std::string(100'000, ']') + "}", "\"format\" is array, where a count is expected"},
       {"{\"format\": \"" + std::string(100'000, 'x') + "\"}", "\"format\" is string"},
       {"{\"format\": \"\xFF\"}", "ill-formed UTF-8"},
       {std::string((1 << 20) + 1, ' '), "has 1048577 bytes, above the limit"},

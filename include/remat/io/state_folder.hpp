@@ -135,8 +135,8 @@ class StateFolder {
   }
   static std::size_t count_of(const std::string& path, const nlohmann::json& json, const char* name) {
     const auto& number = json.at(name);
-    require(number.is_number_unsigned(), path, ": \"", name, "\" is ", number.type_name(), " ",
-            number.dump().substr(0, 40), ", where a count is expected");
+    require(number.is_number_unsigned(), path, ": \"", name, "\" is ", number.type_name(),
+            number.is_number() ? " " + number.dump() : "", ", where a count is expected");  // arrays may be too deep
     return number.get<std::size_t>();
   }
   static StateManifest parsed(const std::string& path, bool with_files = true) {
