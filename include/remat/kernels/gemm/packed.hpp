@@ -4,9 +4,13 @@
 #pragma once
 
 #include <omp.h>
+#include <sys/mman.h>
 
 #include <algorithm>
+#include <cstddef>
+#include <cstdlib>
 #include <limits>
+#include <new>
 #include <remat/core/parallel.hpp>
 #include <remat/core/pool.hpp>
 #include <remat/kernels/gemm/micro_kernel.hpp>
@@ -19,6 +23,44 @@ namespace remat { inline namespace REMAT_ABI { namespace kernels::packed {
 constexpr Index blocks_of(Index size, Index block) { return (size + block - 1) / block; }
 /// The least multiple of `unit` of which `parts` cover `size`.
 constexpr Index part_of(Index size, Index parts, Index unit) { return blocks_of(blocks_of(size, parts), unit) * unit; }
+
+/// Memory that the products of one thread use one after the other. It is kept until the thread ends, and is not of the
+/// pool, whose peak plans predict: like the buffers that libraries keep, it does not depend on the program.
+class Workspace {
+ public:
+  Workspace() = default;
+  Workspace(const Workspace&) = delete;
+  Workspace& operator=(const Workspace&) = delete;
+  ~Workspace() { std::free(data_); }
+
+  /// At least `bytes`, at a multiple of 64; what was there before is lost.
+  void* get(std::size_t bytes) {
+    if (bytes <= size_) return data_;
+    std::free(data_);
+    size_ = 0;
+    constexpr std::size_t huge = std::size_t{2} << 20;
+    const std::size_t unit = bytes >= 2 * huge ? huge : alignment;
+    const std::size_t rounded = (bytes + unit - 1) / unit * unit;
+    data_ = std::aligned_alloc(unit, rounded);
+    if (data_ == nullptr) throw std::bad_alloc();
+    if (unit == huge) madvise(data_, rounded, MADV_HUGEPAGE);  // a hint: failure costs speed only
+    size_ = rounded;
+    return data_;
+  }
+  /// The calling thread's, for panels of a tile or, another one, for those that threads share.
+  static Workspace& of_tiles() {
+    static thread_local Workspace space;
+    return space;
+  }
+  static Workspace& of_shared() {
+    static thread_local Workspace space;
+    return space;
+  }
+
+ private:
+  void* data_ = nullptr;
+  std::size_t size_ = 0;
+};
 
 /// How C is cut into tiles, one thread each, and whether all of B is packed before, for all of them.
 struct Grid {
@@ -71,10 +113,7 @@ class Product {
     const Index wide = part_of(g_.n, blocks_of(g_.n, std::max(unit, shared_elements / least / unit * unit)), unit);
     const Index deep =
         adds_to_c ? part_of(whole, blocks_of(whole, std::max(depth, shared_elements / wide)), depth) : whole;
-    // Always of one size, so that the pool keeps one such block.
-    const Index size = blocks_of(wide, unit) * blocks_of(deep, depth) * b_stride;
-    const Storage storage = scratch(std::max(size, shared_elements + shared_elements / 8));
-    T* const panels = elements(storage);
+    T* const panels = scratch(Workspace::of_shared(), blocks_of(wide, unit) * blocks_of(deep, depth) * b_stride);
     for (Index first = 0; first < g_.n; first += wide)
       for (Index p = 0; p < whole; p += deep) {
         const Piece piece{first, std::min(wide, g_.n - first), p, std::min(deep, g_.k - p)};
@@ -95,8 +134,9 @@ class Product {
   static constexpr Index group = 8 * Kernel::columns;           // columns of B that are packed at a time
   static constexpr Index shared_elements = Index{1} << 20;      // of B that is packed for all
 
-  static Storage scratch(Index count) { return pool().allocate(static_cast<std::size_t>(count) * sizeof(T)); }
-  static T* elements(const Storage& storage) { return reinterpret_cast<T*>(storage->data()); }
+  static T* scratch(Workspace& space, Index count) {
+    return static_cast<T*>(space.get(checked_bytes(count, sizeof(T), "gemm")));
+  }
   /// Columns [first, first + width) of C and B, and [p, p + deep) of k.
   struct Piece {
     Index first, width, p, deep;
@@ -123,18 +163,15 @@ class Product {
 
   void tile(const Piece& piece, Index top, Index m, Index left, Index n, const T* panels) const {
     constexpr Index b_size = group / Kernel::columns * b_stride;
-    const Storage storage = scratch(b_size + std::max(blocks_of(m, Kernel::rows), most_rows / Kernel::rows) * a_stride);
-    T* const b = elements(storage);
+    const Index a_size = blocks_of(m, Kernel::rows) * a_stride;
+    T* const b = scratch(Workspace::of_tiles(), b_size + a_size + (adds_to_c ? 0 : m * n));
     T* const a = b + b_size;
     C* const c = c_ + top * g_.ldc + piece.first + left;
     Target to{nullptr, g_.ldc};
-    Storage sums;
-    if constexpr (adds_to_c) {
+    if constexpr (adds_to_c)
       to.data = c;
-    } else {
-      sums = scratch(std::max(m * n, most_rows * most_columns));
-      to = {elements(sums), n};
-    }
+    else
+      to = {a + a_size, n};
     Index q = 0;
     do {  // once where k is 0: C is then what it starts from
       const Index p = piece.p + q, count = std::min(depth, piece.deep - q);
