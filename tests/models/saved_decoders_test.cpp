@@ -241,6 +241,19 @@ TEST(SavedDecoders, WhatAFamilyCannotSayIsNamed) {
             c.layers[1].attention.rotary_scaling = {RotaryScaling::linear, 2};
           },
           "", {"layers[1].attention.rotary_scaling.kind is linear", "none"});
+  refused(llama,
+          [](auto& c) {
+            c.layers[1].attention.rotary_scaling = {RotaryScaling::yarn, 2};
+          },
+          "", {"layers[1].attention.rotary_scaling.kind is yarn", "none"});
+  refused(llama, [](auto& c) { c.layers[0].attention_norm = false; }, "", {"layers[0].attention_norm is false"});
+  refused(llama, [](auto& c) { c.layers[1].routed = nn::RoutedFeedForwardConfig{.num_experts = 2}; }, "",
+          {"layers[1].routed is true"});
+  refused(llama, [](auto& c) { c.layers[1].attention.sinks = true; }, "", {"layers[1].attention.sinks is true"});
+  refused(llama, [](auto& c) { c.layers[1].attention.output_gate = true; }, "", {"attention.output_gate is true"});
+  refused(llama, [](auto& c) { c.layers[1].attention.value_head_dims = 3; }, "", {"attention.value_head_dims is 3"});
+  refused(llama, [](auto& c) { c.layers[1].attention.rotary_interleaved = true; }, "",
+          {"layers[1].attention.rotary_interleaved is true"});
   refused(llama, [](auto& c) { c.layers[1].parallel = true; }, "", {"layers[1].parallel is true", "false"});
   refused(smollm3, as_is, "llama", {"layers[3].attention.rotary_base is 0", "500"});
   refused(

@@ -130,7 +130,7 @@ std::string printed(const V& value) {
   else if constexpr (std::is_same_v<V, nn::QueryKeyNorm>)
     named({"none", "each_head", "whole_projection"});
   else if constexpr (std::is_same_v<V, RotaryScaling>)
-    named({"none", "linear", "llama3"});
+    named({"none", "linear", "llama3", "yarn", "longrope", "proportional"});
   else if constexpr (std::is_same_v<V, AlibiForm>)
     named({"distance", "bfloat16_key_position"});
   else
@@ -177,6 +177,8 @@ inline void require_same(const models::DecoderConfig& config, const models::Deco
     same("parallel", a.parallel, b.parallel);
     same("parallel_one_norm", a.parallel_one_norm, b.parallel_one_norm);
     same("cross_attention", a.cross_attention.has_value(), b.cross_attention.has_value());
+    same("routed", a.routed.has_value(), b.routed.has_value());
+    same("attention_norm", a.attention_norm, b.attention_norm);
     before += "attention.";
     const nn::AttentionConfig &p = a.attention, &q = b.attention;
     same("num_heads", p.num_heads, q.num_heads);
@@ -186,7 +188,11 @@ inline void require_same(const models::DecoderConfig& config, const models::Deco
     same("combined_qkv", p.combined_qkv, q.combined_qkv);
     same("bias", p.bias, q.bias);
     same("out_bias", p.out_bias.value_or(p.bias), q.out_bias.value_or(q.bias));
+    same("value_head_dims", p.value_head_dims, q.value_head_dims);
+    same("sinks", p.sinks, q.sinks);
+    same("output_gate", p.output_gate, q.output_gate);
     same("window", p.window, q.window);
+    same("window_right", p.window_right, q.window_right);
     same("soft_cap", p.soft_cap, q.soft_cap);
     const auto scale = [](const nn::AttentionConfig& c) {
       return c.scale.value_or(1 / std::sqrt(static_cast<double>(c.head_dims)));
@@ -195,6 +201,7 @@ inline void require_same(const models::DecoderConfig& config, const models::Deco
     same("rotary_base", p.rotary_base, q.rotary_base);
     const auto turned = [](const nn::AttentionConfig& c) { return c.rotary_dims == 0 ? c.head_dims : c.rotary_dims; };
     if (p.rotary_base != 0) same("rotary_dims", turned(p), turned(q));
+    same("rotary_interleaved", p.rotary_interleaved, q.rotary_interleaved);
     const RotaryScalingOptions &s = p.rotary_scaling, &r = q.rotary_scaling;
     same("rotary_scaling.kind", s.kind, r.kind);
     if (s.kind != RotaryScaling::none) same("rotary_scaling.factor", s.factor, r.factor);
