@@ -209,7 +209,6 @@ class Rates : public testing::Test {
  protected:
   void SetUp() override { std::filesystem::remove_all(folder_); }
   void TearDown() override { std::filesystem::remove_all(folder_); }
-  std::filesystem::path only_file() const { return std::filesystem::directory_iterator(folder_)->path(); }
   std::filesystem::path folder_ = testing::TempDir() + "remat_rates_" + std::to_string(getpid());
 };
 
@@ -220,19 +219,13 @@ TEST_F(Rates, AreMeasuredOnceAndReadAgain) {
   EXPECT_GT(first.flops_per_second, 1e8);
 }
 
-TEST_F(Rates, ADamagedFileOrAnotherMachineIsMeasuredAnew) {
-  detail::calibrated(folder_);
-  std::string machine;
-  std::getline(std::ifstream(only_file()) >> std::ws, machine);
-  for (const std::string& text :
-       {std::string(), machine + "\nnan 1e10", machine + "\n1e11", std::string("another\n1e11 1e10")}) {
-    std::ofstream(only_file()) << text;
-    CostModel model{.flops_per_second = 1};
-    EXPECT_FALSE(detail::read_rates(only_file(), machine, model)) << text;
-    EXPECT_EQ(model.flops_per_second, 1);
-    EXPECT_GT(detail::calibrated(folder_).flops_per_second, 1e8);
-    EXPECT_TRUE(detail::read_rates(only_file(), machine, model));
-  }
+TEST_F(Rates, ADamagedTextGivesNone) {
+  for (const char* text : {"", "nan 1e10 1", "1e11", "1e11 1e10", "1e11 1e10 1e5", "-1 1e10 1", "1e99 1e10 1"})
+    EXPECT_FALSE(detail::parsed_rates(text)) << text;
+  const CostModel model = CostModel::measured();
+  const auto again = detail::parsed_rates(detail::text_of_rates(model));
+  ASSERT_TRUE(again);
+  EXPECT_EQ(again->batched_factor, model.batched_factor);
 }
 
 TEST_F(Rates, AFolderThatCannotBeWrittenIsNoError) {

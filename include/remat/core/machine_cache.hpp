@@ -1,10 +1,15 @@
 // Where what was measured of a machine is kept, and what it depends on.
 #pragma once
 
+#include <fcntl.h>
+#include <sys/file.h>
+
+#include <cerrno>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <functional>
+#include <optional>
 #include <remat/core/file.hpp>
 #include <remat/core/machine.hpp>
 #include <string>
@@ -40,25 +45,44 @@ std::filesystem::path cache_file(const std::filesystem::path& folder, const std:
   return folder / (machine.substr(0, machine.find('-')) + "-" + std::to_string(std::hash<std::string>{}(machine)));
 }
 
-/// The line, then `text`. Whatever fails here costs the next process a measurement.
-template <class = void>
-void write_cache(const std::filesystem::path& file, const std::string& machine, const std::string& text) {
-  std::error_code error;
-  std::filesystem::create_directories(file.parent_path(), error);
+/// What `parse` makes of the text that `folder` keeps for this machine, or else what `measure` gives, whose `text` is
+/// kept there if `may_keep`. `parse` gives an empty optional for a damaged text. Processes that start at once wait for
+/// the first to measure and go by what it kept. Whatever fails here costs a measurement, as does an empty folder.
+template <class Parse, class Measure, class Text>
+auto kept_or_measured(const std::filesystem::path& folder, const std::string& machine, Parse&& parse, Measure&& measure,
+                      Text&& text, bool may_keep = true) {
+  using Value = decltype(measure());
+  if (folder.empty()) return measure();
+  const std::string path = cache_file(folder, machine).string();
+  const auto kept = [&]() -> std::optional<Value> {
+    try {
+      const std::string all = io::read_whole(path, 4096), first = machine + "\n";
+      if (all.compare(0, first.size(), first) == 0)
+        return parse(all.substr(first.size(), all.size() - first.size() - 1));
+    } catch (const Error&) {
+    }
+    return std::nullopt;
+  };
+  if (const auto value = kept()) return *value;
+  std::optional<io::File> lock;  // of the folder, until the end of this call
   try {
-    io::ReplacedFile out(file.string());
-    out.file().write(machine + "\n" + text + "\n");
+    std::error_code error;
+    std::filesystem::create_directories(folder, error);
+    lock.emplace(folder.string(), O_RDONLY | O_DIRECTORY);
+    while (::flock(lock->descriptor(), LOCK_EX) != 0 && errno == EINTR) {
+    }
+    if (const auto value = kept()) return *value;
+  } catch (const Error&) {
+  }
+  const Value value = measure();
+  if (!lock || !may_keep) return value;
+  try {
+    io::ReplacedFile out(path);
+    out.file().write(machine + "\n" + text(value) + "\n");
     out.commit();
   } catch (const Error&) {
   }
-}
-
-/// The file behind its first line, if that is the machine's.
-template <class = void>
-bool open_cache(const std::filesystem::path& file, const std::string& machine, std::ifstream& in) {
-  in.open(file);
-  std::string line;
-  return std::getline(in, line) && line == machine;
+  return value;
 }
 
 }}}  // namespace remat::detail

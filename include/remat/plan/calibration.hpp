@@ -5,8 +5,8 @@
 #include <chrono>
 #include <cstdlib>
 #include <filesystem>
-#include <fstream>
 #include <limits>
+#include <optional>
 #include <remat/core/machine_cache.hpp>
 #include <remat/core/tensor.hpp>
 #include <remat/kernels/activations.hpp>
@@ -90,26 +90,24 @@ double seconds_per_byte() {
   return seconds / (2 * 12.0 * static_cast<double>(count));
 }
 
+/// The rates in a kept text; nothing for a damaged one, which must not make plans absurd.
 template <class = void>
-bool read_rates(const std::filesystem::path& file, const std::string& machine, CostModel& model) {
-  std::ifstream in;
-  if (!open_cache(file, machine, in)) return false;
-  CostModel read = model;
-  if (!(in >> read.flops_per_second >> read.bytes_per_second >> read.batched_factor)) return false;
-  // A damaged file must not make plans absurd.
-  if (!(read.flops_per_second > 1e6 && read.flops_per_second < 1e18 && read.bytes_per_second > 1e6 &&
-        read.bytes_per_second < 1e16 && read.batched_factor > 0.1 && read.batched_factor < 100))
-    return false;
-  model = read;
-  return true;
+std::optional<CostModel> parsed_rates(const std::string& text) {
+  std::istringstream in(text);
+  CostModel read;
+  if (in >> read.flops_per_second >> read.bytes_per_second >> read.batched_factor && read.flops_per_second > 1e6 &&
+      read.flops_per_second < 1e18 && read.bytes_per_second > 1e6 && read.bytes_per_second < 1e16 &&
+      read.batched_factor > 0.1 && read.batched_factor < 100)
+    return read;
+  return std::nullopt;
 }
 
 template <class = void>
-void write_rates(const std::filesystem::path& file, const std::string& machine, const CostModel& model) {
+std::string text_of_rates(const CostModel& model) {
   std::ostringstream text;
   text.precision(17);
   text << model.flops_per_second << ' ' << model.bytes_per_second << ' ' << model.batched_factor;
-  write_cache(file, machine, text.str());
+  return text.str();
 }
 
 /// Rates measured while others compute are better than none, but not to be kept.
@@ -123,12 +121,9 @@ bool is_machine_quiet() {
 template <class = void>
 CostModel calibrated(const std::filesystem::path& folder, bool may_write = true) {
   const std::string machine = machine_line("rates-2; " + std::string(kernels::gemm_backend()));
-  const std::filesystem::path file = cache_file(folder, machine);
-  CostModel model;
-  if (!folder.empty() && read_rates(file, machine, model)) return model;
-  model = CostModel::measured();
-  if (!folder.empty() && may_write) write_rates(file, machine, model);
-  return model;
+  return kept_or_measured(
+      folder, machine, [](const std::string& text) { return parsed_rates(text); }, [] { return CostModel::measured(); },
+      [](const CostModel& model) { return text_of_rates(model); }, may_write);
 }
 
 }}}  // namespace remat::detail

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cstdlib>
 #include <limits>
+#include <optional>
 #include <remat/core/machine_cache.hpp>
 #include <remat/kernels/gemm/backend.hpp>
 #include <remat/kernels/gemm/library.hpp>
@@ -56,26 +57,16 @@ GemmChoice cached_choice(const std::filesystem::path& folder) {
   for (const char* limit : {"DNNL_MAX_CPU_ISA", "ONEDNN_MAX_CPU_ISA", "OPENBLAS_CORETYPE"})  // they obey these
     if (const char* value = std::getenv(limit)) backends_here.append(", ").append(value);
   const std::string machine = remat::detail::machine_line("products-1") + backends_here;
-  const auto file = remat::detail::cache_file(folder, machine);
-  const auto read = [&](GemmChoice& choice) {
-    std::ifstream in;
-    std::string text;
-    if (folder.empty() || !remat::detail::open_cache(file, machine, in) || !std::getline(in, text)) return false;
-    try {
-      choice = GemmChoice::parse(text);
-    } catch (const Error&) {
-      return false;  // a damaged file: measured anew
-    }
-    return true;
-  };
-  GemmChoice choice;
-  if (read(choice)) return choice;
-  choice = measured_choice();
-  if (!folder.empty()) {
-    remat::detail::write_cache(file, machine, choice.text());
-    read(choice);  // another process may have been here at the same time: all go by what is in the file
-  }
-  return choice;
+  return remat::detail::kept_or_measured(
+      folder, machine,
+      [](const std::string& text) -> std::optional<GemmChoice> {
+        try {
+          return GemmChoice::parse(text);
+        } catch (const Error&) {
+          return std::nullopt;
+        }
+      },
+      [] { return measured_choice(); }, [](const GemmChoice& choice) { return choice.text(); });
 }
 
 /// REMAT_GEMM if it is set, else the machine's.
