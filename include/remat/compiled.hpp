@@ -2,6 +2,7 @@
 // program that includes this header and links remat::compiled takes them from there and compiles none itself.
 #pragma once
 
+#include <remat/kernels/compiled.hpp>
 #include <remat/models.hpp>
 #include <remat/remat.hpp>
 
@@ -128,6 +129,9 @@
   HOW template std::vector<remat::MemoryBlock> remat::MemoryLog::at_peak<>() const;                                  \
   HOW template remat::Scope remat::Scope::inside<>(std::string_view) const;                                          \
   HOW template std::shared_ptr<remat::detail::RegistryState> remat::detail::new_registry_state<>(std::uint64_t);     \
+  HOW template void remat::detail::fail_with<>(const remat::detail::MessagePart*, std::size_t);                      \
+  HOW template void remat::detail::run_blocks<>(remat::Index, remat::Index,                                          \
+                                                void (*)(void*, remat::Index, remat::Index), void*);                 \
   HOW template std::string remat::detail::text_of<>(const remat::Shape&);                                            \
   HOW template struct remat::ops::Slice<std::int32_t>;                                                               \
   HOW template std::shared_ptr<remat::ParameterEntry> remat::Scope::entry<>(                                         \
@@ -146,10 +150,6 @@
   HOW template remat::CostModel remat::CostModel::measured<>();                                                      \
   HOW template remat::CostModel remat::detail::calibrated<>(const std::filesystem::path&, bool);                     \
   HOW template remat::kernels::GemmChoice remat::kernels::detail::cached_choice<>(const std::filesystem::path&);     \
-  HOW template class remat::kernels::packed::Product<float, float>;                                                  \
-  HOW template class remat::kernels::packed::Product<double, double>;                                                \
-  HOW template class remat::kernels::packed::Product<remat::bfloat16, float>;                                        \
-  HOW template class remat::kernels::packed::Product<remat::bfloat16, remat::bfloat16>;                              \
   HOW template remat::AnyTensor remat::ParameterEntry::numbers<>() const;                                            \
   HOW template void remat::optim::Optimizer<remat::optim::AdamW, remat::optim::AdamWConfig,                          \
                                             remat::optim::detail::AdamWRule>::update_all<>(double, double);

@@ -19,7 +19,7 @@ set(models_may core params policy autodiff ops nn)
 set(io_may core params kernels text nn models)  # models of files; the other way would tie every model to files
 set(distributed_may core params)
 set(remat_may core params policy kernels autodiff plan ops nn optim)  # remat.hpp: what every trainer needs
-set(compiled_may remat models)
+set(compiled_may remat kernels models)
 set(pretrained_may io text)
 
 # Sets `room` to the room of remat/<path>: its folder, or for remat/<name>.hpp that name (an umbrella is of its room).

@@ -11,6 +11,7 @@
 #include <limits>
 #include <remat/core/eigen.hpp>
 #include <remat/kernels/attention.hpp>
+#include <remat/kernels/compiled.hpp>
 #include <string>
 #include <type_traits>
 #include <vector>

@@ -1,6 +1,7 @@
 // Var: the user's handle to a value on a tape.
 #pragma once
 
+#include <memory>
 #include <remat/autodiff/recording.hpp>
 #include <type_traits>
 #include <utility>
@@ -244,6 +245,12 @@ Operand operand_of(const X& x, Program& program) {
     return x.on(program);
   }
 }
+/// The op on the heap. Its owner is of one type for all ops, for there are many.
+template <class O>
+std::shared_ptr<const Op> on_heap(O op) {
+  const Op* const made = new O(std::move(op));
+  return std::shared_ptr<const Op>(made);
+}
 }  // namespace detail
 
 /// Runs `op` on Vars and `Argument`s, at least one of them a Var, and writes it on their tape.
@@ -254,7 +261,7 @@ Results record(O op, const Xs&... xs) {
   require(var != nullptr, op.name(), ": no operand is on a tape; bring one there with tape.input or tape.parameter");
   Program& program = var->program();
   const Operand operands[] = {detail::operand_of(xs, program)...};
-  return {var->shared_program(), detail::record(program, std::make_shared<const O>(std::move(op)), operands)};
+  return {var->shared_program(), detail::record(program, detail::on_heap(std::move(op)), operands)};
 }
 
 /// The same for any number of operands of one type.
@@ -264,7 +271,7 @@ Results record(O op, const std::vector<Var<T>>& xs) {
   Program& program = xs.front().program();
   std::vector<Operand> operands;
   for (const Var<T>& x : xs) operands.push_back(detail::operand_of(x, program));
-  return {xs.front().shared_program(), detail::record(program, std::make_shared<const O>(std::move(op)), operands)};
+  return {xs.front().shared_program(), detail::record(program, detail::on_heap(std::move(op)), operands)};
 }
 
 }}  // namespace remat

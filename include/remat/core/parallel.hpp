@@ -6,8 +6,10 @@
 #include <algorithm>
 #include <atomic>
 #include <exception>
+#include <memory>
 #include <remat/core/cascade_sum.hpp>
 #include <remat/core/shape.hpp>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -42,23 +44,19 @@ class BlockShares {
   int count_;
 };
 
-}  // namespace detail
-
-/// Calls `body(begin, end)` for the blocks [0, grain), [grain, 2 grain), ... of [0, count), in parallel unless there is
-/// one block or the caller is in a parallel region already. Block boundaries do not depend on the number of threads.
-/// The first exception of a body is rethrown when all threads are done; blocks not yet begun are then skipped.
-template <class F>
-void parallel_for(Index count, Index grain, F&& body) {
+/// `parallel_for` of `call(body, begin, end)`: loops are many, and all that is not their own is compiled once.
+template <class = void>
+void run_blocks(Index count, Index grain, void (*call)(void*, Index, Index), void* body) {
   require(grain > 0, "parallel_for: grain ", grain, " is not positive");
   const Index blocks = count <= 0 ? 0 : (count - 1) / grain + 1;
-  const auto run = [&](Index block) { body(block * grain, std::min(count, (block + 1) * grain)); };
+  const auto run = [&](Index block) { call(body, block * grain, std::min(count, (block + 1) * grain)); };
   if (blocks <= 1 || omp_get_max_threads() == 1 || omp_in_parallel()) {
     for (Index block = 0; block < blocks; ++block) run(block);
     return;
   }
   std::atomic<bool> failed = false;
   std::exception_ptr error;
-  detail::BlockShares shares(blocks, omp_get_max_threads());
+  BlockShares shares(blocks, omp_get_max_threads());
 #pragma omp parallel
   shares.run(omp_get_thread_num(), [&](Index block) {
     if (failed.load(std::memory_order_relaxed)) return;
@@ -69,6 +67,19 @@ void parallel_for(Index count, Index grain, F&& body) {
     }
   });
   if (error) std::rethrow_exception(error);
+}
+
+}  // namespace detail
+
+/// Calls `body(begin, end)` for the blocks [0, grain), [grain, 2 grain), ... of [0, count), in parallel unless there is
+/// one block or the caller is in a parallel region already. Block boundaries do not depend on the number of threads.
+/// The first exception of a body is rethrown when all threads are done; blocks not yet begun are then skipped.
+template <class F>
+void parallel_for(Index count, Index grain, F&& body) {
+  using Body = std::remove_reference_t<F>;
+  detail::run_blocks(
+      count, grain, [](void* f, Index begin, Index end) { (*static_cast<Body*>(f))(begin, end); },
+      const_cast<void*>(static_cast<const void*>(std::addressof(body))));
 }
 
 /// The sum of `block_sum(begin, end)` over the blocks of `parallel_for`, added in the order of a `CascadeSum`: the same
