@@ -6,6 +6,7 @@
 #include <chrono>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <optional>
 #include <remat/core/machine_cache.hpp>
 #include <string>
@@ -61,6 +62,20 @@ TEST_F(MachineCache, ADamagedFileOrAnotherMachinesIsMeasuredAnew) {
     EXPECT_EQ(measured(folder_), ++expected) << text;
     EXPECT_EQ(measured(folder_), expected) << text;
   }
+}
+
+// A cache that lives elsewhere: the link stays, its file is replaced, and nothing half-written is left.
+TEST_F(MachineCache, AFileBehindALinkIsReplacedThere) {
+  measured(folder_);
+  const std::filesystem::path link = only_file(), away = folder_ / "away";
+  std::filesystem::create_directories(away);
+  std::filesystem::create_symlink(away / "there", link.string() + ".new");
+  std::filesystem::rename(link.string() + ".new", link);
+  EXPECT_EQ(measured(folder_), 2);
+  EXPECT_TRUE(std::filesystem::is_symlink(link));
+  EXPECT_TRUE(std::filesystem::is_regular_file(away / "there"));
+  EXPECT_EQ(measured(folder_), 2);
+  EXPECT_EQ(std::distance(std::filesystem::recursive_directory_iterator(folder_), {}), 3);
 }
 
 TEST_F(MachineCache, WhatMayNotBeKeptIsMeasuredEachTime) {
