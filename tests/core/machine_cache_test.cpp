@@ -56,8 +56,8 @@ TEST_F(MachineCache, ADamagedFileOrAnotherMachinesIsMeasuredAnew) {
   std::string machine;
   std::getline(std::ifstream(only_file()), machine);
   int expected = 1;
-  for (const std::string& text : {std::string(), machine, machine + "\n", machine + "\n1x\n", std::string("another\n7\n"),
-                                  machine + "\n" + std::string(5000, '1') + "\n"}) {
+  for (const std::string& text : {std::string(), machine, machine + "\n", machine + "\n1x\n",
+                                  std::string("another\n7\n"), machine + "\n" + std::string(5000, '1') + "\n"}) {
     std::ofstream(only_file()) << text;
     EXPECT_EQ(measured(folder_), ++expected) << text;
     EXPECT_EQ(measured(folder_), expected) << text;
