@@ -19,8 +19,11 @@ class Vocabulary {
   /// The characters that `text` has: its code points if it is valid UTF-8, else its bytes.
   static Vocabulary of(std::string_view text) {
     const bool is_utf8 = utf8::valid(text);
-    std::vector<bool> seen(is_utf8 ? utf8::end_of_code_points : 256);
-    each_character(text, is_utf8, [&](char32_t c) { seen[c] = true; });
+    std::vector<bool> seen;  // up to the last character: short texts are many
+    each_character(text, is_utf8, [&](char32_t c) {
+      if (c >= seen.size()) seen.resize(c + 1);
+      seen[c] = true;
+    });
     std::vector<char32_t> characters;
     for (char32_t c = 0; c < seen.size(); ++c)
       if (seen[c]) characters.push_back(c);

@@ -8,6 +8,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdio>
+#include <optional>
 #include <remat/core/shape.hpp>
 #include <string>
 #include <vector>
@@ -112,7 +113,8 @@ class ProgressLine {
     const double elapsed = std::chrono::duration<double>(now - start_).count();
     const double left = elapsed / static_cast<double>(step + 1) * static_cast<double>(steps_ - step - 1);
     const std::string line = text + "  ETA " + readable_seconds(left);
-    const bool is_due = plain_steps_ > 0 && !is_terminal_ ? step % plain_steps_ == 0 : now - shown_ >= between_;
+    const bool is_due =
+        plain_steps_ > 0 && !is_terminal_ ? step % plain_steps_ == 0 : !shown_ || now - *shown_ >= between_;
     if (!is_due && step + 1 != steps_) return;
     shown_ = now;
     print(is_terminal_ ? "\r\033[K" + line : line + "\n");
@@ -139,7 +141,8 @@ class ProgressLine {
   bool is_terminal_ = isatty(STDOUT_FILENO) == 1;
   std::chrono::milliseconds between_;
   bool is_open_ = false;
-  Clock::time_point start_ = Clock::now(), shown_{};
+  Clock::time_point start_ = Clock::now();
+  std::optional<Clock::time_point> shown_{};  // last, if ever
 };
 
 }}}  // namespace remat::io
