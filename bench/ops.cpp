@@ -61,6 +61,8 @@ void measure(const std::string& name, const std::vector<Shape>& shapes, const Ma
 }  // namespace
 
 int main(int argc, char** argv) {
+  benchmark::Initialize(&argc, argv);  // --help ends here
+  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
   measure("linear", {{1024, 512}, {512, 2048}},
           []<class T>(T) { return [](const Vars<T>& x) { return linear(x[0], x[1]); }; });
   measure("attention", {{2, 512, 8, 64}, {2, 512, 8, 64}, {2, 512, 8, 64}},
@@ -82,8 +84,6 @@ int main(int argc, char** argv) {
     return [=](const Vars<T>& x) { return linear_cross_entropy(x[0], x[1], {}, targets, {.transposed = true}); };
   });
 
-  benchmark::Initialize(&argc, argv);
-  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
   for (const auto& [name, value] : programs::machine_facts(machine::peak_fma_gflops(machine::threads())))
     benchmark::AddCustomContext(name, value);
   benchmark::RunSpecifiedBenchmarks();
