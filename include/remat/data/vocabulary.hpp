@@ -1,6 +1,7 @@
 // Characters to tokens and back.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <iomanip>
 #include <remat/core/shape.hpp>
@@ -20,13 +21,13 @@ class Vocabulary {
   static Vocabulary of(std::string_view text) {
     const bool is_utf8 = utf8::valid(text);
     std::vector<bool> seen;  // up to the last character: short texts are many
+    std::vector<char32_t> characters;
     each_character(text, is_utf8, [&](char32_t c) {
       if (c >= seen.size()) seen.resize(c + 1);
+      if (!seen[c]) characters.push_back(c);
       seen[c] = true;
     });
-    std::vector<char32_t> characters;
-    for (char32_t c = 0; c < seen.size(); ++c)
-      if (seen[c]) characters.push_back(c);
+    std::sort(characters.begin(), characters.end());
     return Vocabulary(std::move(characters), is_utf8);
   }
   /// All 256 bytes; a token is the byte's value.
