@@ -13,3 +13,5 @@ foreach(kind IN ITEMS compiled compiled_native)
   endif()
 endforeach()
 target_link_libraries(remat_compiled_native PUBLIC remat::native)
+set_target_properties(remat_compiled PROPERTIES
+  INTERFACE_REMAT_INSTRUCTIONS portable COMPATIBLE_INTERFACE_STRING REMAT_INSTRUCTIONS)
