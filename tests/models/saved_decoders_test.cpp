@@ -261,6 +261,10 @@ TEST(SavedDecoders, WhatAFamilyCannotSayIsNamed) {
       {"layers[1].attention.rotary_base is 0", "a GGUF file of architecture smollm3"}, true);
   const auto gemma3 = io::decoder_config(io::HuggingFaceFolder(golden("gemma3_text")));
   refused(llama, [](auto& c) { c.embedding_multiplier = 2; }, "", {"embedding_multiplier is 2", "read as 1"});
+  refused(llama, [](auto& c) { c.logit_multiplier = 2; }, "", {"logit_multiplier is 2", "read as 1"});
+  refused(llama, [](auto& c) { c.logit_soft_cap = 30; }, "", {"logit_soft_cap is 30", "read as 0"});
+  refused(llama, [](auto& c) { c.layers[1].residual_multiplier = 2; }, "",
+          {"layers[1].residual_multiplier is 2", "read as 1"});
   refused(llama, [](auto& c) { c.layers[1].attention.query_key_norm = nn::QueryKeyNorm::each_head; }, "",
           {"layers[1].attention.query_key_norm is each_head", "none"});
   refused(llama, [](auto& c) { c.layers[1].norm_scale = nn::NormScale::one_plus_weight; }, "",

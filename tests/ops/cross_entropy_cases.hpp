@@ -34,6 +34,16 @@ inline void cross_entropy_cases(const AddCase& row) {
   row({.name = "cross_entropy with soft cap",
        .fn = [](const auto& in) { return cross_entropy(in[0], in.integers[0], {.soft_cap = 1.3}); },
        .inputs = loss_inputs});
+  row({.name = "cross_entropy with logit multiplier",
+       .fn = [](const auto& in) { return cross_entropy(in[0], in.integers[0], {.logit_multiplier = 0.7}); },
+       .inputs = loss_inputs});
+  row({.name = "cross_entropy with logit multiplier and soft cap",
+       .fn =
+           [](const auto& in) {
+             return cross_entropy(in[0], in.integers[0],
+                                  {.label_smoothing = 0.2, .soft_cap = 1.3, .logit_multiplier = 1.6});
+           },
+       .inputs = loss_inputs});
   row({.name = "linear_cross_entropy",
        .fn = [](const auto& in) { return linear_cross_entropy(in[0], in[1], in[2], in.integers[0], {.chunk = 4}); },
        .inputs = {on({{3, 5, 9}, {9, 11}, {11}}, {{.shape = {3, 5}, .limit = 11}}),
@@ -62,16 +72,34 @@ inline void cross_entropy_cases(const AddCase& row) {
                   on({{3}, {3, 2}, {2}}, {{.shape = {}, .limit = 2}}),
                   on({{3, 4}, {4, 6}, {6}}, {{.shape = {3}, .values = {-1, -1, -1}}}),
                   on({{0, 4}, {4, 3}, {3}}, {{.shape = {0}, .limit = 3}})}});
+  const std::vector<OpInputs> capped_inputs = {on({{3, 5, 9}, {9, 11}, {11}}, {{.shape = {3, 5}, .limit = 11}}),
+                                               on({{3}, {3, 2}, {2}}, {{.shape = {}, .limit = 2}}),
+                                               on({{3, 4}, {4, 6}, {6}}, {{.shape = {3}, .values = {-1, -1, -1}}}),
+                                               on({{0, 4}, {4, 3}, {3}}, {{.shape = {0}, .limit = 3}})};
+  row({.name = "linear_cross_entropy with logit multiplier",
+       .fn =
+           [](const auto& in) {
+             return linear_cross_entropy(in[0], in[1], in[2], in.integers[0], {.chunk = 4, .logit_multiplier = 0.4});
+           },
+       .inputs = capped_inputs});
+  row({.name = "linear_cross_entropy with logit multiplier and soft cap that keeps its gradients",
+       .fn =
+           [=](const auto& in) {
+             return linear_cross_entropy(
+                 in[0], in[1], in[2], in.integers[0],
+                 {.z_loss = 0.3, .soft_cap = 1.3, .chunk = 4, .keep_gradients = true, .logit_multiplier = 0.4},
+                 token_weights(in));
+           },
+       .inputs = capped_inputs});
   row({.name = "linear_cross_entropy on itself",
        .fn = [](const auto& in) { return linear_cross_entropy(in[0], in[0], {}, in.integers[0]); },
        .inputs = {on({{4, 4}}, {{.shape = {4}, .limit = 4}})}});
   row({.name = "linear_cross_entropy with everything",
        .fn =
            [=](const auto& in) {
-             return linear_cross_entropy(
-                 in[0], in[1], in[2], in.integers[0],
-                 {.ignore = 0, .label_smoothing = 0.2, .z_loss = 0.3, .soft_cap = 1.3, .transposed = true, .chunk = 5},
-                 token_weights(in));
+             remat::LinearCrossEntropyOptions all{.ignore = 0, .label_smoothing = 0.2, .z_loss = 0.3, .soft_cap = 1.3};
+             all.transposed = true, all.chunk = 5, all.logit_multiplier = 0.4;
+             return linear_cross_entropy(in[0], in[1], in[2], in.integers[0], all, token_weights(in));
            },
        .inputs = {on({{3, 5, 7}, {9, 7}, {9}}, {{.shape = {3, 5}, .limit = 9}})}});
 }

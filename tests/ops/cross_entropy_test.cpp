@@ -50,7 +50,7 @@ double by_definition(const Tensor<double>& logits, const Ids& targets, const Cro
     std::vector<double> u;
     double denominator = 0, loss = 0;
     for (Index j = 0; j < classes; ++j) {
-      const double x = logits[i * classes + j];
+      const double x = o.logit_multiplier * logits[i * classes + j];
       u.push_back(o.soft_cap > 0 ? o.soft_cap * std::tanh(x / o.soft_cap) : x);
       denominator += std::exp(u.back());
     }
@@ -67,10 +67,12 @@ double by_definition(const Tensor<double>& logits, const Ids& targets, const Cro
 
 TEST(CrossEntropy, FollowsItsDefinition) {
   const Tensor<double> ones({5}, 1), weights({5}, {0.5, 2, 100, 0, 0.25});
-  const CrossEntropyOptions plain, smooth{.label_smoothing = 0.1}, z{.z_loss = 0.01}, cap{.soft_cap = 1.5};
-  const CrossEntropyOptions all{.ignore = 7, .label_smoothing = 0.9, .z_loss = 2, .soft_cap = 0.5};
+  const CrossEntropyOptions plain, smooth{.label_smoothing = 0.1}, z{.z_loss = 0.01}, cap{.soft_cap = 1.5},
+      times{.logit_multiplier = 3};
+  CrossEntropyOptions all{.ignore = 7, .label_smoothing = 0.9, .z_loss = 2, .soft_cap = 0.5};
+  all.logit_multiplier = 0.3;
   for (const Index classes : {33, 5000})  // rows of many classes are summed in blocks
-    for (const CrossEntropyOptions& o : {plain, smooth, z, cap, all}) {
+    for (const CrossEntropyOptions& o : {plain, smooth, z, cap, times, all}) {
       const auto x = random_tensor<double>({5, classes}, 1);
       const Ids ids({5}, {0, 32, o.ignore, 7, 8});
       Tape tape;
@@ -304,6 +306,9 @@ TEST(CrossEntropy, RefusesWhatDoesNotFit) {
   EXPECT_EQ(error({.label_smoothing = -0.5}), "cross_entropy: label_smoothing -0.5 is not in [0, 1)");
   EXPECT_EQ(error({.z_loss = -1}), "cross_entropy: z_loss -1 is not >= 0");
   EXPECT_EQ(error({.soft_cap = -30}), "cross_entropy: soft_cap -30 is not >= 0 (0: none)");
+  EXPECT_EQ(error({.logit_multiplier = 0}), "cross_entropy: logit_multiplier 0 is not > 0 and finite");
+  EXPECT_EQ(error({.logit_multiplier = HUGE_VAL}), "cross_entropy: logit_multiplier inf is not > 0 and finite");
+  EXPECT_EQ(error({.logit_multiplier = NAN}), "cross_entropy: logit_multiplier nan is not > 0 and finite");
   EXPECT_EQ(error_of([&] { cross_entropy(logits, targets, {}, Tensor<float>({6}, 1.0F)); }),
             "cross_entropy: weights have shape [6], targets [2, 3]");
 }

@@ -44,9 +44,11 @@ Ids uneven_targets() { return Ids({7}, {-1, -1, -1, 5, -1, 0, 8}); }
 Tensor<double> uneven_weights() { return Tensor<double>({7}, {1, 2, 0.5, 0.25, 3, 0, 2}); }
 
 TEST(LinearCrossEntropy, EqualsTheUnchunkedMean) {
-  const CrossEntropyOptions plain, smooth{.label_smoothing = 0.1}, z{.z_loss = 0.01}, cap{.soft_cap = 2};
-  const CrossEntropyOptions all{.ignore = 5, .label_smoothing = 0.1, .z_loss = 0.01, .soft_cap = 2};
-  for (const CrossEntropyOptions& o : {plain, smooth, z, cap, all})
+  const CrossEntropyOptions plain, smooth{.label_smoothing = 0.1}, z{.z_loss = 0.01}, cap{.soft_cap = 2},
+      times{.logit_multiplier = 3};
+  CrossEntropyOptions all{.ignore = 5, .label_smoothing = 0.1, .z_loss = 0.01, .soft_cap = 2};
+  all.logit_multiplier = 0.3;
+  for (const CrossEntropyOptions& o : {plain, smooth, z, cap, times, all})
     for (const bool transposed : {false, true})
       for (const bool is_weighted : {false, true}) {
         Ids targets = uneven_targets();
@@ -59,7 +61,8 @@ TEST(LinearCrossEntropy, EqualsTheUnchunkedMean) {
         });
         for (const Index chunk : {0, 1, 2, 3, 7, 100}) {
           SCOPED_TRACE(chunk);
-          const LinearCrossEntropyOptions chunked{o.ignore, o.label_smoothing, o.z_loss, o.soft_cap, transposed, chunk};
+          LinearCrossEntropyOptions chunked{o.ignore, o.label_smoothing, o.z_loss, o.soft_cap, transposed, chunk};
+          chunked.logit_multiplier = o.logit_multiplier;
           const auto found = step(x, w, b, [&](const auto& x, const auto& w, const auto& b) {
             return linear_cross_entropy(x, w, b, targets, chunked, weights);
           });

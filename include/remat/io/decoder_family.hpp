@@ -166,6 +166,8 @@ inline void require_same(const models::DecoderConfig& config, const models::Deco
   same("learned_positions", config.learned_positions, said.learned_positions);
   same("tied_head", config.tied_head, said.tied_head);
   same("embedding_multiplier", config.embedding_multiplier, said.embedding_multiplier);
+  same("logit_multiplier", config.logit_multiplier, said.logit_multiplier);
+  same("logit_soft_cap", config.logit_soft_cap, said.logit_soft_cap);
   same_norm("norm_epsilon", config, said, "norm_bias");
   same("layers.size()", config.layers.size(), said.layers.size());
   for (std::size_t i = 0; i < config.layers.size(); ++i) {
@@ -179,6 +181,7 @@ inline void require_same(const models::DecoderConfig& config, const models::Deco
     same("cross_attention", a.cross_attention.has_value(), b.cross_attention.has_value());
     same("routed", a.routed.has_value(), b.routed.has_value());
     same("attention_norm", a.attention_norm, b.attention_norm);
+    same("residual_multiplier", a.residual_multiplier, b.residual_multiplier);
     before += "attention.";
     const nn::AttentionConfig &p = a.attention, &q = b.attention;
     same("num_heads", p.num_heads, q.num_heads);

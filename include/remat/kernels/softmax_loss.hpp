@@ -42,12 +42,23 @@ struct NoCap {
   }
 };
 template <class T>
+struct Scaled {
+  T factor;
+  T operator()(T x) const { return factor * x; }
+  T slope(T) const { return factor; }
+  template <class Row>
+  const T* of(Row x, Index count, T* buffer) const {
+    for (Index j = 0; j < count; ++j) buffer[j] = factor * x[j];
+    return buffer;
+  }
+};
+template <class T>
 struct TanhCap {
-  T limit, inverse;
-  explicit TanhCap(T c) : limit(c), inverse(1 / c) {}
-  T operator()(T x) const { return limit * fast_tanh(x * inverse); }
+  T limit, inverse, factor, into;
+  TanhCap(T c, T multiplier) : limit(c), inverse(1 / c), factor(multiplier), into(multiplier * inverse) {}
+  T operator()(T x) const { return limit * fast_tanh(x * into); }
   /// The derivative, from the result.
-  T slope(T y) const { return (1 - y * inverse) * (1 + y * inverse); }
+  T slope(T y) const { return factor * ((1 - y * inverse) * (1 + y * inverse)); }
   /// Many at a time, in the buffer: a sum over calls of tanh would not vectorize for double, and clang would warn.
   template <class Row>
   const T* of(Row x, Index count, T* buffer) const {
@@ -58,17 +69,17 @@ struct TanhCap {
 
 }  // namespace detail
 
-/// What one row x [V] costs: -sum_j q_j log softmax(u)_j + z_loss logsumexp(u)^2, where u = soft_cap tanh(x /
-/// soft_cap), or x for soft_cap 0, and q is 1 - label_smoothing at the target with label_smoothing / V added
-/// everywhere. A row is an array of `T`, or of bfloat16 as such.
+/// What one row x [V] costs: -sum_j q_j log softmax(u)_j + z_loss logsumexp(u)^2, where u = soft_cap tanh(v /
+/// soft_cap), or v for soft_cap 0, of v = multiplier x, and q is 1 - label_smoothing at the target with
+/// label_smoothing / V added everywhere. A row is an array of `T`, or of bfloat16 as such.
 template <class T>
 struct SoftmaxLoss {
-  T label_smoothing = 0, z_loss = 0, soft_cap = 0;
+  T label_smoothing = 0, z_loss = 0, soft_cap = 0, multiplier = 1;
 
   template <class Row>
   T value(Row row, Index classes, Index target, LogSumExp<T>& log_sum_exp) const {
     return with_cap([&](const auto cap) {
-      const T top = cap(max_of<T>(classes, [=](Index j) { return row[j]; }));  // a cap keeps the order
+      const T top = cap(max_of<T>(classes, [=](Index j) { return row[j]; }));  // which keeps the order
       T exponentials = 0, distances = 0;
       constexpr Index most = 2048;
       T buffer[most];
@@ -115,7 +126,8 @@ struct SoftmaxLoss {
  private:
   template <class F>
   auto with_cap(F&& body) const {
-    return soft_cap > 0 ? body(detail::TanhCap<T>(soft_cap)) : body(detail::NoCap<T>{});
+    if (soft_cap > 0) return body(detail::TanhCap<T>(soft_cap, multiplier));
+    return multiplier != 1 ? body(detail::Scaled<T>{multiplier}) : body(detail::NoCap<T>{});
   }
 };
 

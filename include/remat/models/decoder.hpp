@@ -1,5 +1,5 @@
-// A decoder-only transformer language model, told by its config: GPT-2, Llama, SmolLM2, Qwen 3, OLMo 2, Gemma 3,
-// Falcon.
+// A decoder-only transformer language model, told by its config: GPT-2, Llama, SmolLM2, Qwen 3, OLMo 3, Gemma 3,
+// Granite, Falcon.
 #pragma once
 
 #include <algorithm>
@@ -36,6 +36,8 @@ struct DecoderConfig {
   std::optional<nn::SkipStream> skip_stream{};       // from the embedding to the last norm; empty: the layers' own
   nn::NormScale norm_scale = nn::NormScale::weight;  // of the norm before the head, where it is an RMS norm
   double embedding_multiplier = 1;                   // of token embeddings, in the stream's type (Gemma: sqrt(D))
+  double logit_multiplier = 1;                       // of what the head gives (Granite: 1 / logits_scaling)
+  double logit_soft_cap = 0;                         // logits become cap tanh(logits / cap) (Gemma 2); 0: none
 };
 
 /// Token embeddings (and position embeddings where positions are learned), a stack of layers, a norm, and a head.
@@ -115,7 +117,13 @@ struct Decoder {
   template <class X>
   Var<T> hidden_by(Tape& tape, const Tensor<std::int32_t>& ids, nn::KeyValueCache<T>* cache,
                    const Tensor<std::int32_t>* segments, Var<Accum<T>>* auxiliary) const;
-  Var<T> by_head(const Var<T>& x) const { return linear<T>(x, head_table(), {}, {.transposed = true}); }
+  /// Logits of x [..., D], multiplied and capped.
+  Var<T> by_head(const Var<T>& x) const {
+    const Var<T> y = linear<T>(x, head_table(), {}, {.transposed = true});
+    const double factor = config.logit_multiplier, cap = config.logit_soft_cap;
+    if (cap > 0) return tanh(y * (factor / cap)) * cap;
+    return factor != 1 ? y * factor : y;
+  }
   const Parameter<Accum<T>>& head_table() const { return head ? *head : embedding.table; }
   /// Before any parameter is made.
   static const DecoderConfig& checked(const DecoderConfig& c, const std::string& path);
@@ -174,9 +182,11 @@ Var<Accum<T>> Decoder<T>::loss_of(Tape& tape, const Tensor<std::int32_t>& inputs
   // Of a head that is not trained nothing is kept but the gradient of what it reads, in the place of that.
   const Var<Accum<T>> loss =
       linear_cross_entropy<T>(h, head_table(), {}, tape.input(targets),
-                              {.transposed = true,
+                              {.soft_cap = config.logit_soft_cap,
+                               .transposed = true,
                                .chunk = config.head_chunk,
-                               .keep_gradients = config.keep_head_gradients || head_table().is_frozen()});
+                               .keep_gradients = config.keep_head_gradients || head_table().is_frozen(),
+                               .logit_multiplier = config.logit_multiplier});
   return auxiliary ? loss + auxiliary : loss;
 }
 
@@ -276,6 +286,8 @@ const DecoderConfig& Decoder<T>::checked(const DecoderConfig& c, const std::stri
   nn::detail::check_rate(path, "dropout", c.dropout);
   nn::detail::check_not_negative(path, "init_deviation", c.init_deviation);
   nn::detail::check_positive(path, "embedding_multiplier", c.embedding_multiplier);
+  nn::detail::check_positive(path, "logit_multiplier", c.logit_multiplier);
+  nn::detail::check_not_negative(path, "logit_soft_cap", c.logit_soft_cap);
   require(c.norm_scale == nn::NormScale::weight || c.norm == nn::NormKind::rms_norm, path,
           ": norm_scale one_plus_weight is of RMS norms; set norm = NormKind::rms_norm");
   nn::detail::check_not_negative(path, "head_chunk", c.head_chunk);

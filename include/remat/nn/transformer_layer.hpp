@@ -37,6 +37,7 @@ struct TransformerLayerConfig {
   double drop_path = 0;            // on every branch: of some sequences it is dropped whole (Huang et al. 2016)
   std::optional<RoutedFeedForwardConfig> routed{};  // experts in place of `ffn`; dims and activation are its own, but
                                                     // model_dims and hidden_dims come from above where 0
+  double residual_multiplier = 1;  // of what each branch gives, behind its norms and before it is added (Granite)
 };
 
 /// `c` with what follows from the others where it is 0. An `Error` names the first setting that is out of its range or
@@ -47,6 +48,7 @@ inline TransformerLayerConfig completed(TransformerLayerConfig c, const std::str
   detail::check_not_negative(path, "hidden_dims", c.hidden_dims);
   detail::check_rate(path, "dropout", c.dropout);
   detail::check_rate(path, "drop_path", c.drop_path);
+  detail::check_positive(path, "residual_multiplier", c.residual_multiplier);
   detail::check(path, c.blockwise);
   require(c.norm_scale == NormScale::weight || c.norm == NormKind::rms_norm, path,
           ": norm_scale one_plus_weight is of RMS norms; set norm = NormKind::rms_norm");
@@ -234,7 +236,10 @@ struct TransformerLayer {
   template <class X, class Attend, class Look, class Feed>
   Var<X> branches(const Var<X>& x, const Attend& attend, const Look& look, const Feed& feed_forward) const {
     const double rate = config.dropout;
-    const auto kept = [&](const Var<T>& y) { return remat::drop_path(y, config.drop_path); };
+    const auto kept = [&](const Var<T>& y) {
+      const double factor = config.residual_multiplier;
+      return remat::drop_path(factor != 1 ? y * factor : y, config.drop_path);
+    };
     if (config.norm_placement == NormPlacement::post) {
       Var<X> h = attention_norm.behind(x, kept(attend(cast<T>(x))), rate);
       if (cross_attention) h = cross_attention_norm->behind(h, kept(look(cast<T>(h))), rate);

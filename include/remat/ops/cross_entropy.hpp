@@ -1,6 +1,7 @@
 // Softmax and cross-entropy in one op: neither probabilities nor their logarithms are ever stored.
 #pragma once
 
+#include <cmath>
 #include <remat/autodiff/var.hpp>
 #include <remat/kernels/softmax_loss.hpp>
 #include <remat/ops/check_ids.hpp>
@@ -15,6 +16,7 @@ struct CrossEntropyOptions {
   double z_loss = 0;           // adds z_loss logsumexp(logits)^2 to each token's loss (PaLM, arXiv 2204.02311)
   double soft_cap = 0;         // logits become soft_cap tanh(logits / soft_cap) (Gemma 2, arXiv 2408.00118); 0: as is
   Reduction reduction = Reduction::mean;  // over tokens; none: the loss of each
+  double logit_multiplier = 1;            // logits are multiplied first, before soft_cap (Granite); > 0
 };
 
 namespace ops {
@@ -36,6 +38,8 @@ class TokenLoss {
             " is not in [0, 1)");
     require(o.z_loss >= 0, "z_loss ", o.z_loss, " is not >= 0");
     require(o.soft_cap >= 0, "soft_cap ", o.soft_cap, " is not >= 0 (0: none)");
+    require(o.logit_multiplier > 0 && std::isfinite(o.logit_multiplier), "logit_multiplier ", o.logit_multiplier,
+            " is not > 0 and finite");
   }
   void check_targets(const Frame& f, Index classes) const {
     check_ids(f[targets_], classes, options_.ignore, "target", "logits have", "classes");
@@ -45,7 +49,7 @@ class TokenLoss {
   }
   kernels::SoftmaxLoss<T> rows() const {
     return {static_cast<T>(options_.label_smoothing), static_cast<T>(options_.z_loss),
-            static_cast<T>(options_.soft_cap)};
+            static_cast<T>(options_.soft_cap), static_cast<T>(options_.logit_multiplier)};
   }
   /// Of the result, and where in it each loss is to be written, see `LossReduction`.
   Shape shape(const Operands& in) const { return reduction().shape(in[targets_].shape); }

@@ -23,6 +23,7 @@ struct LinearCrossEntropyOptions {
   /// of w.
   bool keep_gradients = false;
   Reduction reduction = Reduction::mean;  // as in CrossEntropyOptions; `none` has no gradients to keep
+  double logit_multiplier = 1;            // as in CrossEntropyOptions
 };
 
 namespace ops {
@@ -48,7 +49,8 @@ struct LinearCrossEntropy : Op {
   LinearCrossEntropy(const LinearCrossEntropyOptions& o, ProductWeight<T> matrix)
       : Op("linear_cross_entropy"),
         head(std::move(matrix)),
-        token_loss({o.ignore, o.label_smoothing, o.z_loss, o.soft_cap, o.reduction}, targets, weights),
+        token_loss({o.ignore, o.label_smoothing, o.z_loss, o.soft_cap, o.reduction, o.logit_multiplier}, targets,
+                   weights),
         chunk(o.chunk),
         keeps(o.keep_gradients) {}
 
