@@ -18,14 +18,20 @@ import torch
 from transformers import (
     FalconConfig,
     FalconForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
     Gemma3ForCausalLM,
     Gemma3TextConfig,
     GPT2Config,
     GPT2LMHeadModel,
+    GraniteConfig,
+    GraniteForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     Olmo2Config,
     Olmo2ForCausalLM,
+    Olmo3Config,
+    Olmo3ForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
     Qwen3Config,
@@ -67,6 +73,23 @@ GEMMA3 = {**GEMMA3, "rope_parameters": {
     "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": BASE},
 }}  # fmt: skip
 GEMMA3.pop("rope_theta")
+# Caps so low that they matter; three layers, of which that in the middle sees everything.
+GEMMA2 = {**SMOLLM3, "num_hidden_layers": 3, "head_dim": 6, "query_pre_attn_scalar": 6, "sliding_window": WINDOW}
+GEMMA2 = {**GEMMA2, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0}
+GRANITE = {**COMMON, "pad_token_id": None, "bos_token_id": 1, "eos_token_id": 2, "embedding_multiplier": 3.0}
+GRANITE = {**GRANITE, "attention_multiplier": 0.3, "residual_multiplier": 0.22, "logits_scaling": 6.0}
+# Four layers, of which the last sees everything; with YaRN it has frequencies that stay, are divided, and lie between.
+OLMO3 = {**OLMO2, "hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 4, "num_attention_heads": 2}
+OLMO3 = {**OLMO3, "num_key_value_heads": 1, "sliding_window": WINDOW}
+OLMO3 = {**OLMO3, "rope_parameters": {
+    "sliding_attention": {"rope_type": "default", "rope_theta": BASE},
+    "full_attention": {"rope_type": "default", "rope_theta": BASE},
+}}  # fmt: skip
+OLMO3.pop("rope_theta")
+YARN = {"rope_type": "yarn", "rope_theta": BASE, "factor": 4.0, "attention_factor": 1.2, "beta_fast": 4.0}
+YARN = {**YARN, "beta_slow": 0.5, "original_max_position_embeddings": 32}
+OLMO3_YARN = {**OLMO3, "hidden_size": 16, "max_position_embeddings": 128}
+OLMO3_YARN["rope_parameters"] = {**OLMO3["rope_parameters"], "full_attention": YARN}
 # As the 7 B, the 40 B, the 11 B, and rw with ALiBi: of 12 heads, no power of two, four slopes are rounded.
 FALCON = {"vocab_size": VOCABULARY, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4}
 FALCON = {**FALCON, "ffn_hidden_size": 20, "layer_norm_epsilon": 1e-4, "max_position_embeddings": CONTEXT}
@@ -93,6 +116,10 @@ FAMILIES = {
     "falcon_40b": (FalconForCausalLM, FalconConfig(**FALCON_NEW), gguf.MODEL_ARCH.FALCON),
     "falcon_11b": (FalconForCausalLM, FalconConfig(**FALCON_NEW, num_ln_in_parallel_attn=1), gguf.MODEL_ARCH.FALCON),
     "falcon_rw": (FalconForCausalLM, FalconConfig(**FALCON_RW), gguf.MODEL_ARCH.FALCON),  # read from its folder only
+    "olmo3": (Olmo3ForCausalLM, Olmo3Config(**OLMO3), gguf.MODEL_ARCH.OLMO2),
+    "olmo3_yarn": (Olmo3ForCausalLM, Olmo3Config(**OLMO3_YARN), gguf.MODEL_ARCH.OLMO2),  # read from its folder only
+    "granite": (GraniteForCausalLM, GraniteConfig(**GRANITE), gguf.MODEL_ARCH.GRANITE),
+    "gemma2": (Gemma2ForCausalLM, Gemma2Config(**GEMMA2), gguf.MODEL_ARCH.GEMMA2),
     "gemma3_text": (Gemma3ForCausalLM, Gemma3TextConfig(**GEMMA3), gguf.MODEL_ARCH.GEMMA3),
 }
 OLDER = ("llama", "qwen2", "smollm3", "gpt2")
@@ -132,7 +159,7 @@ def write(path, family, arch, config, tensors, metadata):
         writer.add_head_count_kv(config.num_key_value_heads)
         writer.add_layer_norm_rms_eps(EPSILON)
         writer.add_rope_freq_base(BASE)
-    if family in ("qwen3", "gemma3_text"):
+    if family in ("qwen3", "gemma2", "gemma3_text"):
         writer.add_key_length(config.head_dim)
         writer.add_value_length(config.head_dim)
     if family == "gemma3_text":
@@ -140,7 +167,19 @@ def write(path, family, arch, config, tensors, metadata):
         writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(8.0)
         writer.add_float32("gemma3.rope.freq_base_swa", LOCAL_BASE)
-    is_paired = family in ("llama", "smollm3")
+    if family == "gemma2":
+        writer.add_sliding_window(WINDOW)
+        writer.add_attn_logit_softcapping(config.attn_logit_softcapping)
+        writer.add_final_logit_softcapping(config.final_logit_softcapping)
+    if family == "olmo3":
+        writer.add_sliding_window(WINDOW)
+        writer.add_sliding_window_pattern([kind == "sliding_attention" for kind in config.layer_types])
+    if family == "granite":
+        writer.add_attention_scale(config.attention_multiplier)
+        writer.add_embedding_scale(config.embedding_multiplier)
+        writer.add_residual_scale(config.residual_multiplier)
+        writer.add_logit_scale(config.logits_scaling)
+    is_paired = family in ("llama", "smollm3", "granite")
     if is_paired:
         writer.add_rope_dimension_count(dims // heads)
     for key, values in metadata.items():
@@ -148,7 +187,7 @@ def write(path, family, arch, config, tensors, metadata):
     names = gguf.get_tensor_name_map(arch, layers)
     for name, tensor in tensors.items():
         rows = tensor.detach().to(torch.float32).numpy()
-        if family == "gemma3_text" and name.endswith("norm.weight"):
+        if family.startswith("gemma") and name.endswith("norm.weight"):
             rows = rows + 1
         if is_paired and ".q_proj." in name:
             rows = side_by_side(rows, heads)
@@ -172,7 +211,7 @@ def main():
         model = model_of(config).eval()
         for parameter in model.parameters():
             torch.nn.init.normal_(parameter, std=0.4)
-            if family == "gemma3_text" and parameter.dim() == 1:  # so that 1 + w, in its GGUF file, is exact
+            if family.startswith("gemma") and parameter.dim() == 1:  # so that 1 + w, in its GGUF file, is exact
                 parameter.data = (parameter.data * 4096).round() / 4096
         model.save_pretrained(here / family, max_shard_size="8KB" if family == "qwen2" else "1GB")
         (here / family / "generation_config.json").unlink(missing_ok=True)
@@ -186,7 +225,7 @@ def main():
             "expected.logits": out.logits.detach().flatten().tolist(),
             "expected.loss": [out.loss.item()],
         }
-        in_gguf = {} if family in ("falcon_rw", "llama_scaled") else parameters
+        in_gguf = {} if family in ("falcon_rw", "llama_scaled", "olmo3_yarn") else parameters
         write(here / f"{family}.gguf", family, arch, config, in_gguf, metadata)
         gradients = {name: parameter.grad for name, parameter in parameters.items()}
         if family in OLDER:

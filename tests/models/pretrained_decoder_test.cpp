@@ -8,8 +8,10 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <remat/io/gguf_decoder.hpp>
+#include <remat/io/gguf_save.hpp>
 #include <remat/io/hugging_face.hpp>
 #include <string>
 #include <tuple>
@@ -32,11 +34,13 @@ const auto name_of = [](const auto& info) {
 };
 INSTANTIATE_TEST_SUITE_P(Decoders, Family,
                          testing::Combine(testing::Values("llama", "qwen2", "smollm3", "gpt2", "qwen3", "olmo2",
-                                                          "gemma3_text", "falcon", "falcon_40b", "falcon_11b"),
+                                                          "olmo3", "granite", "gemma2", "gemma3_text", "falcon",
+                                                          "falcon_40b", "falcon_11b"),
                                           testing::Values(From::gguf, From::folder)),
                          name_of);
 INSTANTIATE_TEST_SUITE_P(DecoderOfFoldersOnly, Family,
-                         testing::Combine(testing::Values("falcon_rw", "llama_scaled"), testing::Values(From::folder)),
+                         testing::Combine(testing::Values("falcon_rw", "llama_scaled", "olmo3_yarn"),
+                                          testing::Values(From::folder)),
                          name_of);
 
 template <class Source>
@@ -209,7 +213,7 @@ TEST(HuggingFaceConfig, WhatChangesResultsIsNeverPassedOver) {
                            std::initializer_list<std::string_view> parts) { llama.refuses(field, value, parts); };
   refused("model_type", "gpt_neox",
           {"config.json: model_type is \"gpt_neox\"",
-           "llama, mistral, qwen2, smollm3, qwen3, olmo2, gpt2, gemma3_text, falcon"});
+           "llama, mistral, qwen2, smollm3, qwen3, olmo2, olmo3, granite, gpt2, gemma2, gemma3_text, falcon"});
   refused("hidden_size", missing, {"lacks the field \"hidden_size\""});
   refused("rms_norm_eps", "small", {"rms_norm_eps", "a number is expected"});
   refused("num_hidden_layers", -1, {"num_hidden_layers is -1, not in [0, 10000)"});
@@ -223,7 +227,24 @@ TEST(HuggingFaceConfig, WhatChangesResultsIsNeverPassedOver) {
   refused("rope_scaling", {{"type", "linear"}, {"factor", 2.0}, {"low_freq_factor", 1.0}}, {"\"low_freq_factor\""});
   EXPECT_EQ(llama.with("rope_scaling", {{"type", "linear"}, {"factor", 2.0}}).layers[1].attention.rotary_scaling.factor,
             2);
-  refused("rope_parameters", {{"rope_type", "yarn"}}, {"rope_parameters/rope_type is \"yarn\""});
+  nlohmann::json said{{"type", "yarn"}, {"factor", 4.0}, {"original_max_position_embeddings", 8}};
+  const auto yarn = [&] { return llama.with("rope_scaling", said).layers[1].attention.rotary_scaling; };
+  EXPECT_EQ(yarn().kind, RotaryScaling::yarn);
+  EXPECT_EQ(yarn().original_context, 8);
+  EXPECT_EQ(yarn().beta_fast, 32);
+  EXPECT_TRUE(yarn().truncate);
+  EXPECT_FALSE(yarn().attention_factor.has_value());
+  said["beta_fast"] = 16, said["beta_slow"] = 2, said["truncate"] = false, said["attention_factor"] = 0.9;
+  EXPECT_EQ(yarn().beta_fast, 16);
+  EXPECT_EQ(yarn().beta_slow, 2);
+  EXPECT_FALSE(yarn().truncate);
+  EXPECT_EQ(yarn().attention_factor, 0.9);
+  refused("rope_parameters", {{"rope_type", "dynamic"}}, {"rope_parameters/rope_type is \"dynamic\""});
+  refused("rope_parameters", {{"rope_type", "yarn"}, {"factor", 2.0}},
+          {"rope_parameters lacks the field \"original_max_position_embeddings\""});
+  refused("rope_parameters",
+          {{"rope_type", "yarn"}, {"factor", 2.0}, {"original_max_position_embeddings", 8}, {"mscale", 1.0}},
+          {"rope_parameters has the field \"mscale\""});
   refused("layer_types", {"sliding_attention", "full_attention"}, {"layer_types[0] is \"sliding_attention\""});
   refused("quantization_config", {{"bits", 4}}, {"quantization_config"});
   refused("sliding_window", 4, {"sliding_window", "only null"});
@@ -295,6 +316,143 @@ TEST(HuggingFaceConfig, Gemma3SaysWhatEachLayerSees) {
   folder.refuses("hidden_activation", "relu", {"hidden_activation", "gelu_pytorch_tanh"});
   folder.refuses("layer_types", {"a", "b", "c", "d", "e", "f"}, {"layer_types[0] is \"a\""});
   folder.refuses("query_pre_attn_scalar", missing, {"lacks the field \"query_pre_attn_scalar\""});
+}
+
+TEST(HuggingFaceConfig, Gemma2SaysItsCapsAndWindows) {
+  const ConfigFolder folder("gemma2");
+  const auto windows = [](const models::DecoderConfig& config) {
+    std::vector<Index> all;
+    for (const auto& layer : config.layers) all.push_back(layer.attention.window);
+    return all;
+  };
+  const models::DecoderConfig as_is = folder.read(folder.original);
+  EXPECT_EQ(windows(as_is), (std::vector<Index>{4, 0, 4}));
+  EXPECT_EQ(as_is.layers[1].attention.soft_cap, 2);
+  EXPECT_EQ(as_is.logit_soft_cap, 3);
+  EXPECT_EQ(windows(folder.with("layer_types", missing)), (std::vector<Index>{4, 0, 4}));
+  EXPECT_EQ(folder.with("final_logit_softcapping", missing).logit_soft_cap, 30);  // as in transformers
+  EXPECT_EQ(folder.with("final_logit_softcapping", nullptr).logit_soft_cap, 0);
+  EXPECT_EQ(folder.with("attn_logit_softcapping", missing).layers[0].attention.soft_cap, 50);
+  EXPECT_EQ(folder.with("attn_logit_softcapping", nullptr).layers[0].attention.soft_cap, 0);
+  EXPECT_EQ(folder.with("hidden_act", "gelu").layers[0].ffn.activation, Activation::gelu_tanh);  // nobody reads it
+  folder.refuses("attn_logit_softcapping", -1.0, {"attn_logit_softcapping is -1"});
+  folder.refuses("layer_types", {"full_attention", "b", "c"}, {"layer_types[1] is \"b\""});
+  folder.refuses("sliding_window_pattern", 2, {"sliding_window_pattern", "not supported"});
+  folder.refuses("hidden_activation", "gelu", {"hidden_activation", "gelu_pytorch_tanh"});
+}
+
+TEST(HuggingFaceConfig, GraniteSaysItsMultipliers) {
+  const ConfigFolder folder("granite");
+  const models::DecoderConfig as_is = folder.read(folder.original);
+  EXPECT_EQ(as_is.embedding_multiplier, 3);
+  EXPECT_EQ(as_is.logit_multiplier, 1 / 6.0);
+  EXPECT_EQ(as_is.layers[1].residual_multiplier, 0.22);
+  EXPECT_EQ(as_is.layers[1].attention.scale, 0.3);
+  EXPECT_EQ(folder.with("attention_multiplier", missing).layers[0].attention.scale, 1);  // no root of the head's width
+  EXPECT_EQ(folder.with("logits_scaling", missing).logit_multiplier, 1);
+  folder.refuses("logits_scaling", 0, {"logits_scaling is 0, not above 0"});
+  folder.refuses("residual_multiplier", -1, {"residual_multiplier is -1"});
+  folder.refuses("logit_scale", 2, {"logit_scale", "not supported"});
+  folder.refuses("sliding_window", 4, {"sliding_window", "only null"});
+}
+
+// Folders of before transformers 5 have one base, and a scaling that is of layers without a window.
+TEST(HuggingFaceConfig, Olmo3SaysWhatEachLayerSees) {
+  const ConfigFolder folder("olmo3_yarn");
+  const models::DecoderConfig as_is = folder.read(folder.original);
+  EXPECT_EQ(as_is.layers[2].attention.window, 4);
+  EXPECT_EQ(as_is.layers[2].attention.rotary_scaling.kind, RotaryScaling::none);
+  EXPECT_EQ(as_is.layers[3].attention.window, 0);
+  EXPECT_EQ(as_is.layers[3].attention.rotary_scaling.kind, RotaryScaling::yarn);
+  nlohmann::json old = folder.original;
+  old["rope_scaling"] = old["rope_parameters"]["full_attention"], old["rope_scaling"].erase("rope_theta");
+  old.erase("rope_parameters"), old.erase("layer_types");
+  old["rope_theta"] = 7.0;
+  for (const auto& layer : folder.read(old).layers) {
+    EXPECT_EQ(layer.attention.rotary_base, 7);
+    EXPECT_EQ(layer.attention.rotary_scaling.attention_factor.value_or(1), layer.attention.window == 0 ? 1.2 : 1);
+  }
+  old.erase("rope_theta");
+  EXPECT_EQ(folder.read(old).layers[0].attention.rotary_base, 500'000);
+  EXPECT_EQ(folder.with("layer_types", {"full_attention", "sliding_attention", "full_attention", "full_attention"})
+                .layers[1]
+                .attention.window,
+            4);
+  folder.refuses("layer_types", {"full_attention", "sliding_attention"}, {"layer_types", "a longer array"});
+  folder.refuses("rope_scaling",
+                 {{"rope_type", "yarn"}, {"factor", 2.0}, {"original_max_position_embeddings", 8}, {"truncate", false}},
+                 {"rope_scaling/truncate is false; only true"});
+  folder.refuses("rope_parameters", {{"rope_type", "default"}}, {"rope_parameters has the field \"rope_type\""});
+  folder.refuses("sliding_window", missing, {"lacks the field \"sliding_window\""});
+}
+
+/// The golden GGUF file of `family` with some metadata another, read and gone.
+models::DecoderConfig with_metadata(const std::string& family, const std::map<std::string, io::GgufContent>& changes) {
+  const std::string path =
+      (std::filesystem::path(testing::TempDir()) / ("remat_metadata_" + std::to_string(::getpid()) + ".gguf")).string();
+  const io::GgufFile source(golden(family + ".gguf"));
+  std::vector<io::GgufOutput> tensors;
+  for (const io::GgufTensor& tensor : source.tensors()) tensors.emplace_back(tensor);
+  std::map<std::string, io::GgufContent> metadata;
+  for (const io::GgufEntry& entry : source.metadata()) metadata.emplace(std::string(entry.key), entry.value);
+  for (const auto& [key, value] : changes) metadata.insert_or_assign(key, value);
+  struct Gone {
+    const std::string& path;
+    ~Gone() { std::filesystem::remove(path); }
+  } gone{path};
+  io::save_gguf(tensors, path, metadata);
+  return io::decoder_config(io::GgufFile(path));
+}
+
+TEST(GgufDecoderFiles, SayWindowsByAPeriodOrLayerByLayer) {
+  const auto windows = [](const models::DecoderConfig& config) {
+    std::vector<Index> all;
+    for (const auto& layer : config.layers) all.push_back(layer.attention.window);
+    return all;
+  };
+  const std::string pattern = "olmo2.attention.sliding_window_pattern";
+  EXPECT_EQ(windows(with_metadata("olmo3", {})), (std::vector<Index>{4, 4, 4, 0}));
+  EXPECT_EQ(windows(with_metadata("olmo3", {{pattern, std::uint32_t{2}}})), (std::vector<Index>{4, 0, 4, 0}));
+  EXPECT_EQ(windows(with_metadata("olmo3", {{pattern, std::vector<bool>{false, true, true, false}}})),
+            (std::vector<Index>{0, 4, 4, 0}));
+  EXPECT_EQ(windows(with_metadata("olmo3", {{"olmo2.attention.sliding_window", std::uint32_t{0}}})),
+            (std::vector<Index>{0, 0, 0, 0}));
+  expect_error({"olmo2.attention.sliding_window_pattern has 2 elements for 4 layers"}, [&] {
+    with_metadata("olmo3", {{pattern, std::vector<bool>{false, true}}});
+  });
+  expect_error({"olmo2.attention.sliding_window_pattern must be above 0"}, [&] {
+    with_metadata("olmo3", {{pattern, std::uint32_t{0}}});
+  });
+  EXPECT_EQ(windows(with_metadata("gemma2", {{"gemma2.attention.sliding_window_pattern", std::uint32_t{3}}})),
+            (std::vector<Index>{4, 4, 0}));
+}
+
+TEST(GgufDecoderFiles, SayMultipliersAndSoftCaps) {
+  const models::DecoderConfig granite = with_metadata(
+      "granite", {{"granite.residual_scale", 0.0F}, {"granite.attention.scale", 0.0F}, {"granite.logit_scale", 8.0F}});
+  EXPECT_EQ(granite.layers[0].residual_multiplier, 1);  // 0 is none, as in llama.cpp
+  EXPECT_FALSE(granite.layers[0].attention.scale.has_value());
+  EXPECT_EQ(granite.logit_multiplier, 0.125);
+  EXPECT_EQ(granite.embedding_multiplier, 3);
+  expect_error({"granite.logit_scale is 0, not above 0"}, [] {
+    with_metadata("granite", {{"granite.logit_scale", 0.0F}});
+  });
+  expect_error({"granite.embedding_scale is -1"}, [] {
+    with_metadata("granite", {{"granite.embedding_scale", -1.0F}});
+  });
+  expect_error({"granite.rope.scaling.finetuned is false"}, [] {
+    with_metadata("granite", {{"granite.rope.scaling.finetuned", false}});
+  });
+  expect_error({"llama.residual_scale is set, which changes results"}, [] {
+    with_metadata("llama", {{"llama.residual_scale", 0.5F}});
+  });
+  EXPECT_EQ(with_metadata("gemma2", {{"gemma2.final_logit_softcapping", 20.0F}}).logit_soft_cap, 20);
+  expect_error({"gemma2.attn_logit_softcapping is 0, not above 0"}, [] {
+    with_metadata("gemma2", {{"gemma2.attn_logit_softcapping", 0.0F}});
+  });
+  expect_error({"gemma3.attn_logit_softcapping is set, which changes results"}, [] {
+    with_metadata("gemma3_text", {{"gemma3.attn_logit_softcapping", 50.0F}});
+  });
 }
 
 TEST(HuggingFaceConfig, FalconSaysHowItsBranchesAndHeadsLie) {

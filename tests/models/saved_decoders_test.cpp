@@ -72,8 +72,9 @@ nlohmann::json config_in(const std::string& folder) {
 
 class SavedFamily : public testing::TestWithParam<const char*> {};
 INSTANTIATE_TEST_SUITE_P(Decoders, SavedFamily,
-                         testing::Values("llama", "qwen2", "smollm3", "gpt2", "qwen3", "olmo2", "gemma3_text", "falcon",
-                                         "falcon_40b", "falcon_11b", "falcon_rw", "llama_scaled"),
+                         testing::Values("llama", "qwen2", "smollm3", "gpt2", "qwen3", "olmo2", "olmo3", "granite",
+                                         "gemma2", "gemma3_text", "falcon", "falcon_40b", "falcon_11b", "falcon_rw",
+                                         "llama_scaled", "olmo3_yarn"),
                          [](const auto& info) { return std::string(info.param); });
 
 TEST_P(SavedFamily, IsReadAgainFromEitherFormat) {
@@ -88,10 +89,11 @@ TEST_P(SavedFamily, IsReadAgainFromEitherFormat) {
   const io::SafetensorsShards written(folder.path + "/model.safetensors"),
       reference(golden(name) + (name == "qwen2" ? "/model.safetensors.index.json" : "/model.safetensors"));
   EXPECT_EQ(written.names(), reference.names());
-  if (name == "falcon_rw" || name == "llama_scaled")
-    return expect_error({name == "falcon_rw" ? "layers[0].parallel is false" : "rotary_scaling.kind is llama3",
-                         "a GGUF file of architecture"},
-                        [&] { io::save_gguf_model(model, file.path); });
+  for (const auto& [folder_only, why] : {std::pair{"falcon_rw", "layers[0].parallel is false"},
+                                         {"llama_scaled", "rotary_scaling.kind is llama3"},
+                                         {"olmo3_yarn", "layers[3].attention.rotary_scaling.kind is yarn"}})
+    if (name == folder_only)
+      return expect_error({why, "a GGUF file of architecture"}, [&] { io::save_gguf_model(model, file.path); });
   io::save_gguf_model(model, file.path, {.format = io::BlockFormat::f32});
   expect_read(parameters, file.path);
   // The same bytes as those of the reference, in the same names and layouts.
@@ -110,7 +112,7 @@ TEST_P(SavedFamily, FromStoredMatricesAndOfOtherTypes) {
   const std::string name = GetParam();
   ParameterRegistry stored, doubles;
   const io::LoadOptions as_stored{.matrices = io::Matrices::as_stored};
-  const bool has_gguf = name != "falcon_rw" && name != "llama_scaled";
+  const bool has_gguf = name != "falcon_rw" && name != "llama_scaled" && name != "olmo3_yarn";
   const auto model = has_gguf ? loaded<float>(io::GgufFile(golden(name + ".gguf")), stored / "m", as_stored)
                               : loaded<float>(io::HuggingFaceFolder(golden(name)), stored / "m", as_stored);
   const Place folder(name + "_stored"), wide(name + "_wide"), half(name + "_half.gguf");
@@ -234,7 +236,8 @@ TEST(SavedDecoders, WhatAFamilyCannotSayIsNamed) {
   refused(llama, [](auto& c) { c.layers[0].attention.combined_qkv = true; }, "", {"combined_qkv is true"});
   refused(llama, as_is, "qwen2", {"layers[0].attention.bias is false", "qwen2", "true"});
   refused(llama, as_is, "gpt2", {"learned_positions is false", "gpt2"});
-  refused(llama, as_is, "bloom", {"\"bloom\" is no family", "llama, mistral, qwen2, smollm3, qwen3, olmo2, gpt2"});
+  refused(llama, as_is, "bloom",
+          {"\"bloom\" is no family", "llama, mistral, qwen2, smollm3, qwen3, olmo2, olmo3, granite, gpt2"});
   refused(llama, as_is, "falcon", {"norm is rms_norm", "falcon", "layer_norm"});
   refused(llama,
           [](auto& c) {
@@ -246,6 +249,31 @@ TEST(SavedDecoders, WhatAFamilyCannotSayIsNamed) {
             c.layers[1].attention.rotary_scaling = {RotaryScaling::yarn, 2};
           },
           "", {"layers[1].attention.rotary_scaling.kind is yarn", "none"});
+  const auto yarn = [](auto& c, double beta_slow) {
+    for (auto& layer : c.layers) layer.attention.rotary_scaling = {RotaryScaling::yarn, 2, 1, 4, 8};
+    c.layers[1].attention.rotary_scaling.beta_slow = beta_slow;
+  };
+  refused(llama, [&](auto& c) { yarn(c, 0.5); }, "", {"layers[1].attention.rotary_scaling.beta_slow is 0.5", "1"});
+  refused(llama,
+          [&](auto& c) {
+            yarn(c, 1);
+            c.layers[1].attention.rotary_scaling.attention_factor = 3;
+          },
+          "", {"layers[1].attention.rotary_scaling.attention_factor is 3"});
+  const auto granite = io::decoder_config(io::HuggingFaceFolder(golden("granite"))),
+             gemma2 = io::decoder_config(io::HuggingFaceFolder(golden("gemma2"))),
+             olmo3 = io::decoder_config(io::HuggingFaceFolder(golden("olmo3")));
+  refused(granite, [](auto& c) { c.layers[1].residual_multiplier = 2; }, "",
+          {"layers[1].residual_multiplier is 2", "granite", "0.22"});
+  refused(granite, [](auto& c) { c.logit_soft_cap = 5; }, "", {"logit_soft_cap is 5", "granite"});
+  refused(granite, as_is, "mistral", {"embedding_multiplier is 3", "mistral"});
+  refused(gemma2, [](auto& c) { c.layers[1].attention.soft_cap = 5; }, "", {"layers[1].attention.soft_cap is 5", "2"});
+  refused(
+      gemma2, [](auto& c) { c.logit_soft_cap = 0; }, "gemma2", {"gemma2.final_logit_softcapping is 0, not above 0"},
+      true);
+  refused(
+      olmo3, [](auto& c) { c.layers[0].attention.window = 0; }, "olmo2",
+      {"layers[1].attention.window is 4", "read as 0"}, true);
   refused(llama, [](auto& c) { c.layers[0].attention_norm = false; }, "", {"layers[0].attention_norm is false"});
   refused(llama, [](auto& c) { c.layers[1].routed = nn::RoutedFeedForwardConfig{.num_experts = 2}; }, "",
           {"layers[1].routed is true"});
@@ -260,8 +288,8 @@ TEST(SavedDecoders, WhatAFamilyCannotSayIsNamed) {
       smollm3, [](auto& c) { c.layers[1] = c.layers[3]; }, "smollm3",
       {"layers[1].attention.rotary_base is 0", "a GGUF file of architecture smollm3"}, true);
   const auto gemma3 = io::decoder_config(io::HuggingFaceFolder(golden("gemma3_text")));
-  refused(llama, [](auto& c) { c.embedding_multiplier = 2; }, "", {"embedding_multiplier is 2", "read as 1"});
-  refused(llama, [](auto& c) { c.logit_multiplier = 2; }, "", {"logit_multiplier is 2", "read as 1"});
+  refused(llama, [](auto& c) { c.embedding_multiplier = 2; }, "llama", {"embedding_multiplier is 2", "read as 1"});
+  refused(llama, [](auto& c) { c.logit_multiplier = 2; }, "llama", {"logit_multiplier is 2", "read as 1"});
   refused(llama, [](auto& c) { c.logit_soft_cap = 30; }, "", {"logit_soft_cap is 30", "read as 0"});
   refused(llama, [](auto& c) { c.layers[1].residual_multiplier = 2; }, "",
           {"layers[1].residual_multiplier is 2", "read as 1"});

@@ -33,6 +33,11 @@ class GgufSettings {
   const std::string& architecture() const { return architecture_; }
   /// Is there such a setting?
   bool has(std::string_view name) const { return find(key(name)) != nullptr; }
+  /// Is there one that is an array?
+  bool is_array(std::string_view name) const {
+    const GgufValue* const found = find(key(name));
+    return found != nullptr && found->type() == GgufType::array;
+  }
   ///@{
   /// The setting as a `T`, see `GgufValue::as`, or `otherwise` where there is none.
   template <class T>
@@ -98,6 +103,7 @@ struct DecoderFamily {
   DecoderNames gguf_names{}, folder_names{};  // the latter without `prefix`
   std::string_view prefix{};                  // before all names but the head's, where a folder is of a whole model
   std::vector<std::string_view> buffers{};    // of a layer in a folder: tensors that say nothing about the model
+  bool has_multipliers = false;               // GGUF files say those of embeddings, branches, scores and logits
   Config (*of_folder)(const text::detail::JsonPlace&) = nullptr;  // from config.json
   Config (*of_gguf)(const GgufSettings&) = nullptr;               // from the metadata
   /// What a config says, of at least one layer: the fields of config.json, and settings by `GgufSettings`'s names. What
@@ -213,6 +219,13 @@ inline void require_same(const models::DecoderConfig& config, const models::Deco
       same("rotary_scaling.high_frequency_factor", s.high_frequency_factor, r.high_frequency_factor);
       same("rotary_scaling.original_context", s.original_context, r.original_context);
     }
+    if (s.kind == RotaryScaling::yarn) {
+      same("rotary_scaling.original_context", s.original_context, r.original_context);
+      same("rotary_scaling.beta_fast", s.beta_fast, r.beta_fast);
+      same("rotary_scaling.beta_slow", s.beta_slow, r.beta_slow);
+      same("rotary_scaling.truncate", s.truncate, r.truncate);
+    }
+    same("rotary_scaling.attention_factor", ops::rotary_amplitude(s), ops::rotary_amplitude(r));
     same("alibi", p.alibi, q.alibi);
     same("alibi_form", p.alibi_form, q.alibi_form);
     same("query_key_norm", p.query_key_norm, q.query_key_norm);

@@ -32,12 +32,15 @@ inline std::string_view model_type_for(const models::DecoderConfig& c) {
   const nn::AttentionConfig& attention = first.attention;
   if (c.learned_positions) return "gpt2";
   if (first.parallel || attention.alibi) return "falcon";
-  if (first.norm_placement == nn::NormPlacement::sandwich) return "gemma3_text";
-  if (first.norm_placement == nn::NormPlacement::branch_output) return "olmo2";
+  const auto any = [&](auto&& is_so) { return std::any_of(c.layers.begin(), c.layers.end(), is_so); };
+  if (first.norm_placement == nn::NormPlacement::sandwich)
+    return attention.query_key_norm == nn::QueryKeyNorm::none ? "gemma2" : "gemma3_text";
+  if (first.norm_placement == nn::NormPlacement::branch_output)
+    return any([](const auto& l) { return l.attention.window != 0; }) ? "olmo3" : "olmo2";
   if (attention.query_key_norm != nn::QueryKeyNorm::none) return "qwen3";
-  if (std::any_of(c.layers.begin(), c.layers.end(), [](const auto& l) { return l.attention.rotary_base == 0; }))
-    return "smollm3";
+  if (any([](const auto& l) { return l.attention.rotary_base == 0; })) return "smollm3";
   if (attention.bias && !attention.out_bias.value_or(true)) return "qwen2";
+  if (c.embedding_multiplier != 1 || c.logit_multiplier != 1 || first.residual_multiplier != 1) return "granite";
   return attention.window != 0 ? "mistral" : "llama";
 }
 /// The family whose `name` is `wanted`, or that of the config where nothing is.

@@ -2,9 +2,12 @@
 #pragma once
 
 #include <remat/io/families/falcon.hpp>
+#include <remat/io/families/gemma2.hpp>
 #include <remat/io/families/gemma3.hpp>
 #include <remat/io/families/gpt2.hpp>
+#include <remat/io/families/granite.hpp>
 #include <remat/io/families/llama.hpp>
+#include <remat/io/families/olmo.hpp>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -15,9 +18,9 @@ namespace remat { inline namespace REMAT_ABI { namespace io {
 inline const std::vector<DecoderFamily>& decoder_families() {
   static const std::vector<DecoderFamily> all = [] {
     std::vector<DecoderFamily> families = families::llamas();
-    families.push_back(families::gpt2());
-    families.push_back(families::gemma3());
-    families.push_back(families::falcon());
+    for (const auto family : {families::olmo2, families::olmo3, families::granite, families::gpt2, families::gemma2,
+                              families::gemma3, families::falcon})
+      families.push_back(family());
     return families;
   }();
   return all;

@@ -21,7 +21,8 @@ inline const DecoderFamily& family_of(const GgufFile& file) {
 
 /// All but what the tensors tell.
 inline models::DecoderConfig config_of(const DecoderFamily& family, const GgufSettings& settings) {
-  settings.refuse_any({"logit_scale", "embedding_scale", "residual_scale", "attention.scale"});
+  if (!family.has_multipliers)
+    settings.refuse_any({"logit_scale", "embedding_scale", "residual_scale", "attention.scale"});
   if (settings.get<Index>("expert_count", 0) != 0)
     settings.refuse("expert_count", "is set, which changes results and is not supported");
   return family.of_gguf(settings);
@@ -30,8 +31,8 @@ inline models::DecoderConfig config_of(const DecoderFamily& family, const GgufSe
 }  // namespace detail
 
 /// The config of the decoder in a GGUF file, of architecture llama (SmolLM2, Llama 2, Mistral), qwen2, qwen3, smollm3,
-/// olmo2, gemma3, falcon or gpt2. Its initializers are zeros, for weights are to be read. An `Error` names a setting
-/// that is missing, or that changes results and is not known here.
+/// olmo2, granite, gemma2, gemma3, falcon or gpt2. Its initializers are zeros, for weights are to be read. An `Error`
+/// names a setting that is missing, or that changes results and is not known here.
 inline models::DecoderConfig decoder_config(const GgufFile& file) {
   const DecoderFamily& family = detail::family_of(file);
   models::DecoderConfig config = detail::config_of(family, GgufSettings(file.header(), file.path()));

@@ -73,8 +73,8 @@ inline const DecoderFamily& family_of(const HuggingFaceFolder& folder) {
 }  // namespace detail
 
 /// The config of the decoder in a folder: model_type llama (SmolLM2, TinyLlama), mistral, qwen2, qwen3, smollm3,
-/// olmo2, gemma3_text, falcon or gpt2. Its initializers are zeros, for weights are to be read. An `Error` names a field
-/// that is missing, or that is not known to change nothing.
+/// olmo2, olmo3, granite, gemma2, gemma3_text, falcon or gpt2. Its initializers are zeros, for weights are to be read.
+/// An `Error` names a field that is missing, or that is not known to change nothing.
 inline models::DecoderConfig decoder_config(const HuggingFaceFolder& folder) {
   return detail::with_config(folder, detail::family_of(folder).of_folder);
 }

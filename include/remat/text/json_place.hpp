@@ -92,6 +92,11 @@ class JsonPlace {
     const auto found = value_->find(name);
     return found != value_->end() && !found->is_null();
   }
+  /// Is there a member, null or not?
+  bool contains(const char* name) const {
+    expect(value_->is_object(), "an object");
+    return value_->contains(name);
+  }
   JsonPlace operator[](const char* name) const {
     expect(value_->is_object(), "an object");
     const auto found = value_->find(name);
@@ -118,11 +123,12 @@ class JsonPlace {
     for (auto member = value_->begin(); member != value_->end(); ++member)
       f(member.key(), JsonPlace{member.value(), path_ + "[\"" + member.key().substr(0, 60) + "\"]"});
   }
-  /// All members that are not null have these names; what we do not know is not passed over.
-  void allow_only(std::initializer_list<const char*> names) const {
+  /// All members that are not null have these names, or some `more`; what we do not know is not passed over.
+  void allow_only(std::initializer_list<const char*> names, std::initializer_list<const char*> more = {}) const {
     each_member([&](const std::string& name, const JsonPlace& member) {
       if (member.is_null()) return;
-      if (std::none_of(names.begin(), names.end(), [&](const char* known) { return name == known; }))
+      const auto is_name = [&](const char* known) { return name == known; };
+      if (std::none_of(names.begin(), names.end(), is_name) && std::none_of(more.begin(), more.end(), is_name))
         refuse("has the field \"", name.substr(0, 60), "\", which is not supported");
     });
   }

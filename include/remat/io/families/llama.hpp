@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <initializer_list>
 #include <map>
 #include <remat/io/families/rotary.hpp>
 #include <string>
@@ -28,7 +29,9 @@ inline constexpr LlamaKind llama_kinds[] = {
     {"qwen2", true},
     {"smollm3", false, true, 2'000'000},
     {"qwen3", false, false, 10'000, 128, nn::QueryKeyNorm::each_head},
-    {"olmo2", false, false, 10'000, 0, nn::QueryKeyNorm::whole_projection, nn::NormPlacement::branch_output}};
+    {"olmo2", false, false, 10'000, 0, nn::QueryKeyNorm::whole_projection, nn::NormPlacement::branch_output},
+    {"olmo3", false, false, 500'000, 0, nn::QueryKeyNorm::whole_projection, nn::NormPlacement::branch_output},
+    {"granite"}};
 inline const LlamaKind& llama_kind(std::string_view model_type) {
   for (const LlamaKind& kind : llama_kinds)
     if (kind.model_type == model_type) return kind;
@@ -60,30 +63,30 @@ inline void without_rotary(nn::TransformerLayerConfig& layer) {
   layer.attention.rotary_base = 0, layer.attention.rotary_dims = 0, layer.attention.rotary_scaling = {};
 }
 
-/// Fields that do not matter for results are known by name; any other that is not null is refused.
-inline models::DecoderConfig llama_of_folder(const text::detail::JsonPlace& json) {
+/// With this rotary table. Fields that do not matter for results are known by name; any other that is not null and not
+/// in `more` is refused, but for windows by layer.
+inline models::DecoderConfig llama_of_folder(const text::detail::JsonPlace& json, const RotaryTable& table,
+                                             std::initializer_list<const char*> more) {
   constexpr std::int64_t most = std::int64_t{1} << 31;
   const LlamaKind& kind = llama_kind(json["model_type"].text());
-  const bool is_llama = kind.model_type == "llama", is_mistral = kind.model_type == "mistral",
-             is_smollm3 = kind.model_type == "smollm3";
+  const bool is_llama = kind.model_type == "llama" || kind.model_type == "granite",
+             is_mistral = kind.model_type == "mistral", is_smollm3 = kind.model_type == "smollm3";
   const auto size = [&](const char* name) { return json[name].index(most); };
   const auto size_or = [&](const char* name, Index otherwise) { return json.has(name) ? size(name) : otherwise; };
-  json.allow_only({"model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
-                   "num_attention_heads", "num_key_value_heads", "head_dim", "rms_norm_eps", "rope_theta",
-                   "rope_parameters", "rope_scaling", "tie_word_embeddings", "attention_bias", "mlp_bias", "hidden_act",
-                   "max_position_embeddings", "sliding_window", "use_sliding_window", "max_window_layers",
-                   "layer_types", "attention_dropout", "rope_interleaved", "no_rope_layers", "no_rope_layer_interval",
-                   // no matter of results
-                   "architectures", "bos_token_id", "eos_token_id", "pad_token_id", "torch_dtype", "dtype",
-                   "transformers_version", "use_cache", "initializer_range", "pretraining_tp", "_name_or_path",
-                   "is_llama_config", "transformers.js_config", "_attn_implementation", "return_dict",
-                   "output_hidden_states", "output_attentions"});
+  json.allow_only(
+      {"model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+       "num_key_value_heads", "head_dim", "rms_norm_eps", "rope_theta", "rope_parameters", "rope_scaling",
+       "tie_word_embeddings", "attention_bias", "mlp_bias", "hidden_act", "max_position_embeddings", "sliding_window",
+       "use_sliding_window", "max_window_layers", "layer_types", "attention_dropout", "rope_interleaved",
+       "no_rope_layers", "no_rope_layer_interval",
+       // no matter of results
+       "architectures", "bos_token_id", "eos_token_id", "pad_token_id", "torch_dtype", "dtype", "transformers_version",
+       "use_cache", "initializer_range", "pretraining_tp", "_name_or_path", "is_llama_config", "transformers.js_config",
+       "_attn_implementation", "return_dict", "output_hidden_states", "output_attentions"},
+      more);
   const auto only = [&](const char* name, bool is_so, const char* rule) {
     if (!is_so) json[name].refuse("is not supported; only ", rule, " is");
   };
-  RotaryTable table{json.has("rope_theta") ? json["rope_theta"].number() : kind.rotary_base};
-  for (const char* name : {"rope_parameters", "rope_scaling"})
-    if (json.has(name)) read_rotary(json[name], table);  // the latter wins, as in transformers
   only("hidden_act", json.text("hidden_act", "silu") == "silu", "\"silu\"");
   only("mlp_bias", !json.flag("mlp_bias", false), "false");
   only("rope_interleaved", !json.flag("rope_interleaved", false), "false");
@@ -91,11 +94,6 @@ inline models::DecoderConfig llama_of_folder(const text::detail::JsonPlace& json
   only("sliding_window", !is_llama || !json.has("sliding_window"), "null");
   for (const char* name : {"no_rope_layers", "no_rope_layer_interval"})
     only(name, is_smollm3 || !json.has(name), "null");
-  if (json.has("layer_types"))
-    json["layer_types"].each([](const auto& each) {
-      if (each.text() != "full_attention")
-        each.refuse("is \"", each.text(), "\"; only \"full_attention\" is supported");
-    });
 
   nn::TransformerLayerConfig layer;
   layer.model_dims = size("hidden_size");
@@ -123,6 +121,21 @@ inline models::DecoderConfig llama_of_folder(const text::detail::JsonPlace& json
   for (std::size_t i = 0; is_smollm3 && i < config.layers.size(); ++i)
     if (is_list ? json["no_rope_layers"][i].index(2) == 0 : (static_cast<Index>(i) + 1) % interval == 0)
       without_rotary(config.layers[i]);
+  return config;
+}
+/// The same of a kind that has one rotary table and one kind of layer.
+inline models::DecoderConfig llama_of_folder(const text::detail::JsonPlace& json,
+                                             std::initializer_list<const char*> more) {
+  RotaryTable table{json.has("rope_theta") ? json["rope_theta"].number()
+                                           : llama_kind(json["model_type"].text()).rotary_base};
+  for (const char* name : {"rope_parameters", "rope_scaling"})
+    if (json.has(name)) read_rotary(json[name], table);  // the latter wins, as in transformers
+  models::DecoderConfig config = llama_of_folder(json, table, more);
+  if (json.has("layer_types"))
+    json["layer_types"].each([](const auto& each) {
+      if (each.text() != "full_attention")
+        each.refuse("is \"", each.text(), "\"; only \"full_attention\" is supported");
+    });
   return config;
 }
 
@@ -199,11 +212,6 @@ inline nlohmann::ordered_json qwen3_to_folder(const models::DecoderConfig& c) {
   json["attention_bias"] = c.layers.front().attention.bias;
   return json;
 }
-inline nlohmann::ordered_json olmo2_to_folder(const models::DecoderConfig& c) {
-  nlohmann::ordered_json json = llama_to_folder(c);
-  json["attention_bias"] = c.layers.front().attention.bias;
-  return json;
-}
 inline nlohmann::ordered_json smollm3_to_folder(const models::DecoderConfig& c) {
   nlohmann::ordered_json json = llama_to_folder_with_biases(c);
   json["use_sliding_window"] = false;
@@ -233,34 +241,33 @@ inline std::map<std::string, GgufContent> llama_to_gguf(const models::DecoderCon
   return settings;
 }
 
-/// All of the kind.
+/// One of the kind.
+inline DecoderFamily llama_family(std::string_view architecture, std::string_view type, std::string_view class_name,
+                                  bool paired_turns,
+                                  nlohmann::ordered_json (*to_folder)(const models::DecoderConfig&)) {
+  DecoderFamily made{.architecture = architecture,
+                     .model_type = type,
+                     .class_name = class_name,
+                     .gguf_names = gguf_names(),
+                     .folder_names = hugging_face_names(""),
+                     .prefix = "model.",
+                     .buffers = {"self_attn.rotary_emb.inv_freq"}};  // tables that old versions stored
+  made.gguf_names.paired_turns = paired_turns;
+  made.gguf_names.query_norm = "attn_q_norm", made.gguf_names.key_norm = "attn_k_norm";
+  made.folder_names.query_norm = "self_attn.q_norm", made.folder_names.key_norm = "self_attn.k_norm";
+  made.of_folder = [](const text::detail::JsonPlace& json) { return llama_of_folder(json, {}); };
+  made.of_gguf = llama_of_gguf;
+  made.to_folder = to_folder, made.to_gguf = llama_to_gguf;
+  return made;
+}
+/// Those without a file of their own.
 inline std::vector<DecoderFamily> llamas() {
-  const auto family = [](std::string_view architecture, std::string_view type, std::string_view class_name,
-                         bool paired_turns, auto to_folder) {
-    DecoderFamily made{.architecture = architecture,
-                       .model_type = type,
-                       .class_name = class_name,
-                       .gguf_names = gguf_names(),
-                       .folder_names = hugging_face_names(""),
-                       .prefix = "model.",
-                       .buffers = {"self_attn.rotary_emb.inv_freq"}};  // tables that old versions stored
-    made.gguf_names.paired_turns = paired_turns;
-    made.gguf_names.query_norm = "attn_q_norm", made.gguf_names.key_norm = "attn_k_norm";
-    made.folder_names.query_norm = "self_attn.q_norm", made.folder_names.key_norm = "self_attn.k_norm";
-    made.of_folder = llama_of_folder, made.of_gguf = llama_of_gguf;
-    made.to_folder = to_folder, made.to_gguf = llama_to_gguf;
-    return made;
-  };
-  DecoderFamily olmo2 = family("olmo2", "olmo2", "Olmo2ForCausalLM", false, olmo2_to_folder);
-  olmo2.gguf_names.attention_norm = "post_attention_norm", olmo2.gguf_names.ffn_norm = "post_ffw_norm";
-  olmo2.folder_names.attention_norm = "post_attention_layernorm";
-  olmo2.folder_names.ffn_norm = "post_feedforward_layernorm";
+  const auto family = llama_family;
   return {family("llama", "llama", "LlamaForCausalLM", true, llama_to_folder_with_biases),
           family("llama", "mistral", "MistralForCausalLM", true, mistral_to_folder),
           family("qwen2", "qwen2", "Qwen2ForCausalLM", false, qwen2_to_folder),
           family("smollm3", "smollm3", "SmolLM3ForCausalLM", true, smollm3_to_folder),
-          family("qwen3", "qwen3", "Qwen3ForCausalLM", false, qwen3_to_folder),
-          olmo2};
+          family("qwen3", "qwen3", "Qwen3ForCausalLM", false, qwen3_to_folder)};
 }
 
 /// @endcond

@@ -14,16 +14,28 @@ struct RotaryTable {
   double base = 10'000;
   RotaryScalingOptions scaling{};
 };
+/// The rest of what config.json says of YaRN's.
+inline void read_yarn(const text::detail::JsonPlace& rope, RotaryScalingOptions& scaling) {
+  rope.allow_only({"rope_theta", "rope_type", "type", "factor", "attention_factor", "beta_fast", "beta_slow",
+                   "original_max_position_embeddings", "truncate"});
+  scaling.kind = RotaryScaling::yarn;
+  scaling.original_context = rope["original_max_position_embeddings"].index(std::int64_t{1} << 31);
+  if (rope.has("beta_fast")) scaling.beta_fast = rope["beta_fast"].number();
+  if (rope.has("beta_slow")) scaling.beta_slow = rope["beta_slow"].number();
+  if (rope.has("attention_factor")) scaling.attention_factor = rope["attention_factor"].number();
+  scaling.truncate = rope.flag("truncate", true);
+}
 /// What config.json says of one; the base stays where it does not say that.
 inline void read_rotary(const text::detail::JsonPlace& rope, RotaryTable& table) {
   const std::string kind = rope.text("rope_type", rope.text("type", "default"));
   if (rope.has("rope_theta")) table.base = rope["rope_theta"].number();
   table.scaling = {};
   if (kind == "default") return rope.allow_only({"rope_theta", "rope_type", "type"});
-  if (kind != "linear" && kind != "llama3")
+  if (kind != "linear" && kind != "llama3" && kind != "yarn")
     rope[rope.has("rope_type") ? "rope_type" : "type"].refuse("is \"", kind,
-                                                              "\"; default, linear and llama3 are supported");
+                                                              "\"; default, linear, llama3 and yarn are supported");
   table.scaling.factor = rope["factor"].number();
+  if (kind == "yarn") return read_yarn(rope, table.scaling);
   table.scaling.kind = RotaryScaling::linear;
   if (kind == "linear") return rope.allow_only({"rope_theta", "rope_type", "type", "factor"});
   rope.allow_only({"rope_theta", "rope_type", "type", "factor", "low_freq_factor", "high_freq_factor",
@@ -32,16 +44,41 @@ inline void read_rotary(const text::detail::JsonPlace& rope, RotaryTable& table)
                    rope["high_freq_factor"].number(),
                    rope["original_max_position_embeddings"].index(std::int64_t{1} << 31)};
 }
+/// One of several tables of a model, in which transformers 5 takes YaRN's `truncate` as true whatever it is.
+inline void read_rotary_of_kind(const text::detail::JsonPlace& rope, RotaryTable& table) {
+  read_rotary(rope, table);
+  if (!table.scaling.truncate) rope["truncate"].refuse("is false; only true is supported beside another rotary table");
+}
+/// Those of layers that see everything and of layers with a window.
+inline void read_rotary_by_layer(const text::detail::JsonPlace& both, RotaryTable& global, RotaryTable& local) {
+  both.allow_only({"full_attention", "sliding_attention"});
+  if (both.has("full_attention")) read_rotary_of_kind(both["full_attention"], global);
+  if (both.has("sliding_attention")) read_rotary_of_kind(both["sliding_attention"], local);
+}
 /// The same, to be written.
 inline nlohmann::ordered_json rotary_to_folder(double base, const RotaryScalingOptions& scaling) {
   nlohmann::ordered_json rope{{"rope_type", "default"}, {"rope_theta", base}};
   if (scaling.kind == RotaryScaling::none) return rope;
-  rope["rope_type"] = scaling.kind == RotaryScaling::linear ? "linear" : "llama3";
+  const bool is_yarn = scaling.kind == RotaryScaling::yarn;
+  rope["rope_type"] = scaling.kind == RotaryScaling::linear ? "linear" : is_yarn ? "yarn" : "llama3";
   rope["factor"] = scaling.factor;
   if (scaling.kind == RotaryScaling::linear) return rope;
+  if (is_yarn) {
+    rope["beta_fast"] = scaling.beta_fast, rope["beta_slow"] = scaling.beta_slow;
+    if (scaling.attention_factor) rope["attention_factor"] = *scaling.attention_factor;
+    rope["truncate"] = scaling.truncate;
+    rope["original_max_position_embeddings"] = scaling.original_context;
+    return rope;
+  }
   rope["low_freq_factor"] = scaling.low_frequency_factor, rope["high_freq_factor"] = scaling.high_frequency_factor;
   rope["original_max_position_embeddings"] = scaling.original_context;
   return rope;
+}
+/// Both, of layers that see everything and of layers with a window.
+inline void rotary_by_layer_to_folder(const nn::AttentionConfig& global, const nn::AttentionConfig& local,
+                                      nlohmann::ordered_json& json) {
+  const auto table = [](const nn::AttentionConfig& a) { return rotary_to_folder(a.rotary_base, a.rotary_scaling); };
+  json["rope_parameters"] = {{"full_attention", table(global)}, {"sliding_attention", table(local)}};
 }
 /// Of a GGUF file, which says Llama 3.1's by a tensor, `rope_freqs`, that is not read.
 inline RotaryScalingOptions gguf_rotary_scaling(const GgufSettings& file) {
