@@ -106,6 +106,12 @@ INSTANTIATE_TEST_SUITE_P(
                      layer.routed->shared_hidden_dims = 6;
                    }),
         each_layer("SinksAndGate", [](auto& layer) { layer.attention.sinks = layer.attention.output_gate = true; }),
+        each_layer("RelativeBuckets",
+                   [](auto& layer) {
+                     layer.attention.rotary_base = 0, layer.attention.relative_buckets = 6;
+                     layer.attention.relative_max_distance = 9, layer.attention.window = 7;
+                     layer.attention.relative_shared_weight_id = "positions";
+                   }),
         each_layer("WideValues", [](auto& layer) { layer.attention.value_head_dims = 7; }),
         each_layer("NarrowValuesInAWindow",
                    [](auto& layer) { layer.attention.value_head_dims = 2, layer.attention.window = 4; }),

@@ -90,9 +90,9 @@ TEST(EncoderDecoder, GivesTheSameBitsUnderEveryPolicyWithSharedEmbeddingsAndWith
 }
 
 // Token by token, memory projected once, rows reordered, equals the whole.
-TEST(EncoderDecoder, DecodingWithACacheEqualsTheWhole) {
+void expect_decoding_of_the_whole(const models::EncoderDecoderConfig& config) {
   ParameterRegistry parameters;
-  const models::EncoderDecoder<double> model(parameters / "m", small());
+  const models::EncoderDecoder<double> model(parameters / "m", config);
   models::SourceBatch batch = batch_of(3);
   Tape whole({.mode = Mode::evaluate});
   const Tensor<double> expected = model.logits(whole, batch).value(),
@@ -117,6 +117,26 @@ TEST(EncoderDecoder, DecodingWithACacheEqualsTheWhole) {
       for (Index v = 0; v < vocabulary; ++v)
         EXPECT_NEAR(logits(b, v), expected(rows[static_cast<std::size_t>(b)], t, v), 1e-11) << t << " of row " << b;
   }
+}
+
+TEST(EncoderDecoder, DecodingWithACacheEqualsTheWhole) { expect_decoding_of_the_whole(small()); }
+
+// Positions as T5 has them: a table of biases for each stack, which its layers share.
+TEST(EncoderDecoder, DecodingWithRelativeBiasesEqualsTheWhole) {
+  models::EncoderDecoderConfig config = small();
+  config.context = 0;
+  for (auto& layer : config.encoder)
+    layer.attention.relative_buckets = 8, layer.attention.relative_shared_weight_id = "of_source";
+  for (auto& layer : config.decoder)
+    layer.attention.relative_buckets = 4, layer.attention.relative_shared_weight_id = "of_target";
+  expect_decoding_of_the_whole(config);
+  ParameterRegistry parameters;
+  const models::EncoderDecoder<double> model(parameters / "m", config);
+  EXPECT_EQ(parameters.at<double>("shared/of_source/table").entry(),
+            model.encoder.layers[1].attention.relative_bias.entry());
+  EXPECT_EQ(parameters.at<double>("shared/of_target/table").entry(),
+            model.decoder.layers[2].attention.relative_bias.entry());
+  EXPECT_FALSE(model.decoder.layers[0].cross_attention->relative_bias);
 }
 
 TEST(EncoderDecoder, TranslatesEachRowUntilItsEnd) {

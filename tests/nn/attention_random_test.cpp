@@ -6,6 +6,7 @@
 #include <functional>
 #include <limits>
 #include <remat/nn/attention.hpp>
+#include <remat/ops/reduce.hpp>
 #include <remat/ops/rotary.hpp>
 #include <sstream>
 #include <string>
@@ -70,6 +71,16 @@ void turn(const AttentionConfig& c, double* head, std::int32_t position) {
     a = amplitude * (x * std::cos(angle) - y * std::sin(angle));
     b = amplitude * (y * std::cos(angle) + x * std::sin(angle));
   }
+}
+
+/// T5's bucket of key - query, as Raffel et al. (2020) say it.
+Index bucket_of(const AttentionConfig& c, Index distance) {
+  const Index side = c.causal ? 0 : c.relative_buckets / 2, count = c.relative_buckets - side, exact = count / 2;
+  const Index far = c.causal ? std::max<Index>(-distance, 0) : std::abs(distance), first = distance > 0 ? side : 0;
+  if (far < exact) return first + far;
+  const double share = std::log(static_cast<double>(far) / static_cast<double>(exact)) /
+                       std::log(static_cast<double>(c.relative_max_distance) / static_cast<double>(exact));
+  return first + std::min(count - 1, exact + static_cast<Index>(share * static_cast<double>(count - exact)));
 }
 
 /// What a call may see, as numbers; empty: not given.
@@ -147,6 +158,7 @@ Rows plain(const nn::MultiHeadAttention<double>& layer, const Tensor<double>& x,
           if (c.alibi)
             score -= std::pow(2, -8.0 * static_cast<double>(n + 1) / static_cast<double>(N)) *
                      static_cast<double>(std::abs(t - s));
+          if (c.relative_buckets > 0) score += layer.relative_bias.value()[bucket_of(c, s - t) * N + n];
           weights[at(s)] = score, top = std::max(top, score);
         }
         double sum = layer.sinks ? std::exp(layer.sinks.value()[n] - top) : 0;
@@ -229,6 +241,7 @@ const Change changes[] = {
        c.rotary_base = 100, c.rotary_dims = 2, c.rotary_scaling = {RotaryScaling::proportional, 2};
      }},
     {"alibi", [](auto& c, auto&) { c.alibi = true; }},
+    {"relative", [](auto& c, auto&) { c.relative_buckets = 8, c.relative_max_distance = 5; }},
     {"norm of each head", [](auto& c, auto&) { c.query_key_norm = nn::QueryKeyNorm::each_head; }},
     {"norm of the projection",
      [](auto& c, auto&) {
@@ -338,6 +351,81 @@ TEST(RotaryScaling, ScoresSeeDistancesAlone) {
   }
 }
 
+// By Raffel et al.'s code, of distances key - query.
+TEST(RelativeBias, ReadsT5sBucketOfEachDistance) {
+  const auto buckets = [](bool causal, Index count, const std::vector<Index>& distances) {
+    std::vector<Index> found;
+    for (const Index distance : distances) {
+      ParameterRegistry parameters;
+      AttentionConfig config{.model_dims = 1, .num_heads = 1, .causal = causal, .relative_buckets = count};
+      config.relative_max_distance = 8;
+      const nn::MultiHeadAttention<double> layer(parameters / "a", config);
+      for (const nn::Linear<double>* each : {&*layer.query, &*layer.key})
+        each->w.set_value(Tensor<double>({1, 1}, {0.0}));
+      for (const nn::Linear<double>* each : {&*layer.value, &*layer.out})
+        each->w.set_value(Tensor<double>({1, 1}, {1.0}));
+      Tensor<double> table({count, 1});
+      for (Index i = 0; i < count; ++i) table.write()[i] = 0.1 * static_cast<double>(i);
+      layer.relative_bias.set_value(table);
+      const Index length = 40, query = 20, key = query + distance;
+      Tensor<double> x({1, length, 1}, 0.0);
+      x.write()[key] = 1;
+      std::vector<std::int32_t> segments(length, 2);  // the query sees itself and the key
+      segments[at(query)] = segments[at(key)] = 1;
+      Tape tape({.mode = Mode::evaluate});
+      const Tensor<std::int32_t> ids({1, length}, std::span<const std::int32_t>(segments));
+      // A key behind a causal query is seen by a prefix.
+      const Tensor<double> y =
+          layer(tape.input(x), {.query_segments = ids, .prefix_lengths = Tensor<std::int32_t>({1}, {length})}).value();
+      if (distance == 0) {
+        found.push_back(0);  // alone it is seen whatever its bias is
+        EXPECT_NEAR(y[query], 1, 1e-14);
+        continue;
+      }
+      const double share = y[query];  // softmax of the bias and that of distance 0, which is in bucket 0
+      found.push_back(std::llround(10 * std::log(share / (1 - share))));
+    }
+    return found;
+  };
+  EXPECT_EQ(buckets(false, 8, {5, 2, 0, 12, -3, -1, -15, 1}), (std::vector<Index>{7, 6, 0, 7, 2, 1, 3, 5}));
+  EXPECT_EQ(buckets(true, 4, {5, 2, 0, 12, -3, -1, -15}), (std::vector<Index>{0, 0, 0, 0, 2, 1, 3}));
+}
+
+// As in T5 the layers of a stack read one table, to which all of them give a gradient; of two stacks each has its own.
+TEST(RelativeBias, IsSharedByTheLayersThatCarryOneId) {
+  ParameterRegistry parameters(3);
+  AttentionConfig config{.model_dims = 8, .num_heads = 2, .relative_buckets = 6};
+  config.relative_shared_weight_id = "positions";
+  const nn::MultiHeadAttention<double> first(parameters / "a", config), second(parameters / "b", config);
+  const nn::MultiHeadAttention<double> own(parameters / "c", {.model_dims = 8, .num_heads = 2, .relative_buckets = 6});
+  EXPECT_EQ(first.relative_bias.entry(), second.relative_bias.entry());
+  EXPECT_NE(first.relative_bias.entry(), own.relative_bias.entry());
+  EXPECT_EQ(own.relative_bias.path(), "c/relative_bias/table");
+  EXPECT_EQ(first.relative_bias.shape(), (Shape{6, 2}));
+  // Of a loss that is linear in what both give.
+  const auto gradient = [&](const nn::MultiHeadAttention<double>* one, const nn::MultiHeadAttention<double>* two) {
+    Tape tape;
+    const auto x = tape.input(random_tensor<double>({2, 5, 8}, 4));
+    auto y = (*one)(x);
+    if (two != nullptr) y = y + (*two)(x);
+    tape.backward(sum(y));
+    const Tensor<double> found = first.relative_bias.grad().copy();
+    for (const auto& entry : parameters.entries()) Parameter<double>(entry).zero_grad();
+    return found;
+  };
+  const auto a = gradient(&first, nullptr), b = gradient(&second, nullptr), both = gradient(&first, &second);
+  for (Index i = 0; i < both.size(); ++i) EXPECT_NEAR(both[i], a[i] + b[i], 1e-12);
+  config.relative_buckets = 4;
+  expect_error({"shared/positions", "[4, 2]", "[6, 2]"},
+               [&] { nn::MultiHeadAttention<double>(parameters / "d", config); });
+  Tape tape;
+  const auto x = tape.input(random_tensor<double>({2, 5, 8}, 4));
+  expect_error({"a: has a table of relative biases, and was given another"}, [&] {
+    first(x, {.relative_bias = Tensor<double>({6, 2}, 0.0)});
+  });
+  expect_error({"a: window, rotary_base, alibi and relative_buckets are of self attention"}, [&] { first(x, x); });
+}
+
 TEST(AttentionOptionsOfALayer, ThatDoNotHoldTogetherAreRefused) {
   const auto refuse = [](std::initializer_list<std::string_view> parts, auto&& change) {
     AttentionConfig c{.model_dims = 16, .num_heads = 4};
@@ -354,6 +442,15 @@ TEST(AttentionOptionsOfALayer, ThatDoNotHoldTogetherAreRefused) {
   refuse({"net: value_head_dims", "-3"}, [](auto& c) { c.value_head_dims = -3; });
   refuse({"net: rotary_interleaved", "rotary_base"}, [](auto& c) { c.rotary_interleaved = true; });
   refuse({"net: fused = false", "sinks"}, [](auto& c) { c.fused = false, c.sinks = true; });
+  refuse({"net: fused = false", "relative_buckets"}, [](auto& c) { c.fused = false, c.relative_buckets = 8; });
+  refuse({"net: relative_buckets 1", "2 or more"}, [](auto& c) { c.relative_buckets = 1; });
+  refuse({"net: relative_buckets 5", "even number"}, [](auto& c) { c.causal = false, c.relative_buckets = 5; });
+  refuse({"net: relative_buckets must be >= 0, got -8"}, [](auto& c) { c.relative_buckets = -8; });
+  refuse({"net: relative_max_distance 4 lies within the 4 buckets"},
+         [](auto& c) { c.relative_buckets = 8, c.relative_max_distance = 4; });
+  refuse({"net: relative_max_distance", "set relative_buckets"}, [](auto& c) { c.relative_max_distance = 64; });
+  refuse({"net: relative_max_distance and relative_shared_weight_id", "set relative_buckets"},
+         [](auto& c) { c.relative_shared_weight_id = "one"; });
   refuse({"net: rotary_scaling has 3 factors for 2 pairs"}, [](auto& c) {
     c.rotary_base = 100, c.rotary_scaling.kind = RotaryScaling::longrope;
     c.rotary_scaling.factors = {1, 2, 3};

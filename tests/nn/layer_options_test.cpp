@@ -67,6 +67,13 @@ const Option options[] = {
        c.attention.rotary_base = 10, c.attention.rotary_scaling = {RotaryScaling::llama3, 8, 1, 4, 16};
      }},
     {"Sinks", [](Config& c) { c.attention.sinks = true; }},
+    {"RelativeBuckets",
+     [](Config& c) { c.attention.relative_buckets = 6, c.attention.relative_shared_weight_id = "positions"; }},
+    {"RelativeBucketsOfBothSidesCombined",
+     [](Config& c) {
+       c.attention.relative_buckets = 6, c.attention.relative_max_distance = 4;
+       c.attention.causal = false, c.attention.combined_qkv = true;
+     }},
     {"SinksOfACombinedProjection", [](Config& c) { c.attention.sinks = c.attention.combined_qkv = true; }},
     {"OutputGate", [](Config& c) { c.attention.output_gate = true; }},
     {"NarrowValues", [](Config& c) { c.attention.value_head_dims = 1, c.attention.rotary_base = 100; }},

@@ -226,6 +226,7 @@ inline void require_same(const models::DecoderConfig& config, const models::Deco
       same("rotary_scaling.truncate", s.truncate, r.truncate);
     }
     same("rotary_scaling.attention_factor", ops::rotary_amplitude(s), ops::rotary_amplitude(r));
+    same("relative_buckets", p.relative_buckets, q.relative_buckets);
     same("alibi", p.alibi, q.alibi);
     same("alibi_form", p.alibi_form, q.alibi_form);
     same("query_key_norm", p.query_key_norm, q.query_key_norm);

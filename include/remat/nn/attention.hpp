@@ -29,6 +29,7 @@ struct MultiHeadAttention {
   std::optional<RmsNorm<T>> query_norm, key_norm;  // of [H], or of [N H] and [K H], as the config's query_key_norm says
   std::optional<Linear<T>> gate;                   // [D, N Hv], where the config has output_gate
   Parameter<Accum<T>> sinks;                       // [N], where the config has them
+  Parameter<Accum<T>> relative_bias;               // [buckets, N], where the config has relative_buckets
   std::optional<Linear<T>> out;                    // [N Hv, D], values of Hv
 
   /// Makes its parameters in `where`. An `Error` names the first setting that is out of its range.
@@ -63,6 +64,12 @@ struct MultiHeadAttention {
                                                 .bias = c.bias,
                                                 .init = c.init});
     if (c.sinks) sinks = (scope / "sinks").template parameter<Accum<T>>("b", {c.num_heads}, init::zeros());
+    if (c.relative_buckets > 0) {
+      const LayerScope of_bias(scope / "relative_bias", c.relative_shared_weight_id);
+      const Initializer init = init::normal(1 / std::sqrt(static_cast<double>(c.model_dims)));
+      relative_bias = of_bias.template parameter<Accum<T>>("table", {c.relative_buckets, c.num_heads}, init);
+      of_bias.complete();
+    }
     out.emplace(scope / "out", LinearConfig{.input_dims = c.num_heads * c.value_head_dims,
                                             .output_dims = c.model_dims,
                                             .bias = c.out_bias.value_or(c.bias),
@@ -118,10 +125,14 @@ struct MultiHeadAttention {
               const AttentionOptions& how, const Masks& masks) const;
   // context [B, T, N Hv] of x [B, T, D] -> [B, T, D]
   Var<T> project(const Var<T>& context, const Var<T>& x) const;
-  // `masks`, and the layer's own sinks.
-  Masks with_sinks(const Masks& masks) const {
+  // `masks`, and the layer's own sinks and biases.
+  Masks with_own(const Masks& masks) const {
     Masks all = masks;
     if (sinks) all.sinks = sinks;
+    if (!relative_bias) return all;
+    require(!masks.relative_bias.has_value(), path,
+            ": has a table of relative biases, and was given another; leave it out, or set relative_buckets = 0");
+    all.relative_bias = relative_bias;
     return all;
   }
   // x [B, T, heads, from] with zeros behind each head -> [B, T, heads, to].
@@ -144,9 +155,9 @@ template <class T>
 Var<T> MultiHeadAttention<T>::attend(const Var<T>& x, const KeysValues& memory, std::optional<Index> offset,
                                      const Masks& masks) const {
   const auto here = x.tape().layer(path);
-  require(
-      offset.has_value() || !depends_on_positions(config), path,
-      ": window, rotary_base and alibi are of self attention; build cross attention of cross_attention_like(config)");
+  require(offset.has_value() || !depends_on_positions(config), path,
+          ": window, rotary_base, alibi and relative_buckets are of self attention; build cross attention of "
+          "cross_attention_like(config)");
   const Var<T> q = normed_queries(checkpoint_name((*query)(x), "query_proj"));
   return look(x, q, memory.keys, memory.values, options(config.causal && offset.has_value(), offset), masks);
 }
@@ -204,7 +215,7 @@ Var<T> MultiHeadAttention<T>::look(const Var<T>& x, const Var<T>& queries, const
   // The op has heads of one width: zeros change neither a score nor a value.
   q = filled(q, wide), k = filled(k, wide);
   const Var<T> v = filled(heads(values, config.num_kv_heads, of_values), wide);
-  const Var<T> context = config.fused ? attention(q, k, v, rest, with_sinks(masks)) : plain_attention(q, k, v, rest);
+  const Var<T> context = config.fused ? attention(q, k, v, rest, with_own(masks)) : plain_attention(q, k, v, rest);
   const Var<T> some = of_values < wide ? slice(context, 3, 0, of_values) : context;
   return project(some.reshape({x.shape()[0], x.shape()[1], config.num_heads * of_values}), x);
 }
@@ -230,6 +241,7 @@ AttentionOptions MultiHeadAttention<T>::options(bool causal, std::optional<Index
   o.rotary_interleaved = config.rotary_interleaved;
   o.rotary_scaling = config.rotary_scaling;
   o.alibi = config.alibi, o.alibi_form = config.alibi_form;
+  if (relative_bias) o.relative_max_distance = config.relative_max_distance;
   return o;
 }
 
@@ -241,7 +253,7 @@ Var<T> MultiHeadAttention<T>::operator()(const Var<T>& x, const Masks& masks) co
   const Var<T> projected = checkpoint_name((*qkv)(x), "combined_qkv_proj");
   const AttentionOptions how = options(config.causal, {});
   if (config.fused && !query_norm)
-    return project(attention_qkv(projected, config.num_heads, config.num_kv_heads, how, with_sinks(masks)), x);
+    return project(attention_qkv(projected, config.num_heads, config.num_kv_heads, how, with_own(masks)), x);
   const QueriesKeysValues parts = split(projected);
   const Var<T> queries = normed_queries(parts.queries), keys = normed_keys(parts.keys);
   return look(x, queries, keys, parts.values, how, masks);

@@ -35,7 +35,7 @@ struct AttentionConfig {
   bool alibi = false;              // of self attention: linear biases (Press et al. 2022)
   Index key_chunk = 0;             // keys to a block; 0: a cache tile
   bool fused = true;  // false: scores [B, N, T, S] exist whole, to compare with. Then there are none of dropout,
-                      // window, soft_cap, rotary, alibi, key_chunk and fewer key/value heads
+                      // window, soft_cap, rotary, alibi, relative_buckets, key_chunk and fewer key/value heads
   std::optional<Initializer> init{}, out_init{};     // of the projections; Xavier uniform when empty
   std::string shared_weight_id{};                    // layers that carry one id use one set of weights
   RotaryScalingOptions rotary_scaling{};             // of rotary_base: frequencies that are lowered
@@ -47,8 +47,12 @@ struct AttentionConfig {
   Index window_right = 0;           // of window: of keys behind the query another distance; 0: the same
   bool sinks = false;               // a learned logit a head in the denominator, as of a key without a value (gpt-oss)
   bool output_gate = false;  // what heads give is multiplied by sigmoid of a projection of the query's input (Qwen 3.5)
-  Index value_head_dims = 0;  // of values, apart from queries and keys (DeepSeek); 0: head_dims. The narrower ones are
-                              // filled up with zeros
+  Index value_head_dims = 0;   // of values, apart from queries and keys (DeepSeek); 0: head_dims. The narrower ones are
+                               // filled up with zeros
+  Index relative_buckets = 0;  // of self attention: a learned bias of each head by the bucket of the distance (T5,
+                               // Raffel et al. 2020), of keys on both sides unless causal; 0: none
+  Index relative_max_distance = 128;        // of relative_buckets: from here on, distances share the last bucket
+  std::string relative_shared_weight_id{};  // of relative_buckets: layers that carry one id use one table (T5: a stack)
 };
 
 /// The same settings for attention to a memory: projections of its own, for a shared id would make the weights of self
@@ -59,11 +63,14 @@ inline AttentionConfig cross_attention_like(AttentionConfig config) {
   config.window = 0, config.rotary_base = 0, config.rotary_dims = 0, config.alibi = false;
   config.alibi_form = AlibiForm::distance, config.rotary_scaling = {};
   config.window_right = 0, config.rotary_interleaved = false;
+  config.relative_buckets = 0, config.relative_max_distance = 128, config.relative_shared_weight_id.clear();
   return config;
 }
 
 /// Does a setting depend on how far apart a query and a key are, which only self attention knows?
-inline bool depends_on_positions(const AttentionConfig& c) { return c.window != 0 || c.rotary_base != 0 || c.alibi; }
+inline bool depends_on_positions(const AttentionConfig& c) {
+  return c.window != 0 || c.rotary_base != 0 || c.alibi || c.relative_buckets != 0;
+}
 
 /// `c` with what follows from the others where it is 0. An `Error` names the first setting that is out of its range or
 /// cannot be honoured beside another.
@@ -77,6 +84,8 @@ inline AttentionConfig completed(AttentionConfig c, const std::string& path) {
                                     {"rotary_dims", c.rotary_dims},
                                     {"window_right", c.window_right},
                                     {"value_head_dims", c.value_head_dims},
+                                    {"relative_buckets", c.relative_buckets},
+                                    {"relative_max_distance", c.relative_max_distance},
                                     {"key_chunk", c.key_chunk}})
     detail::check_not_negative(path, name, value);
   detail::check_rate(path, "dropout", c.dropout);
@@ -126,6 +135,15 @@ inline AttentionConfig completed(AttentionConfig c, const std::string& path) {
   const Index turned = c.rotary_dims == 0 ? c.head_dims : c.rotary_dims;
   require(c.rotary_base == 0 || (turned <= c.head_dims && turned % 2 == 0), path, ": rotary_base turns pairs, but ",
           turned, " of head_dims ", c.head_dims, " is no even part; set rotary_dims");
+  const Index sides = c.causal ? 1 : 2, exact = c.relative_buckets / (2 * sides);
+  require(c.relative_buckets == 0 || (c.relative_buckets >= 2 * sides && c.relative_buckets % sides == 0), path,
+          ": relative_buckets ", c.relative_buckets, " cannot be shared out; ",
+          c.causal ? "causal attention needs 2 or more" : "attention to both sides needs an even number from 4 on");
+  require(c.relative_buckets == 0 || c.relative_max_distance > exact, path, ": relative_max_distance ",
+          c.relative_max_distance, " lies within the ", exact, " buckets of one distance each");
+  require(
+      c.relative_buckets > 0 || (c.relative_max_distance == 128 && c.relative_shared_weight_id.empty()), path,
+      ": relative_max_distance and relative_shared_weight_id are of a bias that is not there; set relative_buckets");
   for (const auto& [name, is_set] : {std::pair{"dropout", c.dropout != 0},
                                      {"window", c.window != 0},
                                      {"soft_cap", c.soft_cap != 0},
@@ -133,6 +151,7 @@ inline AttentionConfig completed(AttentionConfig c, const std::string& path) {
                                      {"alibi", c.alibi},
                                      {"key_chunk", c.key_chunk != 0},
                                      {"sinks", c.sinks},
+                                     {"relative_buckets", c.relative_buckets != 0},
                                      {"num_kv_heads below num_heads", c.num_kv_heads != c.num_heads}})
     require(c.fused || !is_set, path, ": fused = false computes attention by its plain formula, without ", name,
             "; leave that out or set fused = true");

@@ -108,7 +108,7 @@ inline TransformerLayerConfig completed(TransformerLayerConfig c, const std::str
   require(!cross.combined_qkv, path,
           ": cross_attention projects queries and memory apart; set its combined_qkv = false");
   require(!depends_on_positions(cross), path,
-          ": cross_attention has no window, rotary_base or alibi, for a memory has ",
+          ": cross_attention has no window, rotary_base, alibi or relative_buckets, for a memory has ",
           "positions of its own; make its config by cross_attention_like");
   cross = completed(cross, path + "/cross_attention");
   return c;
