@@ -18,8 +18,8 @@ namespace {
 
 struct Settings {
   std::string model, prompt, system, adapter;
-  int length = 200, top_k = 40, threads = 0;
-  double temperature = 0.7, top_p = 1, min_p = 0, repetition_penalty = 1;
+  int length = 200, top_k = 40, threads = 0, beams = 0;
+  double temperature = 0.7, top_p = 1, min_p = 0, repetition_penalty = 1, length_penalty = 1;
   std::vector<std::string> stop;
   std::uint64_t seed = 1;
   bool raw = false, floats = false;
@@ -48,6 +48,15 @@ void add_options(CLI::App& app, Settings& s) {
   app.add_option("--stop", s.stop, "texts at which to end, beside the model's own end");
   app.add_option("--threads", s.threads, "OpenMP threads; 0: the system's choice")->check(CLI::Range(0, 1 << 20));
   app.add_option("--seed", s.seed, "of the choices")->check(programs::between(0, 0x1p64));
+  auto* const beams =
+      app.add_option("--beams", s.beams, "search for the likeliest text with so many beams; 0: draw one")
+          ->check(CLI::Range(0, 1 << 10));
+  for (const char* of_draws : {"--temperature", "--top-k", "--top-p", "--min-p", "--repetition-penalty", "--seed"})
+    beams->excludes(of_draws);
+  beams->excludes("--stop");  // at a token a search can end, at a text it cannot
+  app.add_option("--length-penalty", s.length_penalty, "of --beams: above 1 for longer texts, below for shorter ones")
+      ->check(programs::between(-10, 10))
+      ->needs(beams);
 }
 
 double seconds_since(std::chrono::steady_clock::time_point start) {
@@ -94,6 +103,16 @@ int generate(const Settings& s) {
   int count = 0;
   start = std::chrono::steady_clock::now();
   const auto end = loaded.tokenizer.special_ids().eos;
+  if (s.beams > 0) {
+    remat::models::BeamSearchOptions search{.length = s.length, .beams = s.beams, .length_penalty = s.length_penalty};
+    if (end) search.stop_tokens = {*end};
+    const auto best = remat::models::beam_search(loaded.model, prompt, search).front();
+    for (const std::int32_t token : best.tokens) std::cout << answer.push(token);
+    std::cout << answer.finish() << std::endl;
+    std::fprintf(stderr, "%zu tokens read and %zu written by %d beams in %.2f s, score %.4f\n", prompt.size(),
+                 best.tokens.size(), s.beams, seconds_since(start), best.score);
+    return 0;
+  }
   remat::text::StopStrings stops(s.stop);
   loaded.model.generate(prompt,
                         {.length = s.length,

@@ -279,6 +279,8 @@ TEST(SavedDecoders, WhatAFamilyCannotSayIsNamed) {
           {"layers[1].routed is true"});
   refused(llama, [](auto& c) { c.layers[1].attention.sinks = true; }, "", {"layers[1].attention.sinks is true"});
   refused(llama, [](auto& c) { c.layers[1].attention.output_gate = true; }, "", {"attention.output_gate is true"});
+  refused(llama, [](auto& c) { c.layers[1].attention.relative_buckets = 8; }, "",
+          {"layers[1].attention.relative_buckets is 8", "read as 0"});
   refused(llama, [](auto& c) { c.layers[1].attention.value_head_dims = 3; }, "", {"attention.value_head_dims is 3"});
   refused(llama, [](auto& c) { c.layers[1].attention.rotary_interleaved = true; }, "",
           {"layers[1].attention.rotary_interleaved is true"});
