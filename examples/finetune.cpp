@@ -96,6 +96,7 @@ int finetune_model(const Settings& s, const CLI::App& app) {
                  " is chosen by the plan where --memory is given; with --memory 0 it counts");
   remat::require(!s.merge || (!s.full && !std::filesystem::is_directory(s.model)),
                  "--merge writes a GGUF model with adapters merged: give a GGUF file, and no --full");
+  remat::require(!s.dora || !s.full, "--dora is of adapters, of which --full has none");
   programs::make_folder(s.out);
 
   auto start = Clock::now();
@@ -112,7 +113,8 @@ int finetune_model(const Settings& s, const CLI::App& app) {
                                        .rank = s.rank,
                                        .alpha = s.alpha,
                                        .rank_stabilized = s.rank_stabilized,
-                                       .dropout = s.dropout});
+                                       .dropout = s.dropout,
+                                       .dora = s.dora});
 
   start = Clock::now();
   std::optional<remat::text::ChatFormat> format;  // a model without a template learned none: texts are as they are
@@ -137,9 +139,11 @@ int finetune_model(const Settings& s, const CLI::App& app) {
   std::cout << "remat " << remat::version() << '\n';
   row("model", text_of("%s, %.1f million parameters, read in %.1f s", s.model.c_str(),
                        1e-6 * static_cast<double>(parameters.count()), load_seconds));
-  row("trained",
-      text_of("%lld values in %s", static_cast<long long>(parameters.trainable_count()),
-              lora ? text_of("%zu adapters of rank %d", lora->parts().size(), s.rank).c_str() : "all weights"));
+  row("trained", text_of("%lld values in %s", static_cast<long long>(parameters.trainable_count()),
+                         lora ? text_of("%zu adapters of rank %d%s", lora->parts().size(), s.rank,
+                                        s.dora ? ", and magnitudes" : "")
+                                    .c_str()
+                              : "all weights"));
   const auto& counts = data.counts();
   row("data",
       text_of("%lld samples, %lld tokens, %lld to be learned; %lld cut, %lld without an answer, %lld malformed; "

@@ -31,8 +31,11 @@ inline void save_trained(const Settings& s, const remat::ParameterRegistry& para
                          const remat::models::Pretrained<float>& loaded,
                          const std::optional<remat::nn::Lora<float>>& lora) {
   if (lora) {
-    remat::io::save_gguf_lora(*lora, loaded.model, programs::in_folder(s.out, "adapter.gguf"), loaded.architecture);
-    std::cout << "wrote " << s.out << "/train.jsonl, adapter.gguf (for llama.cpp)" << std::flush;
+    std::cout << "wrote " << s.out << "/train.jsonl" << std::flush;
+    if (!s.dora) {  // llama.cpp knows no magnitudes
+      remat::io::save_gguf_lora(*lora, loaded.model, programs::in_folder(s.out, "adapter.gguf"), loaded.architecture);
+      std::cout << ", adapter.gguf (for llama.cpp)" << std::flush;
+    }
     try {
       remat::io::save_peft(*lora, loaded.model, programs::in_folder(s.out, "adapter"), s.model);
       std::cout << ", adapter (for PEFT)\n";

@@ -16,7 +16,7 @@ struct Settings {
   int memory = 400, rank = 8, context = 512, batch = 4, steps = 0, epochs = 0, warmup = 10, threads = 0;
   int eval_batches = 6, questions = 3, answer_length = 60;
   double alpha = 16, dropout = 0, lr = 5e-4, clip = 1, held_out = 0.05, minutes = 8;
-  bool full = false, rank_stabilized = false, skip_bad_lines = false, no_packing = false, merge = false;
+  bool full = false, rank_stabilized = false, skip_bad_lines = false, no_packing = false, merge = false, dora = false;
   std::uint64_t seed = 1;
   programs::StateSettings states{};
 };
@@ -41,6 +41,7 @@ inline void add_options(CLI::App& app, Settings& s) {
   app.add_option("--alpha", s.alpha, "adapters are scaled by alpha / rank")->check(above_zero);
   app.add_flag("--rank-stabilized", s.rank_stabilized, "by alpha / sqrt(rank)");
   app.add_option("--dropout", s.dropout, "on what adapters read")->check(fraction);
+  app.add_flag("--dora", s.dora, "adapters that train the length of each column apart (Liu et al. 2024)");
   app.add_flag("--full", s.full, "train all weights, as floats, in the place of adapters");
   app.add_option("--base", s.base, "how matrices that are not trained are kept: in their file, or quantized anew")
       ->check(CLI::IsMember({"as-stored", "int8", "nf4", "floats"}));

@@ -27,6 +27,7 @@
 #include <remat/ops/cross_entropy.hpp>
 #include <remat/ops/cumulative_sum.hpp>
 #include <remat/ops/custom_gradient.hpp>
+#include <remat/ops/dora.hpp>
 #include <remat/ops/drop_path.hpp>
 #include <remat/ops/dropout.hpp>
 #include <remat/ops/einsum.hpp>

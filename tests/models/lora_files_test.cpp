@@ -8,11 +8,14 @@
 #include <filesystem>
 #include <fstream>
 #include <functional>
+#include <initializer_list>
 #include <iterator>
+#include <map>
 #include <remat/io/gguf_lora.hpp>
 #include <remat/io/hugging_face.hpp>
 #include <remat/io/peft.hpp>
 #include <string>
+#include <string_view>
 #include <tuple>
 #include <vector>
 
@@ -155,21 +158,237 @@ TEST(GgufLora, GoesToAFileAndBackForEachArchitecture) {
   }
 }
 
-// Of GPT-2 one projection makes query, key and value. PEFT's files have its matrices the other way round.
-TEST(GgufLora, HoldsAdaptersOfGpt2WhichPeftRefuses) {
-  ParameterRegistry parameters, others;
-  const auto model = base_in<float>(parameters, "gpt2"), second = base_in<float>(others, "gpt2");
-  const nn::Lora<float> lora(parameters, parameters / "l", {.rank = 2});
-  std::uint64_t seed = 0;
-  for (const auto& part : lora.parts()) part.up.set_value(remat_test::random_tensor<float>(part.up.shape(), ++seed));
-  const Place place("gpt2.gguf");
-  io::save_gguf_lora(lora, model, place.path, "gpt2");
-  const io::GgufFile file(place.path);
-  EXPECT_EQ(file.at("blk.1.attn_qkv.weight.lora_b").shape, Shape({24, 2}));
-  EXPECT_EQ(io::load_gguf_lora(others, others / "l", second, place.path).parts().size(), 8U);
+// Of GPT-2 one projection makes query, key and value, and transformers has its matrices the other way round.
+TEST(LoraFiles, HoldAdaptersOfGpt2) {
+  ParameterRegistry parameters, others, third;
+  const auto model = base_in<float>(parameters, "gpt2"), second = base_in<float>(others, "gpt2"),
+             again = base_in<float>(third, "gpt2");
+  const nn::Lora<float> lora = io::load_peft(parameters, parameters / "l", model, golden("lora_gpt2"));
+  const io::SafetensorsFile expected(golden("lora_gpt2.safetensors"));
+  Tape look({.mode = Mode::evaluate});
+  EXPECT_LT(farthest(model.logits(look, expected.read<std::int32_t>("ids")).value(), expected.read<float>("logits")),
+            1e-5);
+  const Place file("gpt2.gguf"), folder("gpt2");
+  io::save_gguf_lora(lora, model, file.path, "gpt2");
+  const io::GgufFile gguf(file.path);
+  EXPECT_EQ(gguf.at("blk.1.attn_qkv.weight.lora_b").shape, Shape({24, 3}));
+  EXPECT_EQ(io::load_gguf_lora(others, others / "l", second, file.path).parts().size(), 4U);
   EXPECT_LT(farthest(logits_of(second), logits_of(model)), 1e-5);
-  expect_error({"one projection for query, key and value", "GPT-2"}, [&] { io::save_peft(lora, model, place.path); });
-  expect_error({"GPT-2"}, [&] { io::load_peft(others, others / "p", second, golden("lora")); });
+  io::save_peft(lora, model, folder.path);
+  std::ifstream in(folder.path + "/adapter_config.json");
+  EXPECT_EQ(nlohmann::json::parse(in)["fan_in_fan_out"], true);
+  EXPECT_EQ(io::load_peft(third, third / "l", again, folder.path).parts().size(), 4U);
+  EXPECT_EQ(farthest(logits_of(again), logits_of(model)), 0);
+}
+
+// What PEFT has as rank 4 with B in blocks is here query and value of rank 2 each, rows of B in the file's order.
+TEST(LoraFiles, HoldAdaptersOfPartsOfAFusedProjection) {
+  ParameterRegistry parameters;
+  const auto model = base_in<double>(parameters, "falcon_40b");
+  const io::SafetensorsFile theirs(golden("lora_falcon/adapter_model.safetensors")),
+      expected(golden("lora_falcon.safetensors"));
+  const Place place("falcon");
+  std::filesystem::copy(golden("lora_falcon"), place.path);
+  const auto write = [&](const std::string& pieces) {
+    std::vector<io::SafetensorsOutput> tensors;
+    for (const std::string& name : theirs.names())
+      tensors.push_back(
+          {name, DType::float32, theirs.info(name).shape, [value = theirs.read<float>(name)] { return value.any(); }});
+    std::map<std::string, std::string> metadata{{"format", "pt"}};
+    for (const char* layer : {"0", "1"})
+      metadata[std::string("parts of transformer.h.") + layer + ".self_attention.query_key_value"] = pieces;
+    io::save_safetensors(std::move(tensors), place.path + "/adapter_model.safetensors", metadata);
+  };
+  const auto refused = [&](const std::string& pieces, std::initializer_list<std::string_view> words) {
+    write(pieces);
+    ParameterRegistry own;
+    const auto base = base_in<float>(own, "falcon_40b");
+    expect_error(words, [&] { io::load_peft(own, own / "l", base, place.path); });
+  };
+  refused("key value", {"query_key_value", "said to be of parts", "not zero between them"});
+  refused("value query", {"query_key_value", "the part \"query\"", "or not there"});
+  refused("query keys", {"the part \"keys\""});
+  refused("", {"alpha_pattern", "another factor"});
+  write("query value");
+  const nn::Lora<double> lora = io::load_peft(parameters, parameters / "l", model, place.path);
+  EXPECT_EQ(lora.config().rank, 2);
+  EXPECT_EQ(lora.config().alpha, 3);
+  ASSERT_EQ(lora.parts().size(), 4U);
+  const Tensor<std::int32_t> ids = expected.read<std::int32_t>("ids");
+  {
+    Tape look({.mode = Mode::evaluate});
+    EXPECT_LT(farthest(model.logits(look, ids).value(), expected.read_as<double>("logits")), 1e-5);
+  }
+  std::vector<std::int32_t> targets(16, -1);
+  for (std::size_t i = 0; i < 15; ++i)
+    if (i != 7) targets[i] = ids.data()[i + 1];
+  Tape tape({.step = 1});
+  tape.backward(model.loss(tape, ids, Tensor<std::int32_t>({2, 8}, std::span<const std::int32_t>(targets))));
+  int compared = 0;
+  for (const auto& part : lora.parts()) {
+    if (part.pieces.empty()) continue;
+    EXPECT_EQ(part.pieces, (std::vector<MatrixPart>{{"query", 0, 16}, {"value", 24, 32}}));
+    const std::string before =
+        "gradient.base_model.model.transformer.h." + part.layer.substr(16, 1) + ".self_attention.query_key_value.lora_";
+    const Tensor<float> by_a = expected.read<float>(before + "A.weight"),
+                        by_b = expected.read<float>(before + "B.weight");
+    EXPECT_LT(farthest(io::detail::turned_for_file(part.down.grad()), by_a), 1e-6);
+    const Tensor<double> by_up = part.up.grad();
+    const kernels::RowOrder order{0, 4, 2};
+    for (Index r = 0; r < 2; ++r)
+      for (Index j = 0; j < 24; ++j) {
+        const Index row = order.stored(j < 16 ? j : j + 8, 32), rank = j < 16 ? r : r + 2;
+        EXPECT_NEAR(by_up.data()[r * 24 + j], by_b.data()[row * 4 + rank], 1e-6);
+      }
+    ++compared;
+  }
+  EXPECT_EQ(compared, 2);
+
+  const Place written("falcon_again"), file("falcon.gguf");
+  io::save_peft(lora, model, written.path);
+  const io::SafetensorsFile ours(written.path + "/adapter_model.safetensors");
+  EXPECT_EQ(ours.names(), theirs.names());
+  for (const std::string& name : theirs.names())
+    EXPECT_EQ(farthest(ours.read<float>(name), theirs.read<float>(name)), 0);
+  std::ifstream in(written.path + "/adapter_config.json");
+  const auto config = nlohmann::json::parse(in);
+  EXPECT_EQ(config["r"], 2);
+  EXPECT_EQ(config["lora_alpha"], 3);
+  EXPECT_EQ(config["rank_pattern"]["transformer.h.1.self_attention.query_key_value"], 4);
+  EXPECT_EQ(config["alpha_pattern"]["transformer.h.1.self_attention.query_key_value"], 6);
+  EXPECT_EQ(config["rank_pattern"].size(), 2U);
+  // llama.cpp divides one alpha by the rank of each tensor, so that b is stored doubled.
+  io::save_gguf_lora(lora, model, file.path, "falcon");
+  const io::GgufFile gguf(file.path);
+  EXPECT_EQ(gguf.get<float>("adapter.lora.alpha"), 3);
+  const Tensor<float> b = gguf.read<float>("blk.0.attn_qkv.weight.lora_b");
+  EXPECT_EQ(b.shape(), Shape({32, 4}));
+  EXPECT_EQ(b.data()[0], 2 * static_cast<float>(lora.parts()[1].up.value().data()[0]));
+  EXPECT_EQ(b.data()[16 * 4], 0);
+  const auto from = [&](const char* what, const std::string& path) {
+    ParameterRegistry own;
+    const auto base = base_in<double>(own, "falcon_40b");
+    const nn::Lora<double> read = std::string(what) == "peft" ? io::load_peft(own, own / "l", base, path)
+                                                              : io::load_gguf_lora(own, own / "l", base, path);
+    EXPECT_EQ(read.parts()[1].pieces.size(), 2U);
+    EXPECT_EQ(farthest(logits_of(base), logits_of(model)), 0) << what;
+  };
+  from("peft", written.path);
+  from("gguf", file.path);
+}
+
+// A fused projection of ours whose format has three: each part is one, and an adapter of the whole is three.
+TEST(LoraFiles, HoldPartsOfAFusedProjectionApartWhereTheFormatHasThemApart) {
+  for (const bool is_whole : {false, true}) {
+    const auto fused_in = [](ParameterRegistry& parameters) {
+      auto config = io::decoder_config(io::HuggingFaceFolder(golden("llama")));
+      for (auto& layer : config.layers) layer.attention.combined_qkv = true;
+      config.init_deviation = 0.5;
+      return models::Decoder<float>(parameters / "m", config);
+    };
+    ParameterRegistry parameters(3);
+    const auto model = fused_in(parameters);
+    std::uint64_t seed = 0;
+    for (const auto& entry : parameters.entries())
+      if (entry->value.shape.rank() == 2)
+        Parameter<float>(entry).set_value(remat_test::random_tensor<float>(entry->value.shape, ++seed));
+    const std::vector<std::string> targets = is_whole
+                                                 ? std::vector<std::string>{"*/attention/qkv"}
+                                                 : std::vector<std::string>{"*/attention/query", "*/attention/key"};
+    const nn::Lora<float> lora(parameters, parameters / "l", {.targets = targets, .rank = 2, .alpha = 3});
+    for (const auto& part : lora.parts()) part.up.set_value(remat_test::random_tensor<float>(part.up.shape(), ++seed));
+    const Place folder("apart"), file("apart.gguf");
+    io::save_peft(lora, model, folder.path);
+    io::save_gguf_lora(lora, model, file.path, "llama");
+    EXPECT_EQ(io::SafetensorsFile(folder.path + "/adapter_model.safetensors").names().size(), is_whole ? 12U : 8U);
+    const io::GgufFile gguf(file.path);
+    EXPECT_EQ(gguf.at("blk.0.attn_k.weight.lora_a").shape, Shape({2, 16}));
+    const ParameterRegistry copy(parameters);  // of the base, before it is merged
+    lora.merge();
+    const Tensor<float> merged = logits_of(model);
+    for (const char* what : {"peft", "gguf"}) {
+      ParameterRegistry own(3);
+      const auto base = fused_in(own);
+      for (const auto& entry : own.entries()) Parameter<float>(entry).set_value(copy.at<float>(entry->path).value());
+      const nn::Lora<float> read = std::string(what) == "peft" ? io::load_peft(own, own / "l", base, folder.path)
+                                                               : io::load_gguf_lora(own, own / "l", base, file.path);
+      EXPECT_EQ(read.parts()[0].pieces.size(), is_whole ? 3U : 2U);
+      EXPECT_LT(farthest(logits_of(base), merged), 2e-3) << what;
+    }
+  }
+}
+
+TEST(Dora, AdaptersOfPeftGiveItsLogitsLossAndGradients) {
+  ParameterRegistry parameters;
+  const auto model = base_in<double>(parameters);
+  const nn::Lora<double> lora = io::load_peft(parameters, parameters / "lora", model, golden("dora"));
+  EXPECT_EQ(lora.parts().size(), 6U);
+  EXPECT_TRUE(lora.config().dora);
+  const io::SafetensorsFile expected(golden("dora.safetensors"));
+  const Tensor<std::int32_t> ids = expected.read<std::int32_t>("ids");
+  Tape look({.mode = Mode::evaluate});
+  EXPECT_LT(farthest(model.logits(look, ids).value(), expected.read_as<double>("logits")), 1e-5);
+  std::vector<std::int32_t> targets(16, -1);
+  for (std::size_t i = 0; i < 15; ++i)
+    if (i != 7) targets[i] = ids.data()[i + 1];
+  Tape tape({.step = 1});
+  const Var<double> loss = model.loss(tape, ids, Tensor<std::int32_t>({2, 8}, std::span<const std::int32_t>(targets)));
+  EXPECT_NEAR(loss.item(), expected.read_as<double>("loss").data()[0], 1e-6);
+  tape.backward(loss);
+  for (const auto& linear : io::linears_of(model, io::hugging_face_names("model.")))
+    for (const auto& part : lora.parts()) {
+      if (part.layer != linear.layer) continue;
+      const auto compare = [&](const Tensor<float>& is, const char* half) {
+        const Tensor<float> should = expected.read<float>("gradient.base_model.model." + linear.name + half);
+        double size = 0;
+        for (Index i = 0; i < should.size(); ++i) size = std::max<double>(size, std::abs(should.data()[i]));
+        EXPECT_LT(farthest(is, should), 2e-5 * size) << linear.name << half;
+      };
+      compare(io::detail::turned_for_file(part.down.grad()), ".lora_A.weight");
+      compare(io::detail::turned_for_file(part.up.grad()), ".lora_B.weight");
+      const Tensor<double> by_magnitude = part.magnitude.grad();
+      compare(io::detail::magnitudes_for_file(by_magnitude, {}, 0, by_magnitude.size()),
+              ".lora_magnitude_vector.weight");
+    }
+  const Place place("dora"), file("dora.gguf");
+  io::save_peft(lora, model, place.path, "llama");
+  const io::SafetensorsFile ours(place.path + "/adapter_model.safetensors"),
+      theirs(golden("dora/adapter_model.safetensors"));
+  EXPECT_EQ(ours.names(), theirs.names());
+  for (const std::string& name : theirs.names())
+    EXPECT_EQ(farthest(ours.read<float>(name), theirs.read<float>(name)), 0) << name;
+  std::ifstream in(place.path + "/adapter_config.json");
+  EXPECT_EQ(nlohmann::json::parse(in)["use_dora"], true);
+  expect_error({"dora.gguf", "no magnitudes", "DoRA"}, [&] { io::save_gguf_lora(lora, model, file.path, "llama"); });
+}
+
+// Of parts of a module PEFT has magnitudes for all of it: those of other columns are their lengths.
+TEST(Dora, OfPartsGoesToAFolderAndBack) {
+  ParameterRegistry parameters;
+  const auto model = base_in<float>(parameters, "falcon_40b");
+  const nn::Lora<float> lora(parameters, parameters / "l",
+                             {.targets = {"*/attention/key", "*/attention/out"}, .rank = 2, .dora = true});
+  std::uint64_t seed = 0;
+  for (const auto& part : lora.parts()) {
+    part.up.set_value(remat_test::random_tensor<float>(part.up.shape(), ++seed));
+    part.magnitude.set_value(remat_test::random_tensor<float>(part.magnitude.shape(), ++seed));
+  }
+  const Place place("dora_parts");
+  io::save_peft(lora, model, place.path);
+  const auto read = [&](bool changed) {
+    ParameterRegistry own;
+    const auto base = base_in<float>(own, "falcon_40b");
+    if (changed) {
+      const auto w = own.at<float>("m/decoder/layer_0/attention/qkv/w");
+      Tensor<float> other = w.value();
+      for (float& value : other.write()) value *= 1.1F;
+      w.set_value(other);
+    }
+    (void)io::load_peft(own, own / "l", base, place.path);
+    return farthest(logits_of(base), logits_of(model));
+  };
+  EXPECT_EQ(read(false), 0);
+  expect_error({"query_key_value", "other magnitudes are not those of the matrix"}, [&] { read(true); });
 }
 
 TEST(LoraFiles, WhatDoesNotFitIsRefused) {
@@ -188,9 +407,14 @@ TEST(LoraFiles, WhatDoesNotFitIsRefused) {
     return io::load_peft(own, own / "l", base, place.path).parts().size();
   };
   EXPECT_EQ(load([](auto&) {}), 10U);
-  expect_error({"adapter_config.json", "use_dora", "only false"}, [&] { load([](auto& c) { c["use_dora"] = true; }); });
+  expect_error({"the magnitudes of", "use_dora"}, [&] { load([](auto& c) { c["use_dora"] = true; }); });
   expect_error({"bias", "only \"none\""}, [&] { load([](auto& c) { c["bias"] = "all"; }); });
-  expect_error({"rank_pattern", "an empty one"}, [&] { load([](auto& c) { c["rank_pattern"] = {{"q_proj", 2}}; }); });
+  expect_error({"rank_pattern gives model.layers.0.self_attn.q_proj a rank of 2", "has 3"}, [&] {
+    load([](auto& c) { c["rank_pattern"] = {{"q_proj", 2}}; });
+  });
+  expect_error({"alpha_pattern gives", "q_proj another factor"}, [&] {
+    load([](auto& c) { c["alpha_pattern"] = {{"q_proj", 2}}; });
+  });
   expect_error({"modules_to_save", "null"}, [&] { load([](auto& c) { c["modules_to_save"] = {"lm_head"}; }); });
   expect_error({"peft_type", "\"LORA\""}, [&] { load([](auto& c) { c["peft_type"] = "LOHA"; }); });
   expect_error({"lacks the field \"lora_alpha\""}, [&] { load([](auto& c) { c.erase("lora_alpha"); }); });

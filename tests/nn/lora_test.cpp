@@ -14,6 +14,8 @@
 #include <remat/optim/gradient_watch.hpp>
 #include <remat/policy/parse.hpp>
 #include <string>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 #include "core/expect_error.hpp"
@@ -342,6 +344,180 @@ TEST(Lora, RefusesWhatItCannotDo) {
   Tape tape({.step = 1});
   expect_error({"m/head/w", "adapter"}, [&] { (void)second.loss(tape, a_batch()); });
   expect_error({"m/head/w", "adapter"}, [&] { (void)second.logits(tape, a_batch().inputs); });
+}
+
+/// The same with one projection for query, key and value.
+models::DecoderConfig fused_llama() {
+  models::DecoderConfig config = small_llama();
+  for (auto& layer : config.layers) layer.attention.combined_qkv = true;
+  return config;
+}
+
+TEST(LoraOnParts, ComputesItsFormulaAndTheGradients) {
+  using T = double;
+  for (const bool is_stored : {false, true}) {
+    ParameterRegistry parameters(1);
+    const nn::Linear<T> layer(parameters / "a" / "qkv", {.input_dims = 6, .output_dims = 9});
+    layer.w.entry()->parts = {{"query", 0, 4}, {"key", 4, 6}, {"value", 6, 9}};
+    if (is_stored) {  // as floats, so that both hold one matrix
+      std::vector<float> values;
+      for (Index j = 0; j < 9; ++j)
+        for (Index i = 0; i < 6; ++i) values.push_back(static_cast<float>(layer.w.value().data()[i * 9 + j]));
+      layer.w.entry()->keep_as(std::make_shared<Stored>(9, 6, values), true);
+    }
+    const nn::Lora<T> lora(parameters, parameters / "lora", {.targets = {"a/value", "a/query"}, .rank = 2, .alpha = 6});
+    ASSERT_EQ(lora.parts().size(), 1U);
+    const auto& part = lora.parts()[0];
+    EXPECT_EQ(part.pieces, (std::vector<MatrixPart>{{"query", 0, 4}, {"value", 6, 9}}));
+    EXPECT_EQ(part.down.shape(), Shape({6, 4}));
+    EXPECT_EQ(part.up.shape(), Shape({2, 7}));  // no zeros between the blocks, so none in an optimizer's state
+    fill(lora);
+    const Tensor<T> input = random_tensor<T>({5, 6}, 9), weight = random_tensor<T>({5, 9}, 10);
+    Tape tape({.step = 1});
+    const Var<T> x = tape.input(input, {.wants_gradient = true});
+    const Var<T> y = layer(x);
+    const Tensor<T> value = y.value();
+    tape.backward(sum(y * tape.input(weight)));
+    // By hand, in loops: W' = W + 3 A_q B_q on columns [0, 4) and + 3 A_v B_v on [6, 9).
+    const Tensor<T> w = layer.w.value(), b = layer.b.value(), down = part.down.value(), up = part.up.value();
+    std::vector<double> whole(w.data(), w.data() + 54), by_x(30, 0), by_down(24, 0), by_up(14, 0);
+    for (const auto& [first, at, begin, end] : {std::tuple{0, 0, 0, 4}, {2, 4, 6, 9}})
+      for (int j = begin; j < end; ++j)
+        for (int i = 0; i < 6; ++i)
+          for (int r = 0; r < 2; ++r) {
+            const double a = down.data()[i * 4 + first + r], c = up.data()[r * 7 + at + j - begin];
+            whole[static_cast<std::size_t>(i * 9 + j)] += 3 * a * c;
+            double sum = 0;  // of x^T dy
+            for (int t = 0; t < 5; ++t) sum += input.data()[t * 6 + i] * weight.data()[t * 9 + j];
+            by_down[static_cast<std::size_t>(i * 4 + first + r)] += 3 * sum * c;
+            by_up[static_cast<std::size_t>(r * 7 + at + j - begin)] += 3 * sum * a;
+          }
+    for (int t = 0; t < 5; ++t)
+      for (int j = 0; j < 9; ++j) {
+        double sum = b.data()[j];
+        for (int i = 0; i < 6; ++i) {
+          sum += input.data()[t * 6 + i] * whole[static_cast<std::size_t>(i * 9 + j)];
+          by_x[static_cast<std::size_t>(t * 6 + i)] +=
+              weight.data()[t * 9 + j] * whole[static_cast<std::size_t>(i * 9 + j)];
+        }
+        EXPECT_NEAR(value.data()[t * 9 + j], sum, 1e-12);
+      }
+    const auto same = [](const Tensor<T>& is, const std::vector<double>& should) {
+      ASSERT_EQ(is.size(), static_cast<Index>(should.size()));
+      for (std::size_t i = 0; i < should.size(); ++i) ASSERT_NEAR(is.data()[i], should[i], 1e-12) << i;
+    };
+    same(tape.grad(x), by_x);
+    same(part.down.grad(), by_down);
+    same(part.up.grad(), by_up);
+  }
+}
+
+// As a model of projections apart with adapters of the same names.
+TEST(LoraOnParts, ComputesWhatProjectionsApartDo) {
+  ParameterRegistry fused(3), apart(3);
+  const models::Decoder<float> one(fused / "m", fused_llama()), three(apart / "m", small_llama());
+  const auto at = [](const ParameterRegistry& of, const std::string& path) { return of.at<float>(path); };
+  for (const auto& entry : apart.entries())
+    if (entry->path.find("/attention/") == std::string::npos || entry->path.find("/out/") != std::string::npos)
+      at(fused, entry->path).set_value(at(apart, entry->path).value());
+  const nn::LoraConfig config{.targets = {"*/attention/query", "*/attention/key", "*/attention/value"}, .rank = 2};
+  const nn::Lora<float> of_one(fused, fused / "l", config), of_three(apart, apart / "l", config);
+  fill(of_three);
+  EXPECT_EQ(of_one.parts().size(), 2U);
+  EXPECT_EQ(of_three.parts().size(), 6U);
+  EXPECT_EQ(fused.trainable_count(), apart.trainable_count());
+  // Columns [begin, end) of `whole`.
+  const auto columns = [](const Tensor<float>& whole, Index begin, Index end) {
+    std::vector<float> some;
+    const Index width = whole.shape().back();
+    for (Index i = 0; i < whole.size() / width; ++i)
+      some.insert(some.end(), whole.data() + i * width + begin, whole.data() + i * width + end);
+    Shape shape = whole.shape();
+    shape[shape.rank() - 1] = end - begin;
+    return Tensor<float>(shape, std::span<const float>(some));
+  };
+  const auto put = [](const Parameter<float>& to, const Tensor<float>& from, Index begin) {
+    Tensor<float> whole = to.value();
+    const Index width = whole.shape().back(), part = from.shape().back();
+    for (Index i = 0; i < from.size() / part; ++i)
+      std::copy_n(from.data() + i * part, part, whole.write().data() + i * width + begin);
+    to.set_value(whole);
+  };
+  const std::vector<std::tuple<std::string, Index, Index>> parts{{"query", 0, 16}, {"key", 16, 24}, {"value", 24, 32}};
+  for (const std::string layer : {"m/decoder/layer_0/attention/", "m/decoder/layer_1/attention/"})
+    for (std::size_t p = 0; p < parts.size(); ++p) {
+      const auto& [name, begin, end] = parts[p];
+      for (const char* what : {"/w", "/b"})
+        put(at(fused, layer + "qkv" + what), at(apart, layer + name + what).value(), begin);
+      put(at(fused, "l/" + layer + "qkv/down"), at(apart, "l/" + layer + name + "/down").value(),
+          static_cast<Index>(2 * p));
+      put(at(fused, "l/" + layer + "qkv/up"), at(apart, "l/" + layer + name + "/up").value(), begin);
+    }
+  Tape first({.step = 1}), second({.step = 1});
+  const Var<float> a = one.loss(first, a_batch()), b = three.loss(second, a_batch());
+  EXPECT_NEAR(a.item(), b.item(), 1e-5);
+  first.backward(a), second.backward(b);
+  for (const std::string layer : {"m/decoder/layer_0/attention/", "m/decoder/layer_1/attention/"})
+    for (std::size_t p = 0; p < parts.size(); ++p) {
+      const auto& [name, begin, end] = parts[p];
+      expect_close(columns(at(fused, "l/" + layer + "qkv/down").grad(), static_cast<Index>(2 * p),
+                           static_cast<Index>(2 * p + 2)),
+                   at(apart, "l/" + layer + name + "/down").grad(), 1e-4);
+      expect_close(columns(at(fused, "l/" + layer + "qkv/up").grad(), begin, end),
+                   at(apart, "l/" + layer + name + "/up").grad(), 1e-4);
+    }
+}
+
+TEST(LoraOnParts, NoPolicyChangesABitAndMergedTheModelComputesAsBefore) {
+  for (const bool is_stored : {false, true}) {
+    std::vector<Tensor<float>> first;
+    for (const char* policy : {"everything", "save_nothing", "dots", "names(combined_qkv_proj,ffn2)"}) {
+      ParameterRegistry parameters(3);
+      auto config = fused_llama();
+      config.remat = policy::parse(policy);
+      const models::Decoder<float> model(parameters / "m", config);
+      if (is_stored) store_all_matrices(parameters);
+      const nn::Lora<float> lora(parameters, parameters / "lora",
+                                 {.targets = {"*/query", "*/attention/value", "*/ffn/*"}, .rank = 3, .dropout = 0.25});
+      fill(lora);
+      Tape tape({.step = 5});
+      tape.backward(model.loss(tape, a_batch()));
+      const std::vector<Tensor<float>> grads = trained_gradients(parameters);
+      EXPECT_EQ(grads.size(), 16U);
+      if (first.empty()) first = grads;
+      for (std::size_t i = 0; i < grads.size(); ++i) expect_close(grads[i], first[i], 0);
+      const auto logits = [&] {
+        Tape look({.mode = Mode::evaluate});
+        return model.logits(look, a_batch().inputs).value();
+      };
+      const Tensor<float> before = logits();
+      const double deviation = lora.merge();
+      EXPECT_GT(deviation, 0);
+      EXPECT_LT(deviation, 1e-5);
+      expect_close(logits(), before, 1e-3);
+    }
+  }
+}
+
+TEST(LoraOnParts, AreOfThePartOrOfTheWhole) {
+  const auto make = [](std::vector<std::string> targets, Index rank = 2) {
+    ParameterRegistry parameters;
+    const models::Decoder<float> model(parameters / "m", fused_llama());
+    const nn::Lora<float> lora(parameters, parameters / "l", {.targets = std::move(targets), .rank = rank});
+    return std::pair(lora.parts().size(), lora.parts().front().pieces.size());
+  };
+  EXPECT_EQ(make({"*/attention/*"}), std::pair(4UL, 0UL));
+  EXPECT_EQ(make({"*/attention/qkv"}), std::pair(2UL, 0UL));
+  EXPECT_EQ(make({"*/attention/value"}), std::pair(2UL, 1UL));
+  EXPECT_EQ(make({"*/attention/?????", "*_0/attention/key"}), std::pair(2UL, 3UL));
+  expect_error(
+      {"\"*/attention/query\" is of a part of m/decoder/layer_0/attention/qkv", "\"*/attention/*\" adapts whole"}, [&] {
+        make({"*/attention/*", "*/attention/query"});
+      });
+  expect_error({"rank 9", "key of m/decoder/layer_0/attention/qkv", "[16, 8]"}, [&] {
+    make({"*/attention/query", "*/attention/key"}, 9);
+  });
+  expect_error({"\"*/attention/keys\" fits no linear layer", "attention/key\""}, [&] { make({"*/attention/keys"}); });
 }
 
 TEST(GradientWatch, NamesWhatIsNotTrained) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <ops/op_case.hpp>
+#include <remat/ops/dora.hpp>
 #include <remat/ops/linear.hpp>
 #include <remat/ops/low_rank.hpp>
 #include <remat/ops/matmul.hpp>
@@ -60,6 +61,33 @@ inline void product_cases(const AddCase& row) {
        .inputs = {on({{5, 7}, {7, 9}, {9}, {7, 2}, {2, 9}}), on({{2, 3, 4}, {4, 1}, {1}, {4, 3}, {3, 1}, {2, 3, 4}}),
                   on({{33, 17}, {17, 65}, {65}, {17, 4}, {4, 65}, {33, 17}}), on({{0, 4}, {4, 3}, {3}, {4, 2}, {2, 3}}),
                   on({{3, 4}, {4, 2}, {2}, {4, 0}, {0, 2}})}});
+  row({.name = "linear with an adapter of parts",
+       .fn =
+           [](const auto& in) {
+             using T = typename std::decay_t<decltype(in)>::type;
+             using O = remat::ops::AdaptedLinear<T>;
+             using remat::Argument;
+             const Index inner = in[1].shape()[1] - 2;  // column 0, and 2 to the last; not column 1
+             return record(O(remat::ops::ProductWeight<T>(Argument<T>(in[1]), false), 0.75, false,
+                             {{"a", 0, 1}, {"b", 2, 2 + inner}}),
+                           in[0], in[1], in[2], in[3], in[4], Argument<T>())[O::y];
+           },
+       .inputs = {on({{5, 7}, {7, 9}, {9}, {7, 4}, {2, 8}}), on({{33, 17}, {17, 65}, {65}, {17, 6}, {3, 64}}),
+                  on({{0, 4}, {4, 3}, {3}, {4, 4}, {2, 2}})}});
+  row({.name = "dora",
+       .fn =
+           [](const auto& in) {
+             using T = typename std::decay_t<decltype(in)>::type;
+             using Norms = remat::ops::DoraNorms<T>;
+             using O = remat::ops::Dora<T>;
+             using remat::Argument;
+             const std::vector<remat::MatrixPart> parts{{"a", 1, 3}};
+             const auto of = [&](const Shape& shape) { return in.tape.input(Tensor<T>(shape, static_cast<T>(0.5))); };
+             const Var<T> norms = record(Norms(remat::ops::ProductWeight<T>(false), 0.5, parts), of({4, 2}), of({2, 2}),
+                                         of({4, in[0].shape().back()}))[Norms::norms];
+             return record(O(parts), in[0], in[1], in.x.size() > 2 ? Argument<T>(in[2]) : Argument<T>(), norms)[O::y];
+           },
+       .inputs = {on({{5, 7}, {2}, {7}}), on({{3, 4, 3}, {2}}), on({{300, 33}, {2}, {33}}), on({{0, 4}, {2}, {4}})}});
 }
 
 }  // namespace remat_test

@@ -22,13 +22,18 @@ double save_merged_gguf(const GgufFile& base, const nn::Lora<T>& lora, const mod
   double deviation = 0;
   std::map<std::string, GgufOutput, std::less<>> merged;
   for (const auto& part : lora.parts()) {
-    const auto linear =
-        std::find_if(linears.begin(), linears.end(), [&](const auto& each) { return each.layer == part.layer; });
-    require(linear != linears.end(), path, ": ", part.layer, " is adapted, but the format has no name for it");
+    const auto is_of = [&](const auto& linear) { return linear.layer == part.layer; };
+    require(std::any_of(linears.begin(), linears.end(), is_of), path, ": ", part.layer,
+            " is adapted, but the format has no name for it");
     const auto sum = lora.merged(part);
     deviation = std::max(deviation, sum.deviation);
-    const std::string name = linear->name + ".weight";
-    merged.emplace(name, GgufOutput(name, detail::turned_for_file(sum.weight, linear->paired_heads), format));
+    for (const NamedLinear& linear : linears) {
+      if (!is_of(linear)) continue;
+      const MatrixPart columns = linear.piece.value_or(MatrixPart{"", 0, sum.weight.shape()[1]});
+      const std::string name = linear.name + ".weight";
+      const Tensor<float> stored = detail::turned_for_file(sum.weight, linear.order, columns.begin, columns.end);
+      merged.emplace(name, GgufOutput(name, stored, format));
+    }
   }
   std::vector<GgufOutput> tensors;
   for (const GgufTensor& tensor : base.tensors()) {

@@ -6,12 +6,14 @@
 #include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <remat/io/decoder_save.hpp>
 #include <remat/io/lora_names.hpp>
 #include <remat/io/safetensors.hpp>
 #include <remat/nn/lora.hpp>
 #include <remat/text/json_place.hpp>
 #include <remat/text/text_file.hpp>
 #include <set>
+#include <sstream>
 #include <string>
 #include <system_error>
 #include <utility>
@@ -31,65 +33,92 @@ inline std::vector<std::string> peft_targets(const std::vector<NamedLinear>& lin
   std::map<std::string, bool> is_whole;
   for (const NamedLinear& linear : linears) {
     const auto found = is_whole.emplace(linear.part, true).first;
-    found->second = found->second && adapted.contains(linear.layer);
+    found->second = found->second && adapted.contains(linear.name);
   }
   for (const auto& [part, whole] : is_whole)
     if (whole) targets.push_back(part.substr(part.rfind('.') + 1));
   for (const NamedLinear& linear : linears)
-    if (adapted.contains(linear.layer) && !is_whole[linear.part]) targets.push_back(linear.name);
+    if (adapted.contains(linear.name) && !is_whole[linear.part]) targets.push_back(linear.name);
   return targets;
 }
 
-/// An `Error` that begins with `folder` for a decoder whose linears PEFT knows by other names than Llama's.
+/// The names of the transformers class that a decoder is.
 template <class T>
-std::vector<NamedLinear> peft_linears(const models::Decoder<T>& model, const std::string& folder) {
+DecoderNames peft_names(const models::Decoder<T>& model, const std::string& folder) {
+  const DecoderFamily& family =
+      *find_family(&DecoderFamily::model_type, model_type_for(completed_config(model, folder)));
+  DecoderNames names = with_prefix(family.folder_names, std::string(family.prefix));
   for (const auto& layer : model.decoder.layers)
-    require(!layer.attention.qkv && layer.ffn.gate, folder, ": PEFT's files are known of Llama and its kind, but ",
-            layer.path, " has ", layer.attention.qkv ? "one projection for query, key and value" : "no gate",
-            ", as GPT-2 has; a GGUF file holds adapters of that too, see save_gguf_lora");
-  return linears_of(model, hugging_face_names("model."));
+    require(names.gate.empty() || layer.ffn.gate, folder, ": ", layer.path, " has no gate, as models of ",
+            family.model_type, " have, so that PEFT has no names for its linears");
+  return names;
 }
+
+/// What PEFT multiplies an adapter's product by, times the rank that it divides by, see `use_rslora`: of one whose rank
+/// is `count` times R, so that the factor is as of rank R.
+inline double peft_alpha(double alpha, Index count, bool is_rank_stabilized) {
+  const auto times = static_cast<double>(count);
+  return alpha * (is_rank_stabilized ? std::sqrt(times) : times);
+}
+
+/// Under which metadata of a safetensors file the parts lie that an adapter is of: "query value".
+inline std::string parts_key(const std::string& name) { return "parts of " + name; }
 
 }  // namespace detail
 
-/// Writes the adapters of a decoder of Llama's kind to a folder that `peft.PeftModel.from_pretrained` opens beside the
-/// base model, of which `base_model` is the name or path. Each file is replaced as a whole.
+/// Writes the adapters of a decoder to a folder that `peft.PeftModel.from_pretrained` opens beside the base model, of
+/// which `base_model` is the name or path. Adapters of P parts of a matrix that transformers has as one module,
+/// Falcon's query_key_value, are one of rank P R: A stacked, B in blocks. Where it has modules apart, each is one. Each
+/// file is replaced as a whole.
 template <class T>
 void save_peft(const nn::Lora<T>& lora, const models::Decoder<T>& model, const std::string& folder,
                const std::string& base_model = {}) {
-  const std::vector<NamedLinear> linears = detail::peft_linears(model, folder);
+  const DecoderNames names = detail::peft_names(model, folder);
+  const std::vector<NamedLinear> linears = linears_of(model, names);
+  const nn::LoraConfig& config = lora.config();
+  std::vector<detail::StoredAdapter> all;
+  for (const auto& part : lora.parts())
+    for (auto& each : detail::stored_adapters<T>(part, linears, folder)) all.push_back(std::move(each));
+  const Index common = detail::common_count(all);
   std::set<std::string> adapted;
   std::vector<SafetensorsOutput> tensors;
-  for (const auto& part : lora.parts()) {
-    const auto linear =
-        std::find_if(linears.begin(), linears.end(), [&](const auto& each) { return each.layer == part.layer; });
-    require(linear != linears.end(), folder, ": ", part.layer, " is adapted, but PEFT has no name for it here");
-    adapted.insert(part.layer);
-    const auto add = [&](const char* half, const Parameter<Accum<T>>& parameter) {
-      const Shape shape{parameter.shape()[1], parameter.shape()[0]};
-      tensors.push_back({std::string(detail::peft_before) + linear->name + half, DType::float32, shape,
-                         [parameter] { return detail::turned_for_file(parameter.value()).any(); }});
+  std::map<std::string, std::string> metadata{{"format", "pt"}};
+  nlohmann::ordered_json ranks = nlohmann::ordered_json::object(), alphas = ranks;
+  for (const detail::StoredAdapter& each : all) {
+    adapted.insert(each.name);
+    const auto add = [&](const char* half, const Tensor<float>& values) {
+      tensors.push_back({std::string(detail::peft_before) + each.name + half, DType::float32, values.shape(),
+                         [values] { return values.any(); }});
     };
-    add(".lora_A.weight", part.down);
-    add(".lora_B.weight", part.up);
+    add(".lora_A.weight", each.a);
+    add(".lora_B.weight", each.b);
+    if (config.dora) add(".lora_magnitude_vector", each.magnitude);
+    for (const std::string& piece : each.pieces) {
+      std::string& pieces = metadata[detail::parts_key(each.name)];
+      pieces += (pieces.empty() ? "" : " ") + piece;
+    }
+    if (each.count() == common) continue;
+    ranks[each.name] = config.rank * each.count();
+    alphas[each.name] = detail::peft_alpha(config.alpha, each.count(), config.rank_stabilized);
   }
-  const nn::LoraConfig& config = lora.config();
   const nlohmann::ordered_json json{{"peft_type", "LORA"},
                                     {"task_type", "CAUSAL_LM"},
                                     {"base_model_name_or_path", base_model},
-                                    {"r", config.rank},
-                                    {"lora_alpha", config.alpha},
+                                    {"r", config.rank * common},
+                                    {"lora_alpha", detail::peft_alpha(config.alpha, common, config.rank_stabilized)},
+                                    {"rank_pattern", ranks},
+                                    {"alpha_pattern", alphas},
                                     {"lora_dropout", config.dropout},
                                     {"use_rslora", config.rank_stabilized},
-                                    {"use_dora", false},
+                                    {"use_dora", config.dora},
                                     {"bias", "none"},
-                                    {"fan_in_fan_out", false},
+                                    {"fan_in_fan_out", !names.transposed},
                                     {"inference_mode", true},
                                     {"target_modules", detail::peft_targets(linears, adapted)}};
   std::error_code failure;
   std::filesystem::create_directories(folder, failure);
   require(!failure, folder, ": cannot be made: ", failure.message());
-  save_safetensors(std::move(tensors), folder + "/adapter_model.safetensors", {{"format", "pt"}});
+  save_safetensors(std::move(tensors), folder + "/adapter_model.safetensors", metadata);
   std::string text;
   try {
     text = json.dump(2) + "\n";
@@ -102,13 +131,15 @@ void save_peft(const nn::Lora<T>& lora, const models::Decoder<T>& model, const s
 }
 
 /// Makes the adapters of such a folder in `where`, beside the layers of `model`, and activates them. An `Error` for a
-/// setting that changes results and is not supported here (DoRA, ranks by layer, trained biases), for a tensor that is
-/// no half of an adapter, and for a layer that the model does not have.
+/// setting that changes results and is not supported here (factors by layer, trained biases), for a tensor that
+/// is no half of an adapter, and for a layer that the model does not have.
 template <class T>
 nn::Lora<T> load_peft(const ParameterRegistry& parameters, const Scope& where, const models::Decoder<T>& model,
                       const std::string& folder) {
   const std::string path = folder + "/adapter_config.json";
+  const DecoderNames names = detail::peft_names(model, folder);
   nn::LoraConfig config;
+  std::map<std::string, double> ranks, alphas;  // by the name of a module, or the end of it
   try {
     const text::detail::Json json = text::detail::parse_json(text::detail::read_text_file(path));
     const text::detail::JsonPlace place(json, "");
@@ -116,12 +147,14 @@ nn::Lora<T> load_peft(const ParameterRegistry& parameters, const Scope& where, c
       if (!is_so) place[name].refuse("is not supported; only ", rule, " is");
     };
     only("peft_type", place["peft_type"].text() == "LORA", "\"LORA\"");
-    for (const char* name : {"use_dora", "fan_in_fan_out", "lora_bias", "use_qalora"})
-      only(name, !place.flag(name, false), "false");
+    config.dora = place.flag("use_dora", false);
+    for (const char* name : {"lora_bias", "use_qalora"}) only(name, !place.flag(name, false), "false");
+    // Of matrices that lie as [inputs, outputs], as those of GPT-2; adapters lie one way.
+    only("fan_in_fan_out", !place.flag("fan_in_fan_out", false) || !names.transposed, "false");
     only("bias", place.text("bias", "none") == "none", "\"none\"");
-    for (const char* name : {"rank_pattern", "alpha_pattern"})
+    for (const auto& [name, to] : {std::pair{"rank_pattern", &ranks}, std::pair{"alpha_pattern", &alphas}})
       if (place.has(name))
-        place[name].each_member([&](const auto&, const auto&) { only(name, false, "an empty one"); });
+        place[name].each_member([to = to](const auto& module, const auto& v) { to->emplace(module, v.number()); });
     for (const char* name : {"modules_to_save", "layer_replication", "trainable_token_indices", "target_parameters",
                              "use_bdlora", "alora_invocation_tokens", "velora_config", "kasa_config"})
       only(name, !place.has(name), "null");
@@ -136,6 +169,12 @@ nn::Lora<T> load_peft(const ParameterRegistry& parameters, const Scope& where, c
   std::map<std::string, detail::StoredAdapter> stored;
   for (const auto& [name, info] : file.tensors()) {
     const bool is_a = name.ends_with(".lora_A.weight"), is_b = name.ends_with(".lora_B.weight");
+    constexpr std::string_view magnitudes = ".lora_magnitude_vector";
+    if (config.dora && name.starts_with(detail::peft_before) && name.ends_with(magnitudes)) {
+      const std::size_t before = detail::peft_before.size();
+      stored[name.substr(before, name.size() - magnitudes.size() - before)].magnitude = file.read_as<float>(name);
+      continue;
+    }
     require(name.starts_with(detail::peft_before) && (is_a || is_b), file.path(), ": ", remat::detail::quoted(name),
             " is no half of an adapter");
     require(info.shape.rank() == 2, file.path(), ": ", remat::detail::quoted(name), " has shape ", info.shape,
@@ -148,11 +187,28 @@ nn::Lora<T> load_peft(const ParameterRegistry& parameters, const Scope& where, c
   }
   std::vector<detail::StoredAdapter> all;
   for (auto& [layer, adapter] : stored) {
+    if (const auto parts = file.metadata().find(detail::parts_key(layer)); parts != file.metadata().end()) {
+      std::istringstream pieces(parts->second);
+      for (std::string piece; pieces >> piece;) adapter.pieces.push_back(piece);
+    }
+    const auto pattern_or = [&](const std::map<std::string, double>& pattern, double otherwise) {
+      for (const auto& [name, value] : pattern)
+        if (layer == name || layer.ends_with("." + name)) return value;
+      return otherwise;
+    };
+    const auto rank = static_cast<double>(adapter.a.shape().rank() == 2 ? adapter.a.shape()[0] : 0);
+    require(pattern_or(ranks, rank) == rank, path, ": rank_pattern gives ", layer, " a rank of ",
+            pattern_or(ranks, rank), ", but its adapter has ", rank);
+    adapter.alpha = pattern_or(alphas, config.alpha);
+    adapter.alpha /= detail::peft_alpha(1, adapter.count(), config.rank_stabilized);
+    require(all.empty() || std::abs(adapter.alpha - all.front().alpha) <= 1e-6 * adapter.alpha, path,
+            ": alpha_pattern gives ", layer, " another factor than ", all.empty() ? layer : all.front().name,
+            ", which is not supported");
     require(adapter.a.shape().rank() == 2 && adapter.b.shape().rank() == 2, file.path(), ": of the adapter of ",
             remat::detail::quoted(layer), " one half is missing");
     all.push_back(std::move(adapter));
   }
-  return detail::lora_of<T>(file.path(), parameters, where, detail::peft_linears(model, folder), all, config);
+  return detail::lora_of<T>(file.path(), parameters, where, linears_of(model, names), all, config);
 }
 
 }}}  // namespace remat::io

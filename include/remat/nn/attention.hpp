@@ -14,6 +14,7 @@
 #include <remat/ops/slice.hpp>
 #include <remat/ops/unary_activations.hpp>
 #include <string>
+#include <vector>
 
 namespace remat { inline namespace REMAT_ABI { namespace nn {
 
@@ -42,6 +43,7 @@ struct MultiHeadAttention {
     };
     if (c.combined_qkv) {
       qkv.emplace(scope / "qkv", projection(c.model_dims, c.num_heads + 2 * c.num_kv_heads));
+      name_parts(*qkv->w.entry());
     } else {
       query.emplace(scope / "query", projection(c.model_dims, c.num_heads));
       key.emplace(scope / "key", projection(c.memory_dims, c.num_kv_heads));
@@ -108,6 +110,15 @@ struct MultiHeadAttention {
   QueriesKeysValues split(const Var<T>& all) const {
     const Index q = config.num_heads * config.head_dims, kv = config.num_kv_heads * config.head_dims;
     return {slice(all, 2, 0, q), slice(all, 2, q, q + kv), slice(all, 2, q + kv, q + 2 * kv)};
+  }
+  // Of the one projection's matrix, for adapters. Layers that share it may divide it otherwise: then it has none.
+  void name_parts(ParameterEntry& w) const {
+    const Index q = config.num_heads * config.head_dims, kv = config.num_kv_heads * config.head_dims;
+    const std::vector<MatrixPart> parts{{"query", 0, q}, {"key", q, q + kv}, {"value", q + kv, q + 2 * kv}};
+    if (w.users.size() <= 1)
+      w.parts = parts;
+    else if (w.parts != parts)
+      w.parts.clear();
   }
   /// Queries or keys [B, T, heads H] behind their norm, if there is one.
   Var<T> normed(const Var<T>& x, const std::optional<RmsNorm<T>>& norm, const char* label) const {

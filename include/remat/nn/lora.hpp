@@ -3,9 +3,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <memory>
 #include <remat/core/parallel.hpp>
+#include <remat/kernels/adapted_norms.hpp>
 #include <remat/nn/config_checks.hpp>
+#include <remat/nn/lora_targets.hpp>
 #include <remat/params/registry.hpp>
 #include <string>
 #include <utility>
@@ -16,13 +19,46 @@ namespace remat { inline namespace REMAT_ABI { namespace nn {
 /// Settings of `Lora`.
 struct LoraConfig {
   /// Patterns over the paths of linear layers, `*` any run of characters and `?` one: "*/attention/query". By default
-  /// all linears of all transformer layers.
+  /// all linears of all transformer layers. Where one projection makes query, key and value, "*/attention/qkv" is the
+  /// whole, with one adapter, and "*/attention/query" its part, with one of its own. A pattern that fits both, such as
+  /// "*/attention/*", is of the whole.
   std::vector<std::string> targets{"*/attention/*", "*/ffn/*"};
   Index rank = 8;                // R
   double alpha = 16;             // the product is scaled by alpha / R
   bool rank_stabilized = false;  // by alpha / sqrt(R) (Kalajdzievski 2023)
   double dropout = 0;            // on what an adapter reads, in training
+  /// Weight-decomposed, DoRA (Liu et al. 2024): each column of the matrix and what is added to it is scaled to be as
+  /// long as a trained magnitude says, at first as long as it was. Lengths are made again in every forward pass, from
+  /// the matrix by strips; merge adapters before many tokens are generated one by one.
+  bool dora = false;
 };
+
+namespace detail {
+
+/// How long the columns of a matrix [D, F] are with what an adapter adds to them: of all that it is of, as in
+/// `LowRankAdapter`.
+template <class A>
+Tensor<A> column_lengths(ParameterEntry& entry, const std::vector<MatrixPart>& parts, const Tensor<A>& down,
+                         const Tensor<A>& up, double scale) {
+  const auto use = entry.used(ParameterUse::read);
+  const Tensor<A> numbers = entry.matrix ? Tensor<A>() : Tensor<A>(entry.numbers());
+  const Index inputs = entry.value.shape[0], outputs = entry.value.shape[1];
+  const kernels::AdaptedNorms<A> of{inputs, outputs, entry.matrix.get(), entry.is_transposed};
+  Tensor<A> lengths({up.shape()[1]});
+  std::vector<std::byte> scratch(of.scratch(up.shape()[0]));
+  each_part(parts, up.shape()[0], outputs, [&, to = lengths.write().data()](const AdaptedColumns& c) {
+    of.run(entry.matrix ? nullptr : numbers.data(), down.data() + c.of_down, up.data() + c.of_up, scale,
+           {c.of_w, c.of_w + c.width, c.rank, down.shape()[1], up.shape()[1]}, to + c.of_up, scratch.data());
+  });
+  return lengths;
+}
+/// The same without one: [F].
+template <class A>
+Tensor<A> column_lengths(ParameterEntry& entry) {
+  return column_lengths(entry, {}, Tensor<A>({entry.value.shape[0], 0}), Tensor<A>({0, entry.value.shape[1]}), 0);
+}
+
+}  // namespace detail
 
 /// Adapters of a model that stays as it is: the product of each target w [D, F] becomes x w + scale dropout(x) down up,
 /// with down [D, R] and up [R, F]. `up` begins as zeros, so that at first the model is as before; `down` as PEFT has
@@ -33,9 +69,11 @@ class Lora {
  public:
   /// One matrix and what adapts it.
   struct Part {
-    std::string layer;             // the path of the linear layer
-    Parameter<Accum<T>> weight;    // w, at `<layer>/w`
-    Parameter<Accum<T>> down, up;  // [D, R], [R, F]; at `<where>/<layer>/down` and `up`
+    std::string layer;               // the path of the linear layer
+    Parameter<Accum<T>> weight;      // w, at `<layer>/w`
+    Parameter<Accum<T>> down, up;    // [D, R], [R, F]; at `<where>/<layer>/down` and `up`
+    Parameter<Accum<T>> magnitude;   // [F], of DoRA; at `<where>/<layer>/magnitude`
+    std::vector<MatrixPart> pieces;  // of w, each of rank R: as in `LowRankAdapter`; empty: all of it
   };
 
   /// Of the linears in `parameters` that a target fits; adapters are made in `where` and are active. Every other
@@ -48,7 +86,7 @@ class Lora {
     detail::check_rate(path_, "lora: dropout", config.dropout);
     require(!config.targets.empty(), path_, ": lora: targets are empty, so that nothing would be adapted");
     const LayerScope here(where);
-    for (const std::string& layer : fitting(linears(parameters))) add(parameters, here, layer);
+    for (const auto& target : detail::lora_targets(parameters, config.targets, path_)) add(parameters, here, target);
     auto made = adapters();
     parameters.freeze("*");
     activate(std::move(made));
@@ -85,31 +123,14 @@ class Lora {
   /// largest difference that rounding made to an element is returned: the model computes as before, but for that.
   template <class = void>
   double merge() const;
+  /// How long the columns of a part's matrix are with its adapter added, before magnitudes scale them: [U].
+  template <class = void>
+  Tensor<Accum<T>> lengths(const Part& part) const;
 
  private:
-  /// The paths of all linear layers: those with a matrix `w`.
-  static std::vector<std::string> linears(const ParameterRegistry& parameters) {
-    std::vector<std::string> layers;
-    for (const auto& entry : parameters.entries())
-      if (entry->path.ends_with("/w") && entry->value.shape.rank() == 2)
-        layers.push_back(entry->path.substr(0, entry->path.size() - 2));
-    return layers;
-  }
-  std::vector<std::string> fitting(const std::vector<std::string>& layers) const {
-    std::vector<std::string> found;
-    for (const std::string& target : config_.targets) {
-      const std::size_t before = found.size();
-      for (const std::string& layer : layers)
-        if (remat::detail::fits(target, layer)) found.push_back(layer);
-      require(found.size() > before, path_, ": lora: the target \"", target, "\" fits no linear layer",
-              remat::detail::nearest_paths(target, layers));
-    }
-    std::sort(found.begin(), found.end());
-    found.erase(std::unique(found.begin(), found.end()), found.end());
-    return found;
-  }
-  void add(const ParameterRegistry& parameters, const Scope& where, const std::string& layer) {
-    Part part{layer, parameters.at<Accum<T>>(layer + "/w"), {}, {}};
+  void add(const ParameterRegistry& parameters, const Scope& where, const detail::LoraTarget& target) {
+    const auto& [layer, pieces] = target;
+    Part part{layer, parameters.at<Accum<T>>(layer + "/w"), {}, {}, {}, pieces};
     Scope scope = where;
     for (std::size_t begin = 0; begin <= layer.size();) {
       const std::size_t end = std::min(layer.find('/', begin), layer.size());
@@ -117,19 +138,28 @@ class Lora {
       begin = end + 1;
     }
     const Index inputs = part.weight.shape()[0], outputs = part.weight.shape()[1];
-    require(config_.rank <= std::min(inputs, outputs), path_, ": lora: rank ", config_.rank, " is above that of ",
-            layer, ", whose matrix is ", part.weight.shape());
-    part.down = scope.parameter<Accum<T>>("down", {inputs, config_.rank},
+    Index count = 0;
+    each_part(pieces, config_.rank, outputs, [&](const AdaptedColumns& c) {
+      require(config_.rank <= std::min(inputs, c.width), path_, ": lora: rank ", config_.rank, " is above that of ",
+              pieces.empty() ? "" : pieces[static_cast<std::size_t>(count)].name + " of ", layer, ", whose matrix is ",
+              Shape{inputs, c.width});
+      ++count;
+    });
+    part.down = scope.parameter<Accum<T>>("down", {inputs, count * config_.rank},
                                           init::uniform(1 / std::sqrt(static_cast<double>(inputs))));
-    part.up = scope.parameter<Accum<T>>("up", {config_.rank, outputs}, init::zeros());
+    part.up = scope.parameter<Accum<T>>("up", {config_.rank, adapted_columns(pieces, outputs)}, init::zeros());
+    if (config_.dora) {
+      part.magnitude = scope.parameter<Accum<T>>("magnitude", {adapted_columns(pieces, outputs)}, init::zeros());
+      part.magnitude.set_value(lengths(part));  // up is zero
+    }
     parts_.push_back(std::move(part));
   }
   /// What the entries of the weights hold while the adapters are active, in order of `parts_`.
   std::vector<std::shared_ptr<const LowRankAdapter>> adapters() const {
     std::vector<std::shared_ptr<const LowRankAdapter>> made;
     for (const Part& part : parts_)
-      made.push_back(std::make_shared<LowRankAdapter>(
-          LowRankAdapter{part.down.entry(), part.up.entry(), scale(), config_.dropout}));
+      made.push_back(std::make_shared<LowRankAdapter>(LowRankAdapter{
+          part.down.entry(), part.up.entry(), scale(), config_.dropout, part.pieces, part.magnitude.entry()}));
     return made;
   }
   void activate(std::vector<std::shared_ptr<const LowRankAdapter>> made) const {
@@ -143,7 +173,8 @@ class Lora {
     return adapter && adapter->down == part.down.entry();
   }
   static void set_frozen(const Part& part, bool is_frozen) {
-    for (const auto& parameter : {part.down, part.up}) {
+    for (const auto& parameter : {part.down, part.up, part.magnitude}) {
+      if (!parameter) continue;
       const auto use = parameter.entry()->used(ParameterUse::write);
       parameter.entry()->is_frozen = is_frozen;
       if (is_frozen) parameter.entry()->drop_grad();
@@ -159,24 +190,39 @@ template <class T>
 template <class>
 typename Lora<T>::Merged Lora<T>::merged(const Part& part) const {
   const Tensor<Accum<T>> base = part.weight.value(), down = part.down.value(), up = part.up.value();
-  const Index inputs = base.shape()[0], outputs = base.shape()[1], rank = config_.rank;
+  const Index inputs = base.shape()[0], outputs = base.shape()[1], ranks = down.shape()[1], columns = up.shape()[1];
+  const Tensor<Accum<T>> norms = part.magnitude ? lengths(part) : Tensor<Accum<T>>(),
+                         magnitudes = part.magnitude ? part.magnitude.value() : norms;
   AnyTensor sum = base.any().copied();
   auto* const to = reinterpret_cast<Accum<T>*>(sum.mutable_data());
   std::vector<double> deviations(static_cast<std::size_t>(inputs));
-  parallel_for(inputs, row_grain(outputs * rank), [&](Index begin, Index end) {
+  parallel_for(inputs, row_grain(outputs * config_.rank), [&](Index begin, Index end) {
     for (Index i = begin; i < end; ++i)
-      for (Index j = 0; j < outputs; ++j) {
-        double product = 0;
-        for (Index r = 0; r < rank; ++r)
-          product += static_cast<double>(down.data()[i * rank + r]) * static_cast<double>(up.data()[r * outputs + j]);
-        Accum<T>& element = to[i * outputs + j];
-        const double exact = static_cast<double>(element) + scale() * product;
-        element = static_cast<Accum<T>>(exact);
-        double& deviation = deviations[static_cast<std::size_t>(i)];
-        deviation = std::max(deviation, std::abs(static_cast<double>(element) - exact));
-      }
+      each_part(part.pieces, config_.rank, outputs, [&](const AdaptedColumns& c) {
+        for (Index j = 0; j < c.width; ++j) {
+          double product = 0;
+          for (Index r = 0; r < c.rank; ++r)
+            product += static_cast<double>(down.data()[i * ranks + c.of_down + r]) *
+                       static_cast<double>(up.data()[r * columns + c.of_up + j]);
+          Accum<T>& element = to[i * outputs + c.of_w + j];
+          double exact = static_cast<double>(element) + scale() * product;
+          if (part.magnitude) {
+            const auto norm = static_cast<double>(norms.data()[c.of_up + j]);
+            exact = norm > 0 ? exact * static_cast<double>(magnitudes.data()[c.of_up + j]) / norm : 0;
+          }
+          element = static_cast<Accum<T>>(exact);
+          double& deviation = deviations[static_cast<std::size_t>(i)];
+          deviation = std::max(deviation, std::abs(static_cast<double>(element) - exact));
+        }
+      });
   });
   return {Tensor<Accum<T>>(std::move(sum)), *std::max_element(deviations.begin(), deviations.end())};
+}
+
+template <class T>
+template <class>
+Tensor<Accum<T>> Lora<T>::lengths(const Part& part) const {
+  return detail::column_lengths(*part.weight.entry(), part.pieces, part.down.value(), part.up.value(), scale());
 }
 
 template <class T>

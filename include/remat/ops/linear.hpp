@@ -3,6 +3,9 @@
 
 #include <algorithm>
 #include <remat/kernels/rows.hpp>
+#include <remat/ops/arithmetic.hpp>
+#include <remat/ops/dora.hpp>
+#include <remat/ops/dropout.hpp>
 #include <remat/ops/low_rank.hpp>
 #include <remat/ops/product_weight.hpp>
 #include <utility>
@@ -72,6 +75,38 @@ struct Linear : Op {
     return {f[y].rows(), f[x].cols(), f[y].cols(), weight.transposed};
   }
 };
+
+/// `linear` of a parameter that has an adapter.
+template <class T>
+Var<T> adapted_linear(const Var<T>& x, const Argument<T>& w, const Argument<Accum<T>>& b, bool transposed) {
+  using A = Accum<T>;
+  using Rank = Parameter<A>;
+  using O = AdaptedLinear<T>;
+  const std::shared_ptr<ParameterEntry> entry = w.parameter();
+  const LowRankAdapter& adapter = *entry->adapter;
+  require(!transposed, entry->path, ": has an adapter, but is read transposed, as a head is; leave it out of the ",
+          "adapter's targets");
+  const ProductWeight<T> weight(w, false);
+  const Argument<T> matrix = weight.operand(w.without_adapter());
+  const Argument<T> down{Rank(adapter.down)}, up{Rank(adapter.up)};
+  const Var<T> dropped = adapter.dropout > 0 ? dropout(x, adapter.dropout) : x;
+  const bool is_dropped = adapter.dropout > 0 && x.tape().is_training();
+  if (!adapter.magnitude)
+    return record(O(weight, adapter.scale, is_dropped, adapter.parts), x, matrix, b, down, up,
+                  is_dropped ? Argument<T>(dropped) : Argument<T>())[O::y];
+  // z w' + (x - z) w + b, with w' of columns as long as their magnitudes and z what dropout left, as PEFT has it.
+  const auto constant = [&](const std::shared_ptr<ParameterEntry>& of) {
+    return stop_gradient(x.tape().parameter(Rank(of)));
+  };
+  using Norms = DoraNorms<A>;
+  const Var<A> norms = record(Norms(ProductWeight<A>(Argument<A>(Rank(entry)), false), adapter.scale, adapter.parts),
+                              constant(adapter.down), constant(adapter.up),
+                              weight.stored ? Argument<A>() : Argument<A>(constant(entry)))[Norms::norms];
+  const Var<T> v =
+      record(O(weight, adapter.scale, false, adapter.parts), dropped, matrix, Argument<A>(), down, up)[O::y];
+  const Var<T> y = record(Dora<T>(adapter.parts), v, Argument<A>(Rank(adapter.magnitude)), b, norms)[Dora<T>::y];
+  return is_dropped ? y + record(Linear<T>(weight), x - dropped, matrix, Argument<A>())[Linear<T>::y] : y;
+}
 
 }  // namespace ops
 

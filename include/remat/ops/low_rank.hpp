@@ -3,28 +3,31 @@
 
 #include <algorithm>
 #include <remat/kernels/rows.hpp>
-#include <remat/ops/dropout.hpp>
 #include <remat/ops/product_weight.hpp>
+#include <string>
 #include <utility>
+#include <vector>
 
 namespace remat { inline namespace REMAT_ABI { namespace ops {
 
 /// y = x w + b + low up with low = scale z down, where z is x or what dropout left of it. Both products go into one y;
-/// what backward keeps beside z is of rank R.
+/// what backward keeps beside z is of rank R. Of P parts of w, low is [..., P R], and R columns of it times the part's
+/// columns of up are added to the part's columns of y: zeros between the parts are neither stored nor multiplied.
 template <class T>
 struct AdaptedLinear : Op {
   static constexpr In<T> x{0};
   static constexpr Weight<T> w{1};  // left out where it is stored elsewhere
   static constexpr In<Accum<T>> b{2};
-  static constexpr Weight<T> down{3}, up{4};  // [D, R], [R, F]
+  static constexpr Weight<T> down{3}, up{4};  // [D, R], [R, F]; of parts [D, P R], [R, U]
   static constexpr In<T> z{5};                // left out: x
   static constexpr Out<T> y{0}, low{1};       // [..., F], [..., R]
   ProductWeight<T> weight;
   double scale;
+  std::vector<MatrixPart> parts;  // of w that are adapted, in order; empty: all of it
 
   /// `has_z`: z is given and not left out.
-  AdaptedLinear(ProductWeight<T> matrix, double factor, bool has_z)
-      : Op("linear"), weight(std::move(matrix)), scale(factor), has_z_(has_z) {}
+  AdaptedLinear(ProductWeight<T> matrix, double factor, bool has_z, std::vector<MatrixPart> some = {})
+      : Op("linear"), weight(std::move(matrix)), scale(factor), parts(std::move(some)), has_z_(has_z) {}
 
   Specs infer(const Operands& in) const override {
     const Shape &xs = in[x].shape, ws = weight.shape(in, w);
@@ -35,18 +38,25 @@ struct AdaptedLinear : Op {
     require(!in.has(b) || in[b].shape == Shape{outputs}, in.name(b, "b"), " has shape ", in[b].shape, ", ",
             weight.name(in, w), " makes ", outputs, " features");
     const Shape &ds = in[down].shape, &us = in[up].shape;
-    require(ds.rank() == 2 && us.rank() == 2 && ds[0] == inputs && us[1] == outputs && ds[1] == us[0],
+    const Index adapted = adapted_columns(parts, outputs), count = std::max<Index>(1, static_cast<Index>(parts.size()));
+    require(ds.rank() == 2 && us.rank() == 2 && ds[0] == inputs && us[1] == adapted && ds[1] == count * us[0],
             in.name(down, "down"), " has shape ", ds, " and ", in.name(up, "up"), " ", us, ", ", weight.name(in, w),
-            " needs [", inputs, ", R] and [R, ", outputs, "]");
+            " needs [", inputs, ", ", count == 1 ? "" : std::to_string(count) + " ", "R] and [R, ", adapted, "]");
+    Index behind = 0;  // the part before
+    for (const MatrixPart& part : parts) {
+      require(behind <= part.begin && part.begin <= part.end && part.end <= outputs, part.name, " is columns [",
+              part.begin, ", ", part.end, ") of ", weight.name(in, w), ", which has ", outputs,
+              "; parts must lie in it one behind the other");
+      behind = part.end;
+    }
     require(!in.has(z) || in[z].shape == xs, "z has shape ", in.has(z) ? in[z].shape : Shape{}, ", x has ", xs);
     return {y(xs.drop_last().with(outputs)), low(xs.drop_last().with(ds[1]))};
   }
   Cost cost(const Operands& in, const Specs& out) const override {
-    const Index rows = out[0].shape.rows(), features = out[0].shape.back(), rank = out[1].shape.back();
+    const Index rows = out[0].shape.rows(), features = out[0].shape.back();
     const Wanted wanted(in);
-    const double of_rank = 2.0 * static_cast<double>(rows) * static_cast<double>(rank);
-    const double to_low = of_rank * static_cast<double>(in[x].shape.back());
-    const double from_low = of_rank * static_cast<double>(features);
+    const double to_low = 2.0 * static_cast<double>(rows) * static_cast<double>(in[down].shape.size());
+    const double from_low = 2.0 * static_cast<double>(rows) * static_cast<double>(in[up].shape.size());
     const double base = 2.0 * static_cast<double>(in[x].shape.size()) * static_cast<double>(features);
     Cost cost;
     cost.dot = cost.coupled = true;
@@ -70,9 +80,12 @@ struct AdaptedLinear : Op {
     kernels::scale_into(f[low].data(), f[low].size(), static_cast<Accum<T>>(scale), false, f[low].data());
     weight.forward(products(f), f[x].data(), weight.data(f, w), f.has(b) ? f[b].data() : nullptr, f[y].data(),
                    f.template scratch<std::byte>());
-    kernels::Gemm add_up{.m = f[y].rows(), .n = f[y].cols(), .k = f[low].cols()};
-    add_up.accumulate = true;
-    kernels::gemm(add_up, f[low].data(), f[up].data(), f[y].data());
+    each(f, [&](const AdaptedColumns& c) {
+      kernels::Gemm add_up{.m = f[y].rows(), .n = c.width, .k = c.rank};
+      add_up.lda = f[low].cols(), add_up.ldb = f[up].cols(), add_up.ldc = f[y].cols();
+      add_up.accumulate = true;
+      kernels::gemm(add_up, f[low].data() + c.of_down, f[up].data() + c.of_up, f[y].data() + c.of_w);
+    });
   }
   void backward(Frame& f) const override {
     const T* dy = f.grad(y).data();
@@ -83,10 +96,20 @@ struct AdaptedLinear : Op {
     if (f.wants(b))
       kernels::column_sums(dy, f[y].rows(), f[y].cols(), f.accumulate(b), f.grad(b).data(),
                            reinterpret_cast<Accum<T>*>(scratch));
-    if (f.wants(up)) from_low(f).weight_gradient(f[low].data(), dy, f.accumulate(up), f.grad(up).data());
+    if (f.wants(up))
+      each(f, [&](const AdaptedColumns& c) {
+        kernels::Gemm of_up{.a = kernels::Trans::yes, .m = c.rank, .n = c.width, .k = f[y].rows()};
+        of_up.lda = f[low].cols(), of_up.ldb = f[y].cols(), of_up.ldc = f[up].cols();
+        of_up.accumulate = f.accumulate(up);
+        kernels::gemm(of_up, f[low].data() + c.of_down, dy + c.of_w, f.grad(up).data() + c.of_up);
+      });
     if (!f.wants(x) && !f.wants(z) && !f.wants(down)) return;
     T* const dlow = reinterpret_cast<T*>(scratch);  // what was there is used up
-    from_low(f).input_gradient(dy, f[up].data(), false, dlow);
+    each(f, [&](const AdaptedColumns& c) {
+      kernels::Gemm of_low{.b = kernels::Trans::yes, .m = f[y].rows(), .n = c.rank, .k = c.width};
+      of_low.lda = f[y].cols(), of_low.ldb = f[up].cols(), of_low.ldc = f[low].cols();
+      kernels::gemm(of_low, dy + c.of_w, f[up].data() + c.of_up, dlow + c.of_down);
+    });
     kernels::scale_into(dlow, f[low].size(), static_cast<Accum<T>>(scale), false, dlow);
     if (f.wants(down))
       to_low(f).weight_gradient(f.has(z) ? f[z].data() : f[x].data(), dlow, f.accumulate(down), f.grad(down).data());
@@ -103,26 +126,13 @@ struct AdaptedLinear : Op {
     return {f[y].rows(), f[x].cols(), f[y].cols(), weight.transposed};
   }
   kernels::LinearProducts<T> to_low(const Frame& f) const { return {f[y].rows(), f[x].cols(), f[low].cols(), false}; }
-  kernels::LinearProducts<T> from_low(const Frame& f) const { return {f[y].rows(), f[low].cols(), f[y].cols(), false}; }
+
+  template <class Work>
+  void each(const Frame& f, Work&& work) const {
+    each_part(parts, f[up].rows(), f[y].cols(), std::forward<Work>(work));
+  }
 
   bool has_z_;
 };
-
-/// `linear` of a parameter that has an adapter.
-template <class T>
-Var<T> adapted_linear(const Var<T>& x, const Argument<T>& w, const Argument<Accum<T>>& b, bool transposed) {
-  const std::shared_ptr<ParameterEntry> entry = w.parameter();
-  const LowRankAdapter& adapter = *entry->adapter;
-  require(!transposed, entry->path, ": has an adapter, but is read transposed, as a head is; leave it out of the ",
-          "adapter's targets");
-  using Rank = Parameter<Accum<T>>;
-  using O = AdaptedLinear<T>;
-  const ProductWeight<T> weight(w, false);
-  const Var<T> dropped = adapter.dropout > 0 ? dropout(x, adapter.dropout) : x;
-  const bool is_dropped = adapter.dropout > 0 && x.tape().is_training();
-  return record(O(weight, adapter.scale, is_dropped), x, weight.operand(w.without_adapter()), b,
-                Argument<T>(Rank(adapter.down)), Argument<T>(Rank(adapter.up)),
-                is_dropped ? Argument<T>(dropped) : Argument<T>())[O::y];
-}
 
 }}}  // namespace remat::ops

@@ -8,6 +8,7 @@
 #include <remat/core/frozen_matrix.hpp>
 #include <remat/core/tensor.hpp>
 #include <remat/params/initializer.hpp>
+#include <remat/params/matrix_part.hpp>
 #include <remat/params/parameter_use.hpp>
 #include <string>
 #include <utility>
@@ -18,11 +19,15 @@ namespace remat { inline namespace REMAT_ABI {
 struct ParameterEntry;
 
 /// What is added to a matrix w [D, F] wherever `linear` reads it: x w becomes x w + scale dropout(x) down up, LoRA (Hu
-/// et al. 2021). See `nn::Lora`, which makes them.
+/// et al. 2021). Of P parts of w, each has a down [D, R] and an up of its own: the downs lie side by side [D, P R], and
+/// so do the ups [R, U], U the parts' columns together. With magnitudes each adapted column j of w + scale down up is
+/// scaled to be magnitude[j] long: DoRA (Liu et al. 2024). See `nn::Lora`, which makes them.
 struct LowRankAdapter {
-  std::shared_ptr<ParameterEntry> down, up;  // [D, R], [R, F]
-  double scale = 1;                          // of the product of both
-  double dropout = 0;                        // on what `down` reads, in training
+  std::shared_ptr<ParameterEntry> down, up;     // [D, R], [R, F]; of parts [D, P R], [R, U]
+  double scale = 1;                             // of the product of both
+  double dropout = 0;                           // on what `down` reads, in training
+  std::vector<MatrixPart> parts{};              // in order of columns; empty: all of w
+  std::shared_ptr<ParameterEntry> magnitude{};  // [U]; null: columns are as long as they are
 };
 
 /// What the registry keeps for one path.
@@ -41,6 +46,7 @@ struct ParameterEntry {
   std::shared_ptr<const FrozenMatrix> matrix{};     // set: the value is read from here and never written
   bool is_transposed = false;                       // `matrix` holds the transpose of the value
   std::shared_ptr<const LowRankAdapter> adapter{};  // what products with it add
+  std::vector<MatrixPart> parts{};                  // of a matrix: the layers that it makes up, where it is of several
 
   /// An `Error` where a use by another thread excludes this one; ends with the guard.
   [[nodiscard]] ParameterUseGuard used(ParameterUse use) { return {uses, use, path}; }
@@ -104,7 +110,7 @@ struct ParameterEntry {
   ParameterEntry copy() {
     const auto use = used(ParameterUse::train);  // nobody changes value or gradient meanwhile
     ParameterEntry to{path, value.storage ? value.copied() : value};
-    to.matrix = matrix, to.is_transposed = is_transposed, to.adapter = adapter;
+    to.matrix = matrix, to.is_transposed = is_transposed, to.adapter = adapter, to.parts = parts;
     if (has_grad) to.grad = grad.copied();
     to.has_grad = has_grad, to.consumed = consumed, to.is_frozen = is_frozen;
     to.initializer = initializer, to.users = users;

@@ -25,7 +25,8 @@ struct RegistryState {
     for (const auto& [path, entry] : to.entries)
       if (entry->adapter) {  // of its own parameters
         auto adapter = std::make_shared<LowRankAdapter>(*entry->adapter);
-        adapter->down = to.entries.at(adapter->down->path), adapter->up = to.entries.at(adapter->up->path);
+        for (auto* const half : {&adapter->down, &adapter->up, &adapter->magnitude})
+          if (*half) *half = to.entries.at((*half)->path);
         entry->adapter = std::move(adapter);
       }
     return to;

@@ -1,0 +1,57 @@
+// Which matrices adapters are made for: patterns over the paths of linear layers.
+#pragma once
+
+#include <algorithm>
+#include <remat/params/registry.hpp>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace remat { inline namespace REMAT_ABI { namespace nn { namespace detail {
+
+/// A linear layer that is to be adapted: whole, or pieces of its matrix.
+struct LoraTarget {
+  std::string layer;               // its path
+  std::vector<MatrixPart> pieces;  // in order; empty: whole
+};
+
+/// Of all linear layers in `parameters`, those with a matrix `w`, the ones that a pattern fits, in order of path. A
+/// part of a matrix has the path that it would have as a layer of its own. An `Error`, which begins with `path`, names
+/// a pattern that fits nothing, and one of a part where another fits the whole.
+inline std::vector<LoraTarget> lora_targets(const ParameterRegistry& parameters,
+                                            const std::vector<std::string>& patterns, const std::string& path) {
+  std::vector<LoraTarget> found;
+  std::vector<std::string> known;
+  std::set<std::string> used;
+  const auto fitting = [&](const std::string& layer) {
+    known.push_back(layer);
+    std::vector<std::string> all;
+    for (const std::string& pattern : patterns)
+      if (remat::detail::fits(pattern, layer)) all.push_back(pattern);
+    used.insert(all.begin(), all.end());
+    return all;
+  };
+  for (const auto& entry : parameters.entries()) {
+    if (!entry->path.ends_with("/w") || entry->value.shape.rank() != 2) continue;
+    LoraTarget target{entry->path.substr(0, entry->path.size() - 2), {}};
+    const std::vector<std::string> of_whole = fitting(target.layer);
+    for (const MatrixPart& piece : entry->parts) {
+      const std::vector<std::string> of_piece =
+          fitting(target.layer.substr(0, target.layer.rfind('/') + 1) + piece.name);
+      for (const std::string& pattern : of_piece)
+        require(of_whole.empty() || remat::detail::fits(pattern, target.layer), path, ": lora: the target \"", pattern,
+                "\" is of a part of ", target.layer, ", which \"", of_whole.empty() ? "" : of_whole.front(),
+                "\" adapts whole; leave out one of them");
+      if (!of_piece.empty() && of_whole.empty()) target.pieces.push_back(piece);
+    }
+    if (!of_whole.empty() || !target.pieces.empty()) found.push_back(std::move(target));
+  }
+  for (const std::string& pattern : patterns)
+    require(used.contains(pattern), path, ": lora: the target \"", pattern, "\" fits no linear layer",
+            remat::detail::nearest_paths(pattern, known));
+  std::sort(found.begin(), found.end(), [](const auto& a, const auto& b) { return a.layer < b.layer; });
+  return found;
+}
+
+}}}}  // namespace remat::nn::detail
