@@ -318,6 +318,49 @@ TEST(LoraFiles, HoldPartsOfAFusedProjectionApartWhereTheFormatHasThemApart) {
   }
 }
 
+// Of a tied model: PEFT adapts the rows that are looked up and leaves the head.
+TEST(Peft, AdaptersOfEmbeddingsGiveItsLogitsLossAndGradients) {
+  ParameterRegistry parameters;
+  const auto model = base_in<double>(parameters);
+  const nn::Lora<double> lora = io::load_peft(parameters, parameters / "lora", model, golden("lora_embedding"));
+  ASSERT_EQ(lora.parts().size(), 3U);
+  const io::SafetensorsFile expected(golden("lora_embedding.safetensors"));
+  const Tensor<std::int32_t> ids = expected.read<std::int32_t>("ids");
+  Tape look({.mode = Mode::evaluate});
+  EXPECT_LT(farthest(model.logits(look, ids).value(), expected.read_as<double>("logits")), 1e-5);
+  std::vector<std::int32_t> targets(16, -1);
+  for (std::size_t i = 0; i < 15; ++i)
+    if (i != 7) targets[i] = ids.data()[i + 1];
+  Tape tape({.step = 1});
+  const Var<double> loss = model.loss(tape, ids, Tensor<std::int32_t>({2, 8}, std::span<const std::int32_t>(targets)));
+  EXPECT_NEAR(loss.item(), expected.read_as<double>("loss").data()[0], 1e-6);
+  tape.backward(loss);
+  const auto& part =
+      *std::find_if(lora.parts().begin(), lora.parts().end(), [](const auto& p) { return p.is_of_rows; });
+  const std::string before = "gradient.base_model.model.model.embed_tokens.lora_embedding_";
+  EXPECT_LT(farthest(io::detail::turned_for_file(part.down.grad()), expected.read<float>(before + "A")), 1e-5);
+  EXPECT_LT(farthest(io::detail::turned_for_file(part.up.grad()), expected.read<float>(before + "B")), 1e-5);
+  const Place place("embedding"), file("embedding.gguf");
+  io::save_peft(lora, model, place.path, "llama");
+  const io::SafetensorsFile ours(place.path + "/adapter_model.safetensors"),
+      theirs(golden("lora_embedding/adapter_model.safetensors"));
+  for (const std::string& name : ours.names())
+    EXPECT_EQ(farthest(ours.read<float>(name), theirs.read<float>(name)), 0) << name;
+  EXPECT_EQ(ours.names().size(), 6U);
+  std::ifstream in(place.path + "/adapter_config.json");
+  EXPECT_EQ(nlohmann::json::parse(in)["target_modules"], (std::vector<std::string>{"embed_tokens", "v_proj"}));
+  expect_error({"m/embedding is adapted", "no name for it"},
+               [&] { io::save_gguf_lora(lora, model, file.path, "llama"); });
+  // The file holds the table that it was trained beside.
+  ParameterRegistry others;
+  const auto other = base_in<double>(others);
+  Tensor<double> table = other.embedding.table.value();
+  table.write()[3] += 1;
+  other.embedding.table.set_value(table);
+  expect_error({"base_layer.weight", "another table", "m/embedding/table"},
+               [&] { io::load_peft(others, others / "l", other, golden("lora_embedding")); });
+}
+
 TEST(Dora, AdaptersOfPeftGiveItsLogitsLossAndGradients) {
   ParameterRegistry parameters;
   const auto model = base_in<double>(parameters);
@@ -435,6 +478,7 @@ TEST(LoraFiles, WhatDoesNotFitIsRefused) {
   expect_error({"q_proj is [2, 15] and [16, 2]", "[2, 16]"}, [&] {
     with({{q + ".lora_A.weight", {2, 15}}, {q + ".lora_B.weight", {16, 2}}});
   });
+  expect_error({"adapters of the head, lm_head"}, [&] { with({{"base_model.model.lm_head.lora_A.weight", {2, 16}}}); });
   const std::string far = "base_model.model.model.layers.7.self_attn.q_proj";
   expect_error({"layers.7.self_attn.q_proj", "does not have", "model.layers."}, [&] {
     with({{far + ".lora_A.weight", {2, 16}}, {far + ".lora_B.weight", {16, 2}}});

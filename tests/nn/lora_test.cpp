@@ -6,6 +6,7 @@
 #include <memory>
 #include <remat/autodiff/report.hpp>
 #include <remat/models/decoder.hpp>
+#include <remat/nn/embedding.hpp>
 #include <remat/nn/lora.hpp>
 #include <remat/ops/arithmetic.hpp>
 #include <remat/ops/matmul.hpp>
@@ -518,6 +519,79 @@ TEST(LoraOnParts, AreOfThePartOrOfTheWhole) {
     make({"*/attention/query", "*/attention/key"}, 9);
   });
   expect_error({"\"*/attention/keys\" fits no linear layer", "attention/key\""}, [&] { make({"*/attention/keys"}); });
+}
+
+TEST(LoraOnEmbeddings, ComputesItsFormulaAndTheGradients) {
+  using T = double;
+  ParameterRegistry parameters(1);
+  const nn::Embedding<T> layer(parameters / "e", {.vocabulary = 7, .model_dims = 5});
+  const nn::Lora<T> lora(parameters, parameters / "l", {.targets = {}, .rank = 2, .alpha = 6, .embeddings = {"e"}});
+  const auto& part = lora.parts().at(0);
+  const Tensor<std::int32_t> ids({2, 3}, {3, 1, 3, 0, 6, 1});
+  Tape first({.step = 1});
+  const Tensor<T> before = layer(first.input(ids)).value(), table = layer.table.value();
+  for (Index i = 0; i < 6; ++i)
+    for (Index j = 0; j < 5; ++j) EXPECT_EQ(before.data()[i * 5 + j], table.data()[ids.data()[i] * 5 + j]);
+  part.down.set_value(random_tensor<T>({7, 2}, 2));
+  const Tensor<T> down = part.down.value(), up = part.up.value(), weight = random_tensor<T>({2, 3, 5}, 3);
+  Tape tape({.step = 1});
+  const Var<T> y = layer(tape.input(ids));
+  const Tensor<T> value = y.value();
+  tape.backward(sum(y * tape.input(weight)));
+  std::vector<double> by_down(14, 0), by_up(10, 0);
+  for (Index i = 0; i < 6; ++i)
+    for (Index j = 0; j < 5; ++j) {
+      const Index id = ids.data()[i];
+      double should = table.data()[id * 5 + j];
+      for (Index r = 0; r < 2; ++r) {
+        should += 3 * down.data()[id * 2 + r] * up.data()[r * 5 + j];
+        by_down[static_cast<std::size_t>(id * 2 + r)] += 3 * weight.data()[i * 5 + j] * up.data()[r * 5 + j];
+        by_up[static_cast<std::size_t>(r * 5 + j)] += 3 * weight.data()[i * 5 + j] * down.data()[id * 2 + r];
+      }
+      EXPECT_NEAR(value.data()[i * 5 + j], should, 1e-12);
+    }
+  for (Index i = 0; i < 14; ++i) EXPECT_NEAR(part.down.grad().data()[i], by_down[static_cast<std::size_t>(i)], 1e-12);
+  for (Index i = 0; i < 10; ++i) EXPECT_NEAR(part.up.grad().data()[i], by_up[static_cast<std::size_t>(i)], 1e-12);
+  EXPECT_FALSE(layer.table.has_grad());
+}
+
+TEST(LoraOnEmbeddings, NoPolicyChangesABitAndATiedHeadStays) {
+  std::vector<Tensor<float>> first;
+  for (const bool is_stored : {false, true})
+    for (const char* policy : {"everything", "save_nothing"}) {
+      ParameterRegistry parameters(3);
+      auto config = small_llama();
+      config.remat = policy::parse(policy);
+      const models::Decoder<float> model(parameters / "m", config);
+      if (is_stored) store_all_matrices(parameters);
+      const nn::Lora<float> lora(parameters, parameters / "lora", {.embeddings = {"*/embedding"}});
+      EXPECT_EQ(lora.parts().size(), 15U);
+      for (const auto& part : lora.parts())
+        if (part.is_of_rows) part.down.set_value(random_tensor<float>(part.down.shape(), 4));
+      Tape tape({.step = 5});
+      tape.backward(model.loss(tape, a_batch()));
+      const std::vector<Tensor<float>> grads = trained_gradients(parameters);
+      EXPECT_EQ(grads.size(), 30U);
+      if (first.empty()) first = grads;
+      for (std::size_t i = 0; i < grads.size(); ++i) expect_close(grads[i], first[i], is_stored ? 1e-3 : 0);
+      expect_error({"m/embedding has an adapter of rows", "tied"}, [&] { (void)lora.merge(); });
+      EXPECT_TRUE(parameters.at<float>("m/decoder/layer_0/ffn/ffn1/w").entry()->adapter);
+      // The head reads the table alone: the adapter changes what enters the first layer and nothing else.
+      lora.deactivate();
+      const nn::Lora<float> rows(parameters, parameters / "rows", {.targets = {}, .embeddings = {"m/embedding"}});
+      const auto& part = rows.parts()[0];
+      part.down.set_value(random_tensor<float>(part.down.shape(), 4));
+      Tape look({.mode = Mode::evaluate});
+      const Var<float> h = look.input(random_tensor<float>({1, 2, 16}, 5));
+      const Tensor<float> with = linear<float>(h, model.embedding.table, {}, {.transposed = true}).value();
+      rows.deactivate();
+      expect_close(with, linear<float>(h, model.embedding.table, {}, {.transposed = true}).value(), 0);
+    }
+  ParameterRegistry parameters;
+  const models::Decoder<float> model(parameters / "m", small_llama());
+  const auto make = [&](const nn::LoraConfig& config) { (void)nn::Lora<float>(parameters, parameters / "l", config); };
+  expect_error({"dora is of linear layers"}, [&] { make({.dora = true, .embeddings = {"*/embedding"}}); });
+  expect_error({"\"*/embed\" fits no embedding", "m/embedding"}, [&] { make({.embeddings = {"*/embed"}}); });
 }
 
 TEST(GradientWatch, NamesWhatIsNotTrained) {

@@ -177,6 +177,11 @@ class Argument {
     plain.reads_adapter_ = true;
     return plain;
   }
+  /// The same, where the adapter is of rows that are looked up, for ops that read the table as a matrix.
+  Argument as_matrix() const {
+    const std::shared_ptr<ParameterEntry> entry = parameter();
+    return entry != nullptr && entry->adapter && entry->adapter->is_of_rows ? without_adapter() : *this;
+  }
   /// False for nothing, as of an optional bias.
   bool has_value() const { return held_.index() != 0; }
   /// Its place on a tape, where it is brought to when it has none; for ops. An `Error` for a Var of another tape.
@@ -189,7 +194,8 @@ class Argument {
       return {program.add_leaf(constant->any(), false), 0, constant->shape()};
     if (const auto* parameter = std::get_if<Entry>(&held_)) {
       require(reads_adapter_ || !(*parameter)->adapter, (*parameter)->path,
-              ": has an adapter, which only linear adds to its products; leave it out of the adapter's targets");
+              ": has an adapter, which only linear and embedding add to what they make; leave it out of the adapter's "
+              "targets");
       return {program.parameter_slot(*parameter, dtype_of<T>()), 0, shape()};
     }
     return {};

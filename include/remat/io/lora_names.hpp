@@ -21,6 +21,7 @@ struct NamedLinear {
   std::string part{};                 // of that, what all layers have: "self_attn.q_proj"
   kernels::RowOrder order{};          // of its rows in the file
   std::optional<MatrixPart> piece{};  // of the layer's matrix; empty: all of it
+  bool is_embedding = false;          // its matrix is a table
 };
 
 /// All that a decoder has and a format has names for.
@@ -227,7 +228,8 @@ nn::Lora<T> lora_of(const std::string& path, const ParameterRegistry& parameters
       fail(path, ": has an adapter of ", remat::detail::quoted(each.name), ", which the model does not have",
            remat::detail::nearest_names(each.name, std::move(names)));
     }
-    const Shape w = parameters.at<Accum<T>>(found->layer + "/w").shape(), &a = each.a.shape(), &b = each.b.shape();
+    const std::string matrix = found->layer + (found->is_embedding ? "/table" : "/w");
+    const Shape w = parameters.at<Accum<T>>(matrix).shape(), &a = each.a.shape(), &b = each.b.shape();
     const Index rank = config.rank * each.count(), rows = found->piece ? found->piece->end - found->piece->begin : w[1];
     require(a == Shape({rank, w[0]}) && b == Shape({rows, rank}), path, ": the adapter of ", each.name, " is ", a,
             " and ", b, "; of rank ", config.rank, ", as the first, it must be ", Shape{rank, w[0]}, " and ",
@@ -235,11 +237,13 @@ nn::Lora<T> lora_of(const std::string& path, const ParameterRegistry& parameters
     require(!config.dora || each.magnitude.shape() == Shape({rows}), path, ": the magnitudes of ", each.name, " are ",
             each.magnitude.shape(), "; of use_dora they must be ", Shape{rows});
     const std::string beside = found->layer.substr(0, found->layer.rfind('/') + 1);
-    if (found->piece)
+    if (found->is_embedding)
+      config.embeddings.push_back(found->layer);
+    else if (found->piece)
       config.targets.push_back(beside + found->piece->name);
     else if (each.pieces.empty())
       config.targets.push_back(found->layer);
-    const std::vector<MatrixPart> parts = parameters.at<Accum<T>>(found->layer + "/w").entry()->parts;
+    const std::vector<MatrixPart> parts = parameters.at<Accum<T>>(matrix).entry()->parts;
     std::size_t at = 0;  // behind the part before
     for (const std::string& piece : each.pieces) {
       while (at < parts.size() && parts[at].name != piece) ++at;

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
+#include <iterator>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <remat/io/decoder_save.hpp>
@@ -15,7 +16,9 @@
 #include <set>
 #include <sstream>
 #include <string>
+#include <string_view>
 #include <system_error>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -54,6 +57,14 @@ DecoderNames peft_names(const models::Decoder<T>& model, const std::string& fold
   return names;
 }
 
+/// All that PEFT may adapt here.
+template <class T>
+std::vector<NamedLinear> peft_layers(const models::Decoder<T>& model, const DecoderNames& names) {
+  std::vector<NamedLinear> all = linears_of(model, names);
+  all.push_back({model.embedding.path, names.embedding, names.embedding, {}, {}, true});
+  return all;
+}
+
 /// What PEFT multiplies an adapter's product by, times the rank that it divides by, see `use_rslora`: of one whose rank
 /// is `count` times R, so that the factor is as of rank R.
 inline double peft_alpha(double alpha, Index count, bool is_rank_stabilized) {
@@ -74,7 +85,7 @@ template <class T>
 void save_peft(const nn::Lora<T>& lora, const models::Decoder<T>& model, const std::string& folder,
                const std::string& base_model = {}) {
   const DecoderNames names = detail::peft_names(model, folder);
-  const std::vector<NamedLinear> linears = linears_of(model, names);
+  const std::vector<NamedLinear> linears = detail::peft_layers(model, names);
   const nn::LoraConfig& config = lora.config();
   std::vector<detail::StoredAdapter> all;
   for (const auto& part : lora.parts())
@@ -90,8 +101,9 @@ void save_peft(const nn::Lora<T>& lora, const models::Decoder<T>& model, const s
       tensors.push_back({std::string(detail::peft_before) + each.name + half, DType::float32, values.shape(),
                          [values] { return values.any(); }});
     };
-    add(".lora_A.weight", each.a);
-    add(".lora_B.weight", each.b);
+    const bool is_embedding = each.name == names.embedding;
+    add(is_embedding ? ".lora_embedding_A" : ".lora_A.weight", each.a);
+    add(is_embedding ? ".lora_embedding_B" : ".lora_B.weight", each.b);
     if (config.dora) add(".lora_magnitude_vector", each.magnitude);
     for (const std::string& piece : each.pieces) {
       std::string& pieces = metadata[detail::parts_key(each.name)];
@@ -167,23 +179,39 @@ nn::Lora<T> load_peft(const ParameterRegistry& parameters, const Scope& where, c
 
   const SafetensorsFile file(folder + "/adapter_model.safetensors");
   std::map<std::string, detail::StoredAdapter> stored;
+  using detail::StoredAdapter;
+  constexpr std::tuple<std::string_view, Tensor<float> StoredAdapter::*, int> kinds[] = {
+      {".lora_A.weight", &StoredAdapter::a, 2},
+      {".lora_B.weight", &StoredAdapter::b, 2},
+      {".lora_embedding_A", &StoredAdapter::a, 2},
+      {".lora_embedding_B", &StoredAdapter::b, 2},
+      {".lora_magnitude_vector", &StoredAdapter::magnitude, 1}};
   for (const auto& [name, info] : file.tensors()) {
-    const bool is_a = name.ends_with(".lora_A.weight"), is_b = name.ends_with(".lora_B.weight");
-    constexpr std::string_view magnitudes = ".lora_magnitude_vector";
-    if (config.dora && name.starts_with(detail::peft_before) && name.ends_with(magnitudes)) {
-      const std::size_t before = detail::peft_before.size();
-      stored[name.substr(before, name.size() - magnitudes.size() - before)].magnitude = file.read_as<float>(name);
+    const std::string_view whole = name;
+    // Where embeddings are adapted PEFT also writes the table that they were adapted beside.
+    if (whole == std::string(detail::peft_before) + names.embedding + ".base_layer.weight") {
+      const Tensor<Accum<T>> is = file.read_as<Accum<T>>(name), ours = model.embedding.table.value();
+      require(is.shape() == ours.shape() && std::equal(is.data(), is.data() + is.size(), ours.data()), file.path(),
+              ": ", remat::detail::quoted(name), " is another table than the model's ", model.embedding.table.path());
       continue;
     }
-    require(name.starts_with(detail::peft_before) && (is_a || is_b), file.path(), ": ", remat::detail::quoted(name),
-            " is no half of an adapter");
-    require(info.shape.rank() == 2, file.path(), ": ", remat::detail::quoted(name), " has shape ", info.shape,
-            ", a matrix is needed");
+    const auto* const kind = std::find_if(std::begin(kinds), std::end(kinds), [&](const auto& each) {
+      return whole.ends_with(std::get<0>(each)) && (config.dora || std::get<2>(each) == 2);
+    });
+    require(whole.starts_with(detail::peft_before) && kind != std::end(kinds), file.path(), ": ",
+            remat::detail::quoted(name), " is no half of an adapter");
+    require(info.shape.rank() == std::get<2>(*kind), file.path(), ": ", remat::detail::quoted(name), " has shape ",
+            info.shape, std::get<2>(*kind) == 2 ? ", a matrix is needed" : ", a vector is needed");
     const std::size_t begin = detail::peft_before.size();
-    const std::string layer = name.substr(begin, name.size() - std::string_view(".lora_A.weight").size() - begin);
-    detail::StoredAdapter& adapter = stored[layer];
+    const std::string layer = name.substr(begin, name.size() - std::get<0>(*kind).size() - begin);
+    require(layer != names.head, file.path(), ": adapters of the head, ", layer,
+            ", are not supported; leave it out of "
+            "target_modules");
+    require((layer == names.embedding) == (std::get<0>(*kind).find("embedding") != std::string_view::npos), file.path(),
+            ": ", remat::detail::quoted(name), " is no half of an adapter of that layer");
+    StoredAdapter& adapter = stored[layer];
     adapter.name = layer;
-    (is_a ? adapter.a : adapter.b) = file.read_as<float>(name);
+    adapter.*std::get<1>(*kind) = file.read_as<float>(name);
   }
   std::vector<detail::StoredAdapter> all;
   for (auto& [layer, adapter] : stored) {
@@ -208,7 +236,7 @@ nn::Lora<T> load_peft(const ParameterRegistry& parameters, const Scope& where, c
             remat::detail::quoted(layer), " one half is missing");
     all.push_back(std::move(adapter));
   }
-  return detail::lora_of<T>(file.path(), parameters, where, linears_of(model, names), all, config);
+  return detail::lora_of<T>(file.path(), parameters, where, detail::peft_layers(model, names), all, config);
 }
 
 }}}  // namespace remat::io

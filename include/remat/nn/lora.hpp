@@ -3,10 +3,9 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstddef>
 #include <memory>
 #include <remat/core/parallel.hpp>
-#include <remat/kernels/adapted_norms.hpp>
+#include <remat/nn/column_lengths.hpp>
 #include <remat/nn/config_checks.hpp>
 #include <remat/nn/lora_targets.hpp>
 #include <remat/params/registry.hpp>
@@ -31,34 +30,10 @@ struct LoraConfig {
   /// long as a trained magnitude says, at first as long as it was. Lengths are made again in every forward pass, from
   /// the matrix by strips; merge adapters before many tokens are generated one by one.
   bool dora = false;
+  /// Patterns over the paths of embeddings, "*/embedding": a row becomes table[i] + scale down[i] up. A head that is
+  /// tied to the table stays as it is, as with PEFT, so that these cannot be merged; of a head itself there are none.
+  std::vector<std::string> embeddings{};
 };
-
-namespace detail {
-
-/// How long the columns of a matrix [D, F] are with what an adapter adds to them: of all that it is of, as in
-/// `LowRankAdapter`.
-template <class A>
-Tensor<A> column_lengths(ParameterEntry& entry, const std::vector<MatrixPart>& parts, const Tensor<A>& down,
-                         const Tensor<A>& up, double scale) {
-  const auto use = entry.used(ParameterUse::read);
-  const Tensor<A> numbers = entry.matrix ? Tensor<A>() : Tensor<A>(entry.numbers());
-  const Index inputs = entry.value.shape[0], outputs = entry.value.shape[1];
-  const kernels::AdaptedNorms<A> of{inputs, outputs, entry.matrix.get(), entry.is_transposed};
-  Tensor<A> lengths({up.shape()[1]});
-  std::vector<std::byte> scratch(of.scratch(up.shape()[0]));
-  each_part(parts, up.shape()[0], outputs, [&, to = lengths.write().data()](const AdaptedColumns& c) {
-    of.run(entry.matrix ? nullptr : numbers.data(), down.data() + c.of_down, up.data() + c.of_up, scale,
-           {c.of_w, c.of_w + c.width, c.rank, down.shape()[1], up.shape()[1]}, to + c.of_up, scratch.data());
-  });
-  return lengths;
-}
-/// The same without one: [F].
-template <class A>
-Tensor<A> column_lengths(ParameterEntry& entry) {
-  return column_lengths(entry, {}, Tensor<A>({entry.value.shape[0], 0}), Tensor<A>({0, entry.value.shape[1]}), 0);
-}
-
-}  // namespace detail
 
 /// Adapters of a model that stays as it is: the product of each target w [D, F] becomes x w + scale dropout(x) down up,
 /// with down [D, R] and up [R, F]. `up` begins as zeros, so that at first the model is as before; `down` as PEFT has
@@ -70,10 +45,11 @@ class Lora {
   /// One matrix and what adapts it.
   struct Part {
     std::string layer;               // the path of the linear layer
-    Parameter<Accum<T>> weight;      // w, at `<layer>/w`
+    Parameter<Accum<T>> weight;      // w, at `<layer>/w`; of an embedding its table [V, D]
     Parameter<Accum<T>> down, up;    // [D, R], [R, F]; at `<where>/<layer>/down` and `up`
     Parameter<Accum<T>> magnitude;   // [F], of DoRA; at `<where>/<layer>/magnitude`
     std::vector<MatrixPart> pieces;  // of w, each of rank R: as in `LowRankAdapter`; empty: all of it
+    bool is_of_rows = false;         // of an embedding: down [V, R] begins as zeros, up [R, D] as PEFT has it
   };
 
   /// Of the linears in `parameters` that a target fits; adapters are made in `where` and are active. Every other
@@ -84,9 +60,16 @@ class Lora {
     require(config.rank > 0, path_, ": lora: rank ", config.rank, " must be > 0");
     detail::check_positive(path_, "lora: alpha", config.alpha);
     detail::check_rate(path_, "lora: dropout", config.dropout);
-    require(!config.targets.empty(), path_, ": lora: targets are empty, so that nothing would be adapted");
+    require(!config.targets.empty() || !config.embeddings.empty(), path_,
+            ": lora: targets are empty, so that nothing would be adapted");
+    require(!config.dora || config.embeddings.empty(), path_,
+            ": lora: dora is of linear layers; leave embeddings empty or set dora = false");
     const LayerScope here(where);
-    for (const auto& target : detail::lora_targets(parameters, config.targets, path_)) add(parameters, here, target);
+    for (const auto& target : detail::lora_targets(parameters, config.embeddings, path_, true))
+      add(parameters, here, target, true);
+    for (const auto& target : detail::lora_targets(parameters, config.targets, path_))
+      add(parameters, here, target, false);
+    std::sort(parts_.begin(), parts_.end(), [](const Part& a, const Part& b) { return a.layer < b.layer; });
     auto made = adapters();
     parameters.freeze("*");
     activate(std::move(made));
@@ -128,9 +111,9 @@ class Lora {
   Tensor<Accum<T>> lengths(const Part& part) const;
 
  private:
-  void add(const ParameterRegistry& parameters, const Scope& where, const detail::LoraTarget& target) {
-    const auto& [layer, pieces] = target;
-    Part part{layer, parameters.at<Accum<T>>(layer + "/w"), {}, {}, {}, pieces};
+  void add(const ParameterRegistry& parameters, const Scope& where, const detail::LoraTarget& target, bool of_rows) {
+    const auto& [layer, weight, pieces] = target;
+    Part part{layer, parameters.at<Accum<T>>(weight), {}, {}, {}, pieces, of_rows};
     Scope scope = where;
     for (std::size_t begin = 0; begin <= layer.size();) {
       const std::size_t end = std::min(layer.find('/', begin), layer.size());
@@ -145,9 +128,11 @@ class Lora {
               Shape{inputs, c.width});
       ++count;
     });
-    part.down = scope.parameter<Accum<T>>("down", {inputs, count * config_.rank},
-                                          init::uniform(1 / std::sqrt(static_cast<double>(inputs))));
-    part.up = scope.parameter<Accum<T>>("up", {config_.rank, adapted_columns(pieces, outputs)}, init::zeros());
+    part.down =
+        scope.parameter<Accum<T>>("down", {inputs, count * config_.rank},
+                                  of_rows ? init::zeros() : init::uniform(1 / std::sqrt(static_cast<double>(inputs))));
+    part.up = scope.parameter<Accum<T>>("up", {config_.rank, adapted_columns(pieces, outputs)},
+                                        of_rows ? init::normal(1) : init::zeros());
     if (config_.dora) {
       part.magnitude = scope.parameter<Accum<T>>("magnitude", {adapted_columns(pieces, outputs)}, init::zeros());
       part.magnitude.set_value(lengths(part));  // up is zero
@@ -158,8 +143,9 @@ class Lora {
   std::vector<std::shared_ptr<const LowRankAdapter>> adapters() const {
     std::vector<std::shared_ptr<const LowRankAdapter>> made;
     for (const Part& part : parts_)
-      made.push_back(std::make_shared<LowRankAdapter>(LowRankAdapter{
-          part.down.entry(), part.up.entry(), scale(), config_.dropout, part.pieces, part.magnitude.entry()}));
+      made.push_back(
+          std::make_shared<LowRankAdapter>(LowRankAdapter{part.down.entry(), part.up.entry(), scale(), config_.dropout,
+                                                          part.pieces, part.magnitude.entry(), part.is_of_rows}));
     return made;
   }
   void activate(std::vector<std::shared_ptr<const LowRankAdapter>> made) const {
@@ -189,6 +175,9 @@ class Lora {
 template <class T>
 template <class>
 typename Lora<T>::Merged Lora<T>::merged(const Part& part) const {
+  require(!part.is_of_rows, path_, ": lora: ", part.layer,
+          " has an adapter of rows that are looked up, which merged would "
+          "also change a head that is tied to it; keep the adapter");
   const Tensor<Accum<T>> base = part.weight.value(), down = part.down.value(), up = part.up.value();
   const Index inputs = base.shape()[0], outputs = base.shape()[1], ranks = down.shape()[1], columns = up.shape()[1];
   const Tensor<Accum<T>> norms = part.magnitude ? lengths(part) : Tensor<Accum<T>>(),
@@ -229,6 +218,8 @@ template <class T>
 template <class>
 double Lora<T>::merge() const {
   double largest = 0;
+  for (const Part& part : parts_)
+    if (part.is_of_rows) (void)merged(part);  // refused before anything changes
   for (const Part& part : parts_) {
     Merged sum = merged(part);
     largest = std::max(largest, sum.deviation);

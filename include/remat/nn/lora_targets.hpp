@@ -5,22 +5,27 @@
 #include <remat/params/registry.hpp>
 #include <set>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
 namespace remat { inline namespace REMAT_ABI { namespace nn { namespace detail {
 
-/// A linear layer that is to be adapted: whole, or pieces of its matrix.
+/// A linear layer or an embedding that is to be adapted: whole, or pieces of a linear's matrix.
 struct LoraTarget {
   std::string layer;               // its path
+  std::string weight;              // of its matrix or table
   std::vector<MatrixPart> pieces;  // in order; empty: whole
 };
 
-/// Of all linear layers in `parameters`, those with a matrix `w`, the ones that a pattern fits, in order of path. A
-/// part of a matrix has the path that it would have as a layer of its own. An `Error`, which begins with `path`, names
-/// a pattern that fits nothing, and one of a part where another fits the whole.
+/// Of all linear layers in `parameters`, those with a matrix `w`, the ones that a pattern fits, in order of path; or of
+/// all `embedding`s, those with a `table`. A part of a matrix has the path that it would have as a layer of its own. An
+/// `Error`, which begins with `path`, names a pattern that fits nothing, and one of a part where another fits the
+/// whole.
 inline std::vector<LoraTarget> lora_targets(const ParameterRegistry& parameters,
-                                            const std::vector<std::string>& patterns, const std::string& path) {
+                                            const std::vector<std::string>& patterns, const std::string& path,
+                                            bool embeddings = false) {
+  const std::string_view kind = embeddings ? "/table" : "/w";
   std::vector<LoraTarget> found;
   std::vector<std::string> known;
   std::set<std::string> used;
@@ -33,8 +38,8 @@ inline std::vector<LoraTarget> lora_targets(const ParameterRegistry& parameters,
     return all;
   };
   for (const auto& entry : parameters.entries()) {
-    if (!entry->path.ends_with("/w") || entry->value.shape.rank() != 2) continue;
-    LoraTarget target{entry->path.substr(0, entry->path.size() - 2), {}};
+    if (!entry->path.ends_with(kind) || entry->value.shape.rank() != 2) continue;
+    LoraTarget target{entry->path.substr(0, entry->path.size() - kind.size()), entry->path, {}};
     const std::vector<std::string> of_whole = fitting(target.layer);
     for (const MatrixPart& piece : entry->parts) {
       const std::vector<std::string> of_piece =
@@ -48,8 +53,8 @@ inline std::vector<LoraTarget> lora_targets(const ParameterRegistry& parameters,
     if (!of_whole.empty() || !target.pieces.empty()) found.push_back(std::move(target));
   }
   for (const std::string& pattern : patterns)
-    require(used.contains(pattern), path, ": lora: the target \"", pattern, "\" fits no linear layer",
-            remat::detail::nearest_paths(pattern, known));
+    require(used.contains(pattern), path, ": lora: the target \"", pattern, "\" fits no ",
+            embeddings ? "embedding" : "linear layer", remat::detail::nearest_paths(pattern, known));
   std::sort(found.begin(), found.end(), [](const auto& a, const auto& b) { return a.layer < b.layer; });
   return found;
 }

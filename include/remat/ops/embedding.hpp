@@ -4,7 +4,9 @@
 #include <algorithm>
 #include <memory>
 #include <remat/autodiff/tape.hpp>
+#include <remat/ops/arithmetic.hpp>
 #include <remat/ops/check_ids.hpp>
+#include <remat/ops/linear.hpp>
 #include <type_traits>
 #include <utility>
 
@@ -103,12 +105,20 @@ struct Embedding : Op {
 
 ///@{
 /// table[ids]: ids [...] in [0, V), table [V, D] -> [..., D]. Rows of a float table are rounded for
-/// `embedding<bfloat16>`.
+/// `embedding<bfloat16>`. Of a parameter that has an adapter of rows, theirs are added, see `LowRankAdapter`.
 template <class T>
 Var<T> embedding(const Var<std::int32_t>& ids, const Like<Accum<T>>& table) {
   using O = ops::Embedding<T>;
   O op(table);
-  return op.stored ? record(std::move(op), ids)[O::y] : record(std::move(op), ids, table)[O::y];
+  const std::shared_ptr<ParameterEntry> entry = table.parameter();
+  const bool is_adapted = entry != nullptr && entry->adapter && entry->adapter->is_of_rows;
+  const Var<T> rows =
+      op.stored ? record(std::move(op), ids)[O::y] : record(std::move(op), ids, table.as_matrix())[O::y];
+  if (!is_adapted) return rows;
+  const LowRankAdapter& adapter = *entry->adapter;
+  const auto half = [](const auto& of) { return Parameter<Accum<T>>(of); };
+  const Var<T> low = embedding<T>(ids, Argument<Accum<T>>(half(adapter.down)));
+  return rows + linear<T>(low * adapter.scale, half(adapter.up));
 }
 template <class T>
 Var<T> embedding(const Var<std::int32_t>& ids, const Var<T>& table) {

@@ -115,10 +115,12 @@ Var<T> adapted_linear(const Var<T>& x, const Argument<T>& w, const Argument<Accu
 /// from there, and one that has an adapter has its product with it, see `ParameterEntry`.
 template <class T>
 Var<T> linear(const Var<T>& x, const Like<T>& w, const Like<Accum<T>>& b = {}, const LinearOptions& options = {}) {
-  if (w.parameter() != nullptr && w.parameter()->adapter) return ops::adapted_linear<T>(x, w, b, options.transposed);
+  const Argument<T> matrix = w.as_matrix();
+  if (const auto entry = w.parameter(); entry != nullptr && entry->adapter && !entry->adapter->is_of_rows)
+    return ops::adapted_linear<T>(x, w, b, options.transposed);
   using O = ops::Linear<T>;
   const ops::ProductWeight<T> weight(w, options.transposed);
-  return record(O(weight), x, weight.operand(w), b)[O::y];
+  return record(O(weight), x, weight.operand(matrix), b)[O::y];
 }
 
 }}  // namespace remat

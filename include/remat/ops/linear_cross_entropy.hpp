@@ -204,7 +204,7 @@ Var<Accum<T>> linear_cross_entropy(const Var<T>& x, const Like<T>& w, const Like
                                    const Like<Accum<T>>& weights = {}) {
   using O = ops::LinearCrossEntropy<T>;
   const ops::ProductWeight<T> weight(w, options.transposed);
-  return record(O(options, weight), x, weight.operand(w), b, targets, weights)[O::loss];
+  return record(O(options, weight), x, weight.operand(w.as_matrix()), b, targets, weights)[O::loss];
 }
 
 }}  // namespace remat

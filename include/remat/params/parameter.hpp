@@ -28,6 +28,9 @@ struct LowRankAdapter {
   double dropout = 0;                           // on what `down` reads, in training
   std::vector<MatrixPart> parts{};              // in order of columns; empty: all of w
   std::shared_ptr<ParameterEntry> magnitude{};  // [U]; null: columns are as long as they are
+  /// Of a table [V, D] that `embedding` looks up, whose rows become table[i] + scale down[i] up: down [V, R], up [R,
+  /// D]. A head that is the same table reads it alone, as PEFT has it.
+  bool is_of_rows = false;
 };
 
 /// What the registry keeps for one path.
