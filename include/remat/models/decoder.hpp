@@ -10,6 +10,7 @@
 #include <remat/ops/linear_cross_entropy.hpp>
 #include <remat/ops/positions.hpp>
 #include <remat/ops/take_rows.hpp>
+#include <remat/policy/phrase_book.hpp>
 #include <string>
 #include <utility>
 #include <vector>
@@ -55,8 +56,21 @@ struct Decoder {
   /// Makes its parameters in `where`. An `Error` names the first setting that is out of its range.
   Decoder(const Scope& where, const DecoderConfig& c) : Decoder(LayerScope(where), checked(c, where.use_path()), 0) {}
 
-  /// Of the steps recorded from now on.
+  /// Of the steps recorded from now on. An `Error` while gradient checkpointing is on.
   void set_remat(const Policy& policy) { decoder.set_remat(policy); }
+  /// Layers are recomputed in backward from the next step on, whatever `remat` says; embeddings and head are not: the
+  /// same bits for less memory. An `Error` unless every_n_layers is above 0.
+  void enable_gradient_checkpointing(const nn::GradientCheckpointing& how = {}) {
+    decoder.enable_gradient_checkpointing(how);
+  }
+  /// The same, nothing kept of each n-th layer but what it makes, which waits in memory or on disk.
+  void activation_checkpointing_enable(Index every_n_layers = 1, bool is_offloaded = false) {
+    decoder.enable_gradient_checkpointing(
+        {.policy = is_offloaded ? offload(policy::save_iteration_input) : policy::nothing,
+         .every_n_layers = every_n_layers});
+  }
+  /// Steps are recorded as `remat` says, from the next on.
+  void disable_gradient_checkpointing() { decoder.disable_gradient_checkpointing(); }
 
   /// ids [B, T] -> logits [B, T, V]
   Var<T> logits(Tape& tape, const Tensor<std::int32_t>& ids) const;
@@ -267,7 +281,7 @@ Var<T> Decoder<T>::hidden_by(Tape& tape, const Tensor<std::int32_t>& ids, nn::Ke
     return checkpoint_name(dropout(x, config.dropout), "iteration_input");
   };
   // A region of its own, so that what enters the first layer can be offloaded like what enters the others.
-  const Var<X> x = tape.region(decoder.remat, embed);
+  const Var<X> x = tape.region(decoder.checkpointing ? Policy(policy::everything) : decoder.remat, embed);
   if (cache != nullptr) return final_norm(decoder(x, *cache));
   AttentionMasks<T> masks;
   if (segments != nullptr) masks.query_segments = tape.input(*segments);

@@ -3,7 +3,7 @@
 
 #include <optional>
 #include <remat/nn/config_checks.hpp>
-#include <remat/nn/transformer_layer.hpp>
+#include <remat/nn/stacked_transformer.hpp>
 #include <string>
 #include <vector>
 
@@ -35,11 +35,8 @@ struct EncoderInput {
   Tensor<std::int32_t> mask{};         // [B, T] of 1, and of 0 for padding, wherever it is
 };
 
-/// Which layers are recomputed in backward, and what of them stays.
-struct GradientCheckpointing {
-  Policy policy = policy::nothing;  // of each layer's region
-  Index every_n_layers = 1;         // the first layer, and each n-th from it on; the others keep all
-};
+/// Of an `Encoder`, as of a decoder's stack.
+using nn::GradientCheckpointing;
 
 namespace detail {
 

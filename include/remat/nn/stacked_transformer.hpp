@@ -21,6 +21,12 @@ struct StackedTransformerConfig {
   double input_dropout = 0;     // on what enters the first layer
 };
 
+/// Which layers of a model are recomputed in backward, and what of them stays.
+struct GradientCheckpointing {
+  Policy policy = policy::nothing;  // of each layer's region
+  Index every_n_layers = 1;         // the first layer, and each n-th from it on; the others keep all
+};
+
 /// `count` configs, that of layer i what `config_of(i)` gives: a pattern over depth.
 template <class F>
 std::vector<TransformerLayerConfig> layers_by_index(Index count, F&& config_of) {
@@ -47,11 +53,12 @@ inline std::vector<TransformerLayerConfig> repeated(const std::vector<Transforme
 /// A copy is a handle to the same weights.
 template <class T>
 struct StackedTransformer {
-  std::vector<TransformerLayer<T>> layers;  // first to last
-  Policy remat;                             // of the steps recorded from now on
-  Index remat_every;                        // layers to a region
-  double input_dropout;                     // on what enters the first layer
-  std::string path;                         // the stack's path in the model
+  std::vector<TransformerLayer<T>> layers;               // first to last
+  Policy remat;                                          // of the steps recorded from now on
+  Index remat_every;                                     // layers to a region
+  double input_dropout;                                  // on what enters the first layer
+  std::string path;                                      // the stack's path in the model
+  std::optional<GradientCheckpointing> checkpointing{};  // set: in the place of remat and remat_every
 
   /// Makes its parameters in `where`, at `layer_0`, `layer_1` and so on. An `Error` names the first setting that is out
   /// of its range or fits no other layer.
@@ -68,8 +75,21 @@ struct StackedTransformer {
     scope.complete();
   }
 
-  /// Of the steps recorded from now on; the same as assigning `remat`.
-  void set_remat(const Policy& policy) { remat = policy; }
+  /// Of the steps recorded from now on; the same as assigning `remat`. An `Error` while gradient checkpointing is on.
+  void set_remat(const Policy& policy) {
+    require(!checkpointing, path,
+            ": set_remat: gradient checkpointing is enabled and says what stays; disable it first");
+    remat = policy;
+  }
+  /// Each n-th layer is a region of its own from the next step on, whatever `remat` says: the same bits for less
+  /// memory. An `Error` unless every_n_layers is above 0.
+  void enable_gradient_checkpointing(const GradientCheckpointing& how = {}) {
+    require(how.every_n_layers > 0, path, ": enable_gradient_checkpointing: every_n_layers is ", how.every_n_layers,
+            ", must be > 0");
+    checkpointing = how;
+  }
+  /// Steps are recorded as `remat` and `remat_every` say, from the next on.
+  void disable_gradient_checkpointing() { checkpointing.reset(); }
 
   using Masks = AttentionMasks<T>;  // what a call may see
 
@@ -138,7 +158,7 @@ template <class X>
 Var<X> StackedTransformer<T>::run(const Var<X>& x, const Var<T>* memory, const Masks& masks, const Masks& memory_masks,
                                   KeyValueCache<T>* cache, Var<Accum<T>>* auxiliary) const {
   Var<X> h = dropout(x, input_dropout);
-  const auto every = static_cast<std::size_t>(remat_every);
+  const auto every = static_cast<std::size_t>(checkpointing ? 1 : remat_every);
   for (std::size_t first = 0; first < layers.size(); first += every) {
     const auto region = [&] {
       std::pair<Var<X>, std::optional<Var<Accum<T>>>> y(h, std::nullopt);
@@ -156,7 +176,9 @@ Var<X> StackedTransformer<T>::run(const Var<X>& x, const Var<T>* memory, const M
       }
       return y;
     };
-    const auto [made, more] = x.tape().region(remat, region);
+    const bool is_kept = checkpointing && static_cast<Index>(first) % checkpointing->every_n_layers != 0;
+    const Policy kept = is_kept ? Policy(policy::everything) : checkpointing ? checkpointing->policy : remat;
+    const auto [made, more] = x.tape().region(kept, region);
     h = made;
     if (more) *auxiliary = *auxiliary ? *auxiliary + *more : *more;
   }
