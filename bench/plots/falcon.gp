@@ -31,18 +31,18 @@ if (is_there("products")) {
   w = 1080; h = 420
   do for [format in "svg png"] {
     eval picture(format, "falcon_products", w, h)
-    set multiplot layout 1, count margins screen 75.0 / w, screen 1 - 20.0 / w, screen 55.0 / h, screen 1 - 105.0 / h \
+    set multiplot layout 1, count margins screen 95.0 / w, screen 1 - 20.0 / w, screen 55.0 / h, screen 1 - 105.0 / h \
       spacing screen 24.0 / w, 0
     eval headline("Three projections over one, for query, key and value", \
       "time of three products over that of one, medians of ratios within rounds; above 1 the one is faster", h)
     set logscale x 2
     set yrange [low - 0.03 * (high - low):high + 0.03 * (high - low)]
-    set key top right samplen 1.5
+    set key bottom right samplen 1.5
     set label 102 "three over one" at screen 16.0 / w, screen 0.44 center rotate
     set label 103 "tokens" at screen 0.5, screen 14.0 / h center
     do for [i = 1:count] {
       set title model(i) offset 0, -0.4
-      if (i > 1) { set format y "" }
+      if (i > 1) { set format y ""; unset key }
       plot 1 with lines lc rgb grey lw 1 notitle, \
            points(i, "forward") using 2:9 with linespoints lc rgb blue lw 2 pt 7 ps 0.8 title "forward", \
            points(i, "by x") using 2:9 with linespoints lc rgb green lw 2 pt 5 ps 0.8 title "gradient of x", \
