@@ -124,7 +124,8 @@ TEST(AttentionMasks, PiecesOfQueriesAreTheWhole) {
     const auto piece = [&](const Vars& v, Index begin, Index end) {
       O op({.causal = true, .offset = begin}, mask);
       op.first_query = begin, op.full_queries = length;
-      return record(op, slice(v[0], 1, begin, end), v[1], v[2], no_bias, no_bias, none, none, none, none)[O::context];
+      return record(op, slice(v[0], 1, begin, end), v[1], v[2], no_bias, no_bias, none, none, none, none, none,
+                    no_bias)[O::context];
     };
     const Values whole = values_of(inputs(), [&](const Vars& v) { return piece(v, 0, length); });
     const Values pieces = values_of(inputs(), [&](const Vars& v) {
