@@ -41,13 +41,6 @@ void add_options(CLI::App& app, Settings& s) {
   app.add_option("--out", s.out, "folder for CSV files and pictures");
 }
 
-template <class Report>
-void finish(const Report& report, const Settings& s) {
-  report.print();
-  std::fflush(stdout);
-  report.write(s.out);
-}
-
 int measure(const Settings& s) {
   if (s.threads > 0) omp_set_num_threads(s.threads);
   bench::tell_facts({bench::text_of("Falcon's projections, float32, %d rounds", s.rounds)}, s.out, "falcon_run.txt");
@@ -57,10 +50,10 @@ int measure(const Settings& s) {
   const auto wants = [&](const char* section) {
     return std::find(s.sections.begin(), s.sections.end(), section) != s.sections.end();
   };
-  if (wants("products")) finish(bench::measure_products(shapes, s.tokens, s.rounds), s);
-  if (wants("memory")) finish(bench::plan_memory(shapes, s.layer_tokens), s);
-  if (wants("rotary")) finish(bench::measure_rotary(shapes, s.layer_tokens, s.rounds), s);
-  if (wants("lora")) finish(bench::measure_lora(shapes, s.layer_tokens, s.rank, s.rounds), s);
+  if (wants("products")) bench::finish(bench::measure_products(shapes, s.tokens, s.rounds), s.out);
+  if (wants("memory")) bench::finish(bench::plan_memory(shapes, s.layer_tokens), s.out);
+  if (wants("rotary")) bench::finish(bench::measure_rotary(shapes, s.layer_tokens, s.rounds), s.out);
+  if (wants("lora")) bench::finish(bench::measure_lora(shapes, s.layer_tokens, s.rank, s.rounds), s.out);
   std::cout << "\nwrote " << s.out << "/falcon_*.csv" << std::endl;
   return 0;
 }

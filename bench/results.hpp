@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <iostream>
@@ -53,6 +54,14 @@ inline void tell_facts(std::vector<std::string> facts, const std::filesystem::pa
     file << fact << '\n';
   }
   std::cout << std::flush;
+}
+
+/// Prints a part of a benchmark as soon as it is measured, and writes its files into `folder`.
+template <class Report>
+void finish(const Report& report, const std::string& folder) {
+  report.print();
+  std::fflush(stdout);
+  report.write(folder);
 }
 
 }  // namespace bench

@@ -50,13 +50,6 @@ void add_options(CLI::App& app, Settings& s) {
   app.add_option("--out", s.out, "folder for CSV files and pictures");
 }
 
-template <class Report>
-void finish(const Report& report, const Settings& s) {
-  report.print();
-  std::fflush(stdout);
-  report.write(s.out);
-}
-
 template <class T>
 void measure(const Settings& s) {
   if (s.threads > 0) omp_set_num_threads(s.threads);
@@ -77,10 +70,10 @@ void measure(const Settings& s) {
                                         .tied_head = s.tied,
                                         .keep_head_gradients = s.remat == "everything",
                                         .remat = remat::policy::parse(s.remat)};
-  if (wants("step")) finish(bench::measure_step<T>(config, s.batch, threads, s.rounds), s);
-  if (wants("kernels")) finish(bench::measure_kernels(s.lengths, 8, s.size, threads, s.rounds), s);
-  if (wants("engine")) finish(bench::measure_engine(10000, s.rounds), s);
-  if (wants("scaling")) finish(bench::measure_scaling<T>(s.scaling_tokens, threads, s.rounds), s);
+  if (wants("step")) bench::finish(bench::measure_step<T>(config, s.batch, threads, s.rounds), s.out);
+  if (wants("kernels")) bench::finish(bench::measure_kernels(s.lengths, 8, s.size, threads, s.rounds), s.out);
+  if (wants("engine")) bench::finish(bench::measure_engine(10000, s.rounds), s.out);
+  if (wants("scaling")) bench::finish(bench::measure_scaling<T>(s.scaling_tokens, threads, s.rounds), s.out);
   std::cout << "\nwrote " << s.out << "/speed_*.csv" << std::endl;
 }
 
