@@ -3,11 +3,12 @@
 
 #include <cstddef>
 #include <remat/autodiff/spec.hpp>
+#include <type_traits>
 #include <vector>
 
 namespace remat { inline namespace REMAT_ABI {
 
-/// Elements with a shape. Reading what a backward did not declare is an `Error`.
+/// Elements with a shape. Reading what is not there is an `Error`.
 template <class T>
 class View {
  public:
@@ -23,11 +24,12 @@ class View {
   Index cols() const { return shape_->back(); }
   /// The elements in row-major order.
   T* data() const {
-    require(data_ != nullptr || size() == 0, "backward reads a value that residuals() did not declare");
+    require(data_ != nullptr || size() == 0, "reads or writes what is not there: an operand that was left out, a ",
+            "gradient that is not wanted, or in backward a value that residuals() did not declare");
     return data_;
   }
   /// Row i of `rows()`, `cols()` elements.
-  T* row(Index i) const { return data_ + i * cols(); }
+  T* row(Index i) const { return data() + i * cols(); }
 
  private:
   T* data_;
@@ -44,6 +46,7 @@ class Frame {
     bool present = false;     // false: left out
     void* grad = nullptr;     // null: not wanted (operand) or zero (result)
     bool accumulate = false;  // add to the gradient that is there, for operands whose rule says `adds`
+    bool wide = false;        // the gradient is of `Accum<T>`, for operands whose rule says `wide`
   };
   std::vector<Value> inputs, outputs;   // set by the engine
   std::byte* scratch_memory = nullptr;  // see `scratch`
@@ -62,7 +65,7 @@ class Frame {
   /// False for an operand that was left out.
   template <class T>
   bool has(In<T> x) const {
-    return static_cast<std::size_t>(x.index) < inputs.size() && in(x).present;
+    return in(x).present;
   }
   /// Is the gradient of this operand wanted? Its buffer is uninitialized and must be written whole.
   template <class T>
@@ -78,10 +81,14 @@ class Frame {
   /// The gradient of an operand, to write; only of those that `wants` is true for.
   template <class T>
   View<T> grad(In<T> x) const {
+    require(!in(x).wide, "the rule of operand ", x.index, " says `wide`, but it is not declared as a Weight");
     return {static_cast<T*>(in(x).grad), in(x).shape};
   }
   template <class T>
   View<Accum<T>> grad(Weight<T> x) const {
+    if constexpr (!std::is_same_v<T, Accum<T>>)
+      require(in(x).wide || in(x).grad == nullptr, "operand ", x.index,
+              " is a Weight, but its rule does not say `wide`");
     return {static_cast<Accum<T>*>(in(x).grad), in(x).shape};
   }
   ///@}
@@ -104,11 +111,15 @@ class Frame {
  private:
   template <class T>
   const Value& in(In<T> x) const {
-    return inputs[static_cast<std::size_t>(x.index)];
+    static const Value left_out;
+    const auto i = static_cast<std::size_t>(x.index);
+    return i < inputs.size() ? inputs[i] : left_out;
   }
   template <class T>
   const Value& out(Out<T> y) const {
-    return outputs[static_cast<std::size_t>(y.index)];
+    const auto i = static_cast<std::size_t>(y.index);
+    require(i < outputs.size(), "infer gives ", outputs.size(), " results, none of number ", y.index);
+    return outputs[i];
   }
 };
 

@@ -72,6 +72,7 @@ class OperandGradients {
     for (std::size_t k = 0; k < operands.size(); ++k) alone = alone && (k == i || !meets(operands[k].slot));
     const bool is_wide = s.spec.dtype == DType::bfloat16 && rule.wide;
     const DType dtype = is_wide ? DType::float32 : s.spec.dtype;
+    value.wide = is_wide;
     const bool whole = operand.shape.size() == s.spec.shape.size() && dtype == p_.gradient_type(s);
     if (s.parameter >= 0 && alone && whole && rule.adds) {
       value.accumulate = has_gradient(s);

@@ -117,7 +117,11 @@ Checked check(Program& program, std::shared_ptr<const Op> op, std::span<const Op
     checked.cost = checked.op->cost(view, checked.outputs);
     if (program.mode != Mode::evaluate)
       for (const OperandSpec& spec : specs) checked.wants = checked.wants || spec.wants_gradient;
-    if (checked.wants) checked.residuals = checked.op->residuals(Wanted(view));
+    if (!checked.wants) return checked;
+    checked.residuals = checked.op->residuals(Wanted(view));
+    for (int i = 0; i < view.size(); ++i)
+      require(!view[i].wants_gradient || checked.op->gradient(i).same_as < i, "the gradient of operand ", i,
+              " is `same_as` that of one behind it");
   } catch (const Error& error) {
     fail_in_layer(program, *checked.op, program.path, error);
   }

@@ -80,6 +80,13 @@ class Residuals {
   std::uint64_t inputs_ = 0, outputs_ = 0;
 };
 
+namespace detail {
+/// Refuses operand or result i (`what` tells which) of another type than the op's declaration names.
+inline void check_type(const char* what, int i, DType given, DType declared) {
+  require(given == declared, what, " ", i, " is ", name_of(given), ", but the op declares ", name_of(declared));
+}
+}  // namespace detail
+
 /// One operand as `infer` sees it: `name` is a parameter's path, else empty.
 struct OperandSpec {
   Spec spec{};                  // of what the op reads of it
@@ -96,17 +103,23 @@ class Operands {
   /// The number of operands, those left out included.
   int size() const { return static_cast<int>(operands_.size()); }
   ///@{
-  /// An operand by its name: `in[x].shape`; or by its number.
+  /// An operand by its name: `in[x].shape`; or by its number. Those behind the last that was recorded are left out. An
+  /// `Error` for one of another type than the op reads.
   template <class T>
   const Spec& operator[](In<T> x) const {
-    return (*this)[x.index].spec;
+    const OperandSpec& operand = (*this)[x.index];
+    if (operand.present) detail::check_type("operand", x.index, operand.spec.dtype, dtype_of<T>());
+    return operand.spec;
   }
-  const OperandSpec& operator[](int i) const { return operands_[static_cast<std::size_t>(i)]; }
+  const OperandSpec& operator[](int i) const {
+    static const OperandSpec left_out;
+    return 0 <= i && i < size() ? operands_[static_cast<std::size_t>(i)] : left_out;
+  }
   ///@}
   /// False for an operand that was left out.
   template <class T>
   bool has(In<T> x) const {
-    return x.index < size() && (*this)[x.index].present;
+    return (*this)[x.index].present;
   }
   /// How an error calls the operand: its parameter path, else `otherwise`.
   template <class T>

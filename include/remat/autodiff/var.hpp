@@ -222,9 +222,11 @@ class Results {
   ~Results() {
     for (int i = 0; i < count_; ++i) program_->drop_var({first_ + i});
   }
-  /// A result by its name.
+  /// A result by its name. An `Error` for one that `infer` did not give, or gave another type.
   template <class T>
   Var<T> operator[](Out<T> y) const {
+    require(0 <= y.index && y.index < count_, "infer gives ", count_, " results, none of number ", y.index);
+    detail::check_type("result", y.index, program_->slot(first_ + y.index).spec.dtype, dtype_of<T>());
     return Var<T>(program_, {first_ + y.index, 0, program_->slot(first_ + y.index).spec.shape});
   }
 
