@@ -25,7 +25,8 @@ struct MicroKernel {
   [[gnu::noinline]] static void
   run(Index count, const T* a, const T* b, const T* start, Index start_stride, T* c, Index ldc, const T* next,
       Index next_lines) {
-    for (int i = 0; i < rows; ++i) __builtin_prefetch(c + i * ldc, 1);
+    for (int i = 0; i < rows; ++i)
+      for (int j = 0; j < columns; j += 64 / static_cast<int>(sizeof(T))) __builtin_prefetch(c + i * ldc + j, 1);
     for (Index i = 0; i < next_lines; ++i) __builtin_prefetch(reinterpret_cast<const char*>(next) + 64 * i, 0, 2);
     sum(count, a, b, start, start_stride, c, ldc, std::make_index_sequence<static_cast<std::size_t>(rows) * vectors>());
   }
