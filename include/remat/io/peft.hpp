@@ -214,7 +214,9 @@ nn::Lora<T> load_peft(const ParameterRegistry& parameters, const Scope& where, c
     adapter.*std::get<1>(*kind) = file.read_as<float>(name);
   }
   std::vector<detail::StoredAdapter> all;
-  for (auto& [layer, adapter] : stored) {
+  for (auto& of_layer : stored) {
+    const std::string& layer = of_layer.first;
+    detail::StoredAdapter& adapter = of_layer.second;
     if (const auto parts = file.metadata().find(detail::parts_key(layer)); parts != file.metadata().end()) {
       std::istringstream pieces(parts->second);
       for (std::string piece; pieces >> piece;) adapter.pieces.push_back(piece);

@@ -112,8 +112,9 @@ class Lora {
 
  private:
   void add(const ParameterRegistry& parameters, const Scope& where, const detail::LoraTarget& target, bool of_rows) {
-    const auto& [layer, weight, pieces] = target;
-    Part part{layer, parameters.at<Accum<T>>(weight), {}, {}, {}, pieces, of_rows};
+    const std::string& layer = target.layer;
+    const auto& pieces = target.pieces;
+    Part part{layer, parameters.at<Accum<T>>(target.weight), {}, {}, {}, pieces, of_rows};
     Scope scope = where;
     for (std::size_t begin = 0; begin <= layer.size();) {
       const std::size_t end = std::min(layer.find('/', begin), layer.size());
