@@ -33,7 +33,10 @@ class BackwardTask {
   void prepare(Index n, Index t0, Index rows) const {
     const Index at = pair.b * p.out_batch + n * h;
     for (Index t = t0; t < t0 + rows; ++t) {
-      x.delta[pair.row(n, t)] = dot(x.dout + at + t * p.out_token, x.out + at + t * p.out_token, h);
+      const E *dout = x.dout + at + t * p.out_token, *out = x.out + at + t * p.out_token;
+      if (t + rows_ahead < t0 + rows)
+        for (const E* row : {dout, out}) prefetch_row(row + rows_ahead * p.out_token, h);
+      x.delta[pair.row(n, t)] = dot(dout, out, h);
       if (x.to.q != nullptr && (is_rounded || !x.to.add_q)) std::fill_n(query_sums(n, t), h, T{0});
     }
   }
