@@ -429,7 +429,7 @@ TEST(DecoderConfig, LogitsAreMultipliedAndCapped) {
     const Tensor<double> before = plain.logits(tape, ids).value(), after = model.logits(tape, ids).value();
     nn::KeyValueCache<double> cache(9);
     const Tensor<double> next = model.next_logits(tape, ids, cache).value();
-    const auto expected = [&](Index b, Index t, Index v) {
+    const auto expected = [&, factor = factor, cap = cap](Index b, Index t, Index v) {
       const double x = factor * before(b, t, v);
       return cap > 0 ? cap * std::tanh(x / cap) : x;
     };

@@ -24,9 +24,11 @@ class AnyVar {
     if (program_) program_->add_var(where_);
   }
   AnyVar(AnyVar&& other) noexcept : program_(std::move(other.program_)), where_(other.where_) {}
-  AnyVar& operator=(AnyVar other) noexcept {
-    std::swap(program_, other.program_);
-    std::swap(where_, other.where_);
+  AnyVar& operator=(const AnyVar& other) noexcept { return *this = AnyVar(other); }
+  AnyVar& operator=(AnyVar&& other) noexcept {  // not by value, see Counted
+    AnyVar taken(std::move(other));
+    std::swap(program_, taken.program_);
+    std::swap(where_, taken.where_);
     return *this;
   }
   ///@}

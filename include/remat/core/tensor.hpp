@@ -91,10 +91,8 @@ class Tensor {
   /// A copy shares the bytes, unless a span of `write` may change them.
   Tensor(const Tensor& other) : any_(other.any_.shared()) {}
   Tensor(Tensor&&) noexcept = default;
-  Tensor& operator=(Tensor other) noexcept {
-    any_ = std::move(other.any_);
-    return *this;
-  }
+  Tensor& operator=(const Tensor& other) { return *this = Tensor(other); }
+  Tensor& operator=(Tensor&&) noexcept = default;  // not by value, see Counted
   ///@}
 
   /// The axis lengths; [0] until a tensor is assigned.
