@@ -6,7 +6,7 @@ import sys
 
 root = pathlib.Path(__file__).resolve().parent.parent
 rooms = ["nn", "models", "ops", "optim", "autodiff"]
-field = re.compile(r"^\s+((?:[\w:]+)(?:<[^;={]*>)?) (\w+[^;]*);(?:\s*// ?(.*))?$")
+field = re.compile(r"^\s+((?:[\w:]+)(?:<[^;={]*>)?\*?) (\w+[^;]*);(?:\s*// ?(.*))?$")
 
 
 def split(names):

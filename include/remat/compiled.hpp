@@ -13,6 +13,7 @@
   HOW template struct remat::ops::AddPositions<T>;                          \
   HOW template struct remat::ops::Attention<T>;                             \
   HOW template struct remat::ops::AttentionQkv<T>;                          \
+  HOW template struct remat::ops::AttentionWeights<T>;                      \
   HOW template struct remat::ops::CombineRows<T>;                           \
   HOW template struct remat::ops::CrossEntropy<T>;                          \
   HOW template struct remat::ops::Dropout<T>;                               \

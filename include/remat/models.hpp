@@ -8,5 +8,7 @@
 #include <remat/models/encoder_decoder.hpp>
 #include <remat/models/encoder_decoder_config.hpp>
 #include <remat/models/encoder_heads.hpp>
+#include <remat/models/encoder_language_model.hpp>
+#include <remat/models/encoder_options.hpp>
 #include <remat/models/generation.hpp>
 #include <remat/models/gpt.hpp>

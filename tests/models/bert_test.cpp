@@ -447,11 +447,14 @@ TEST(BertFiles, WithUnknownSettingsAreRefused) {
     folder.config = before;
   };
   refuses("model_type", "roberta", "not \"bert\"");
-  refuses("is_decoder", true, "only false");
   refuses("tie_word_embeddings", false, "only true");
   refuses("position_embedding_type", "relative_key", "only \"absolute\"");
   refuses("hidden_act", "mish", "mish");
   refuses("new_field", 1, "not supported");
+  folder.config["add_cross_attention"] = true;
+  folder.write([](const std::string& n) { return n; });
+  expect_error({"m/encoder: cross_attention is of decoders"},
+               [&] { models::load_bert<models::MaskedLanguageModel<float>>(parameters / "m", folder.path); });
 }
 
 }  // namespace

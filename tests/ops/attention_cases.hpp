@@ -91,6 +91,48 @@ inline void attention_cases(const AddCase& row) {
            },
        .inputs = {on({{2, 7, 16}, {2}})},
        .is_random = true});
+  row({.name = "attention with its weights and a head mask",
+       .fn =
+           [](const auto& in) {
+             auto weights = in[0];
+             return attention(in[0], in[1], in[2], {.dropout = 0.3, .window = 4, .soft_cap = 2},
+                              {.key_lengths = in.integers[0],
+                               .query_segments = in.integers[1],
+                               .key_segments = in.integers[2],
+                               .bias = in[3],
+                               .head_mask = in[4],
+                               .weights = &weights});
+           },
+       .inputs = {on({{2, 5, 4, 3}, {2, 6, 2, 3}, {2, 6, 2, 3}, {1, 4, 1, 6}, {4}},
+                     {{.shape = {2}, .values = {5, 6}},
+                      {.shape = {2, 5}, .values = {0, 0, 1, 1, 2, 0, 1, 0, 1, 0}},
+                      {.shape = {2, 6}, .values = {0, 0, 1, 1, 1, 0, 1, 0, 1, 0, 1, 0}}}),
+                  on({{0, 3, 2, 4}, {0, 3, 2, 4}, {0, 3, 2, 4}, {1, 1, 1, 1}, {2}},
+                     {{.shape = {0}}, {.shape = {0, 3}}, {.shape = {0, 3}}})},
+       .is_random = true});
+  row({.name = "weights of attention",
+       .fn =
+           [](const auto& in) {
+             auto weights = in[0];
+             attention(in[0], in[1], in[1], {.causal = true},
+                       {.prefix_lengths = in.integers[0], .query_offsets = in.integers[1], .weights = &weights});
+             return weights;
+           },
+       .inputs = {
+           on({{2, 5, 2, 3}, {2, 7, 1, 3}}, {{.shape = {2}, .values = {3, 0}}, {.shape = {2}, .values = {0, 3}}})}});
+  row({.name = "attention with a head mask",
+       .fn = [](const auto& in) { return attention(in[0], in[1], in[2], {.causal = true}, {.head_mask = in[3]}); },
+       .inputs = {on({{2, 5, 4, 3}, {2, 5, 2, 3}, {2, 5, 2, 3}, {4}})}});
+  row({.name = "attention_qkv with a head mask",
+       .fn = [](const auto& in) { return attention_qkv(in[0], 2, 1, {}, {.head_mask = in[1]}); },
+       .inputs = {on({{2, 7, 16}, {2}})}});
+  row({.name = "attention_qkv with its weights",
+       .fn =
+           [](const auto& in) {
+             auto weights = in[0];
+             return attention_qkv(in[0], 2, 1, {.causal = true}, {.weights = &weights});
+           },
+       .inputs = {on({{2, 7, 16}})}});
   row({.name = "rotary by pairs of factors, interleaved",
        .fn =
            [](const auto& in) {

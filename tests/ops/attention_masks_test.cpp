@@ -50,6 +50,64 @@ std::vector<Tensor<double>> inputs(Index queries = length) {
           random_tensor<double>({batch, length, kv_heads, dims}, 3)};
 }
 
+// Asking for weights changes a context by rounding alone, whatever is masked, dropout included; and they are what the
+// values were multiplied by.
+TEST(AttentionWeights, AreThoseOfTheFusedOp) {
+  struct Case {
+    AttentionOptions options;
+    AttentionMasks<double> masks;
+  };
+  const Tensor<std::int32_t> lengths({batch}, {5, 9}), offsets({batch}, {0, 3}), prefixes({batch}, {4, 0}),
+      segments({batch, length}, {0, 0, 0, 1, 1, 1, 1, 2, 2, 0, 1, 0, 1, 0, 1, 0, 1, 0});
+  const auto bias = random_tensor<double>({1, heads, length, 1}, 7), head_mask = random_tensor<double>({heads}, 8);
+  const std::vector<Case> cases{{{}, {}},
+                                {{.causal = true, .dropout = 0.3}, {}},
+                                {{.scale = 0.3, .dropout = 0.3, .soft_cap = 0.7}, {.key_lengths = lengths}},
+                                {{.causal = true, .dropout = 0.2, .window = 3}, {.query_segments = segments}},
+                                {{.causal = true}, {.prefix_lengths = prefixes, .head_mask = head_mask}},
+                                {{.causal = true, .offset = -4}, {}},
+                                {{.causal = true}, {.bias = bias, .query_offsets = offsets}}};
+  for (const Case& c : cases) {
+    const auto fused =
+        values_of(inputs(), [&](const Vars& x) { return attention(x[0], x[1], x[2], c.options, c.masks); });
+    const auto plain = values_of(inputs(), [&](const Vars& x) {
+      AttentionMasks<double> masks = c.masks;
+      Var<double> weights;
+      masks.weights = &weights;
+      const auto context = attention(x[0], x[1], x[2], c.options, masks);
+      const Tensor<double> w = weights.value(), v = x[2].value(), y = context.value();
+      EXPECT_EQ(w.shape(), (Shape{batch, heads, length, length}));
+      for (Index t = 0; t < length; ++t) {
+        double sum = 0;
+        for (Index s = 0; s < length; ++s) sum += w(1, 3, t, s) * v(1, s, 1, 2);
+        EXPECT_NEAR(sum, y(1, t, 3, 2), 1e-12);
+      }
+      return context;
+    });
+    expect_near(fused, plain);
+  }
+}
+
+// What exists whole only cannot be had of a part, and what the plain formula lacks is refused by name.
+TEST(AttentionWeights, AreRefusedWhereTheyCannotBe) {
+  Tape tape;
+  const auto x = inputs();
+  const auto q = tape.input(x[0]), k = tape.input(x[1]), v = tape.input(x[2]);
+  Var<double> weights;
+  const auto sinks = random_tensor<double>({heads}, 4), table = random_tensor<double>({8, heads}, 5);
+  const char* const said = "neither rotary nor ALiBi, relative biases or sinks";
+  const auto refuses = [&](const AttentionOptions& options, AttentionMasks<double> masks) {
+    masks.weights = &weights;
+    EXPECT_NE(error_of([&] { attention(q, k, v, options, masks); }).find(said), std::string::npos);
+  };
+  refuses({.rotary_base = 100}, {});
+  refuses({.alibi = true}, {});
+  refuses({}, {.relative_bias = table});
+  refuses({}, {.sinks = sinks});
+  EXPECT_NE(error_of([&] { attention(q, k, v, {}, {.head_mask = table}); }).find("head_mask has shape [8, 4], [4]"),
+            std::string::npos);
+}
+
 /// What an additive bias of 0 and -infinity says by itself.
 Tensor<double> bias_of(Index queries, const std::function<bool(Index, Index, Index)>& sees) {
   Tensor<double> bias({batch, 1, queries, length});

@@ -20,9 +20,11 @@ namespace remat { inline namespace REMAT_ABI { namespace io {
 
 /// Settings of `models::load_bert`.
 struct BertOptions {
-  bool new_head = false;  // a head, or a pooler, that the folder lacks keeps its initial values; else it is an `Error`
+  bool new_head = false;  // a head, a pooler or cross attention that the folder lacks keeps its initial values; else it
+                          // is an `Error`
   Index classes = 0;      // of a classifier with a new head; 0: as config.json says
-  std::optional<double> dropout{};  // everywhere; empty: as config.json says
+  std::optional<double> dropout{};                      // everywhere; empty: as config.json says
+  std::optional<bool> is_decoder{}, cross_attention{};  // empty: as config.json says
 };
 
 namespace detail {
@@ -55,6 +57,8 @@ Model make_bert(const Scope& where, families::BertSettings s, const BertOptions&
   if (options.classes > 0) s.classes = options.classes;
   if (options.dropout)
     s.encoder.dropout = s.encoder.attention_dropout = *options.dropout, s.head_dropout = options.dropout;
+  if (options.is_decoder) s.encoder.is_decoder = *options.is_decoder;
+  if (options.cross_attention) s.encoder.cross_attention = *options.cross_attention;
   using Config = const models::EncoderConfig&;
   using Rate = std::optional<double>;
   if constexpr (std::is_constructible_v<Model, const Scope&, Config, Index, Rate>)
@@ -86,6 +90,7 @@ void load_bert_weights(const HuggingFaceFolder& folder, const Model<T>& model, c
   };
   add(all.encoder, false);
   add(all.pooler, true);
+  add(all.cross_attention, true);
   if (add(all.head, true))
     for (const NamedWeight<Accum<T>>& copy : all.copies)
       if (used.insert(copy.name).second) weights.add_copy(copy.parameter, copy.name);
@@ -119,7 +124,7 @@ void save_bert(const Model<T>& model, const std::string& folder, std::optional<D
   }
   json["torch_dtype"] = type == DType::float64 ? "float64" : type == DType::float32 ? "float32" : "bfloat16";
   std::vector<SafetensorsOutput> tensors;
-  for (const auto* part : {&all.encoder, &all.pooler, &all.head})
+  for (const auto* part : {&all.encoder, &all.cross_attention, &all.pooler, &all.head})
     for (const NamedWeight<Accum<T>>& weight : *part) {
       require(!weight.parameter.entry()->adapter, folder, ": ", weight.parameter.path(),
               " has an adapter, which the file has no place for; add it by Lora::merge");

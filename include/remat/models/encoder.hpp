@@ -1,9 +1,9 @@
 // BERT: a bidirectional transformer encoder (Devlin et al. 2018), with the settings of Hugging Face's transformers.
 #pragma once
 
-#include <algorithm>
 #include <optional>
 #include <remat/models/encoder_config.hpp>
+#include <remat/models/encoder_options.hpp>
 #include <remat/nn/embedding.hpp>
 #include <remat/nn/linear.hpp>
 #include <remat/nn/stacked_transformer.hpp>
@@ -12,6 +12,8 @@
 #include <remat/ops/slice.hpp>
 #include <remat/ops/unary.hpp>
 #include <string>
+#include <utility>
+#include <vector>
 
 namespace remat { inline namespace REMAT_ABI { namespace models {
 
@@ -45,7 +47,7 @@ struct Encoder {
   void disable_gradient_checkpointing() { checkpointing.reset(); }
 
   /// What each token has become: [B, T, D]. An `Error` names an input that does not fit.
-  Var<T> operator()(Tape& tape, const EncoderInput& input) const;
+  Var<T> operator()(Tape& tape, const EncoderInput& input, const EncoderOptions<T>& options = {}) const;
   /// tanh of a linear of each sequence's first token: hidden [B, T, D] -> [B, D]. An `Error` without a pooler.
   Var<T> pooled(const Var<T>& hidden) const {
     require(pooler.has_value(), path, ": has no pooler; set pooler = true");
@@ -55,7 +57,10 @@ struct Encoder {
 
  private:
   Encoder(const LayerScope& scope, const EncoderConfig& c, int);
-  AttentionMasks<T> masks(Tape& tape, const EncoderInput& input) const;
+  /// h [B, T, D] through layer `i`, and the weights of its attentions where somebody asks for them.
+  std::pair<Var<Accum<T>>, std::vector<Var<T>>> through(std::size_t i, const Var<Accum<T>>& h,
+                                                        detail::EncoderVisibility<T> seen,
+                                                        const EncoderOptions<T>& options) const;
 };
 
 template <class T>
@@ -77,39 +82,51 @@ Encoder<T>::Encoder(const LayerScope& scope, const EncoderConfig& c, int)
 }
 
 template <class T>
-Var<T> Encoder<T>::operator()(Tape& tape, const EncoderInput& input) const {
+Var<T> Encoder<T>::operator()(Tape& tape, const EncoderInput& input, const EncoderOptions<T>& options) const {
   const auto here = tape.layer(path);
-  require(input.ids.shape().rank() == 2, path, ": ids have shape ", input.ids.shape(), ", [B, T] is needed");
+  detail::check(config, input, options, path);
   const bool has_types = input.token_types.size() > 0;
-  require(!has_types || input.token_types.shape() == input.ids.shape(), path, ": token_types have shape ",
-          input.token_types.shape(), ", ids ", input.ids.shape());
   const Tensor<std::int32_t> types = has_types ? input.token_types : Tensor<std::int32_t>(input.ids.shape(), 0);
   const auto sum = embedding.template rows<Accum<T>>(tape.input(input.ids)) +
                    type_embedding.template rows<Accum<T>>(tape.input(types));
-  const AttentionMasks<T> seen = masks(tape, input);
-  auto h = cast<Accum<T>>(dropout(embedding_norm(add_positions<Accum<T>>(sum, positions)), config.dropout));
+  const auto seen = detail::encoder_masks<T>(sum, input, options, path);
+  const Index first = options.cache != nullptr ? options.cache->length() : 0;
+  auto h = cast<Accum<T>>(dropout(embedding_norm(add_positions<Accum<T>>(sum, positions, first)), config.dropout));
+  EncoderOutputs<T>* const outputs = options.outputs;
+  if (outputs != nullptr) outputs->hidden_states = {h}, outputs->attentions.clear(), outputs->cross_attentions.clear();
   for (std::size_t i = 0; i < encoder.layers.size(); ++i) {
     const bool is_kept = !checkpointing || static_cast<Index>(i) % checkpointing->every_n_layers != 0;
-    const auto layer = [&] { return encoder.layers[i](checkpoint_name(h, "iteration_input"), seen); };
-    h = tape.region(is_kept ? Policy(policy::everything) : checkpointing->policy, layer);
+    const auto layer = [&] { return through(i, h, seen, options); };
+    const auto [made, weights] = tape.region(is_kept ? Policy(policy::everything) : checkpointing->policy, layer);
+    h = made;
+    if (outputs == nullptr) continue;
+    outputs->hidden_states.push_back(h);
+    if (!weights.empty()) outputs->attentions.push_back(weights.front());
+    if (weights.size() > 1) outputs->cross_attentions.push_back(weights.back());
   }
+  if (options.cache != nullptr) options.cache->expect({});
   return cast<T>(h);
 }
 
 template <class T>
-AttentionMasks<T> Encoder<T>::masks(Tape& tape, const EncoderInput& input) const {
-  AttentionMasks<T> seen;
-  require(input.lengths.size() == 0 || input.mask.size() == 0, path, ": was given lengths and a mask; one says it all");
-  if (input.lengths.size() > 0) seen.key_lengths = tape.input(input.lengths);
-  if (input.mask.size() == 0) return seen;
-  require(input.mask.shape() == input.ids.shape(), path, ": the mask has shape ", input.mask.shape(), ", ids ",
-          input.ids.shape());
-  require(std::all_of(input.mask.begin(), input.mask.end(), [](std::int32_t m) { return m == 0 || m == 1; }), path,
-          ": the mask has a value other than 0 and 1");
-  // Every token looks from segment 1, where padding is not.
-  seen.query_segments = tape.input(Tensor<std::int32_t>(input.ids.shape(), 1));
-  seen.key_segments = tape.input(input.mask);
-  return seen;
+std::pair<Var<Accum<T>>, std::vector<Var<T>>> Encoder<T>::through(std::size_t i, const Var<Accum<T>>& h,
+                                                                  detail::EncoderVisibility<T> seen,
+                                                                  const EncoderOptions<T>& options) const {
+  const nn::TransformerLayer<T>& layer = encoder.layers[i];
+  const auto x = checkpoint_name(h, "iteration_input");
+  seen.choose(i);
+  Var<T> weights, weights_of_memory;
+  const bool is_asked = options.outputs != nullptr && options.outputs->output_attentions;
+  if (is_asked) seen.own.weights = &weights, seen.of_memory.weights = &weights_of_memory;
+  std::pair<Var<Accum<T>>, std::vector<Var<T>>> made;
+  if (options.cache != nullptr)
+    made.first = config.cross_attention ? layer(x, options.memory, options.cache->layer(i), seen.of_memory)
+                                        : layer(x, options.cache->layer(i));
+  else
+    made.first = config.cross_attention ? layer(x, options.memory, seen.own, seen.of_memory) : layer(x, seen.own);
+  if (is_asked) made.second = {weights};
+  if (is_asked && config.cross_attention) made.second.push_back(weights_of_memory);
+  return made;
 }
 
 }}}  // namespace remat::models

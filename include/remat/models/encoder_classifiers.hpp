@@ -20,13 +20,14 @@ struct ClassifierModel : EncoderModel<T> {
   ClassifierModel(const Scope& where, const EncoderConfig& c, Index classes, std::optional<double> rate = {})
       : ClassifierModel(LayerScope(where), c, classes, rate.value_or(c.dropout), 0) {}
   /// [B, C], or [B, T, C] of each token.
-  Var<T> logits(Tape& tape, const EncoderInput& input) const {
-    const Var<T> hidden = this->encoder(tape, input);
+  Var<T> logits(Tape& tape, const EncoderInput& input, const EncoderOptions<T>& options = {}) const {
+    const Var<T> hidden = this->encoder(tape, input, options);
     return head(remat::dropout(of_each_token ? hidden : this->encoder.pooled(hidden), dropout));
   }
   /// Of one class each: labels [B], or [B, T] of each token, in [0, C).
-  Var<Accum<T>> loss(Tape& tape, const EncoderInput& input, const Tensor<std::int32_t>& labels) const {
-    return cross_entropy(logits(tape, input), tape.input(labels));
+  Var<Accum<T>> loss(Tape& tape, const EncoderInput& input, const Tensor<std::int32_t>& labels,
+                     const EncoderOptions<T>& options = {}) const {
+    return cross_entropy(logits(tape, input, options), tape.input(labels));
   }
 
  private:
@@ -47,12 +48,14 @@ template <class T>
 struct SequenceClassification : ClassifierModel<T, false> {
   using ClassifierModel<T, false>::ClassifierModel;
   /// Of classes that do not exclude each other: targets [B, C] in [0, 1].
-  Var<Accum<T>> multi_label_loss(Tape& tape, const EncoderInput& input, const Tensor<T>& targets) const {
-    return binary_cross_entropy(this->logits(tape, input), tape.input(targets));
+  Var<Accum<T>> multi_label_loss(Tape& tape, const EncoderInput& input, const Tensor<T>& targets,
+                                 const EncoderOptions<T>& options = {}) const {
+    return binary_cross_entropy(this->logits(tape, input, options), tape.input(targets));
   }
   /// Mean square of what numbers [B, C] are missed by.
-  Var<Accum<T>> regression_loss(Tape& tape, const EncoderInput& input, const Tensor<T>& numbers) const {
-    return mean_squared_error(this->logits(tape, input), tape.input(numbers));
+  Var<Accum<T>> regression_loss(Tape& tape, const EncoderInput& input, const Tensor<T>& numbers,
+                                const EncoderOptions<T>& options = {}) const {
+    return mean_squared_error(this->logits(tape, input, options), tape.input(numbers));
   }
 };
 
@@ -66,7 +69,7 @@ struct MultipleChoice : EncoderModel<T> {
   MultipleChoice(const Scope& where, const EncoderConfig& c, std::optional<double> rate = {})
       : MultipleChoice(LayerScope(where), c, rate.value_or(c.dropout), 0) {}
   /// [B, C]
-  Var<T> logits(Tape& tape, const EncoderInput& input) const {
+  Var<T> logits(Tape& tape, const EncoderInput& input, const EncoderOptions<T>& options = {}) const {
     const Shape& shape = input.ids.shape();
     require(shape.rank() == 3, this->encoder.path, ": ids of choices have shape ", shape, ", [B, C, T] is needed");
     const auto rows = [](const Tensor<std::int32_t>& x) {
@@ -75,12 +78,13 @@ struct MultipleChoice : EncoderModel<T> {
     const Tensor<std::int32_t> lengths = input.lengths.size() == 0 ? input.lengths : input.lengths.reshape({-1});
     const auto regrouped = tape.regrouped();  // rows of the batch are choices here
     const Var<T> pooled = this->encoder.pooled(
-        this->encoder(tape, {rows(input.ids), rows(input.token_types), lengths, rows(input.mask)}));
+        this->encoder(tape, {rows(input.ids), rows(input.token_types), lengths, rows(input.mask)}, options));
     return head(remat::dropout(pooled, dropout)).reshape({shape[0], shape[1]});
   }
   /// Of labels [B] in [0, C).
-  Var<Accum<T>> loss(Tape& tape, const EncoderInput& input, const Tensor<std::int32_t>& labels) const {
-    return cross_entropy(logits(tape, input), tape.input(labels));
+  Var<Accum<T>> loss(Tape& tape, const EncoderInput& input, const Tensor<std::int32_t>& labels,
+                     const EncoderOptions<T>& options = {}) const {
+    return cross_entropy(logits(tape, input, options), tape.input(labels));
   }
 
  private:
@@ -98,15 +102,15 @@ struct QuestionAnswering : EncoderModel<T> {
   /// Makes its parameters in `where`.
   QuestionAnswering(const Scope& where, const EncoderConfig& c) : QuestionAnswering(LayerScope(where), c, 0) {}
   /// Of beginnings and of ends, [B, T] each.
-  std::pair<Var<T>, Var<T>> logits(Tape& tape, const EncoderInput& input) const {
-    const Var<T> both = head(this->encoder(tape, input));
+  std::pair<Var<T>, Var<T>> logits(Tape& tape, const EncoderInput& input, const EncoderOptions<T>& options = {}) const {
+    const Var<T> both = head(this->encoder(tape, input, options));
     const Index batch = both.shape()[0], length = both.shape()[1];
     return {slice(both, 2, 0, 1).reshape({batch, length}), slice(both, 2, 1, 2).reshape({batch, length})};
   }
   /// The mean of both losses: places of first and last tokens [B], -1 where there is none.
   Var<Accum<T>> loss(Tape& tape, const EncoderInput& input, const Tensor<std::int32_t>& begins,
-                     const Tensor<std::int32_t>& ends) const {
-    const auto [first, last] = logits(tape, input);
+                     const Tensor<std::int32_t>& ends, const EncoderOptions<T>& options = {}) const {
+    const auto [first, last] = logits(tape, input, options);
     return (cross_entropy(first, tape.input(begins)) + cross_entropy(last, tape.input(ends))) * 0.5;
   }
 

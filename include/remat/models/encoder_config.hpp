@@ -24,6 +24,9 @@ struct EncoderConfig {
   double attention_dropout = 0.1;            // on attention probabilities
   bool pooler = true;                        // what makes one vector of a sequence, from its first token
   double init_deviation = 0.02;              // of matrices and tables; biases begin as zeros
+  bool is_decoder = false;                   // a token sees none behind it
+  bool cross_attention = false;              // of a decoder: every layer looks at a memory, too (add_cross_attention)
+  nn::BlockwiseConfig blockwise{};  // of every layer; ffn_chunk is transformers' chunk_size_feed_forward, of any length
 };
 
 /// Tokens that an `Encoder` reads, and what may be left out of that. Padding is hidden from all tokens, by lengths or
@@ -47,10 +50,12 @@ inline std::vector<nn::TransformerLayerConfig> layers_of(const EncoderConfig& c)
                                    .norm_placement = nn::NormPlacement::post,
                                    .norm_epsilon = c.norm_epsilon,
                                    .dropout = c.dropout};
-  layer.attention.causal = false, layer.attention.dropout = c.attention_dropout;
+  layer.attention.causal = c.is_decoder, layer.attention.dropout = c.attention_dropout;
   layer.ffn.activation = c.activation;
   layer.attention.init = layer.attention.out_init = layer.ffn.init = layer.ffn.out_init =
       init::normal(c.init_deviation);
+  if (c.cross_attention) layer.cross_attention = nn::cross_attention_like(layer.attention);
+  layer.blockwise = c.blockwise;
   return std::vector<nn::TransformerLayerConfig>(static_cast<std::size_t>(c.num_layers), layer);
 }
 /// An `Error` names the first setting that is out of its range.
@@ -62,6 +67,8 @@ inline const EncoderConfig& checked(const EncoderConfig& c, const std::string& p
   nn::detail::check_rate(path, "dropout", c.dropout);
   nn::detail::check_rate(path, "attention_dropout", c.attention_dropout);
   nn::detail::check_not_negative(path, "init_deviation", c.init_deviation);
+  require(!c.cross_attention || c.is_decoder, path,
+          ": cross_attention is of decoders, which look at what an encoder made; set is_decoder = true");
   for (const nn::TransformerLayerConfig& layer : layers_of(c)) nn::completed(layer, path + "/encoder/layer_0");
   return c;
 }

@@ -72,12 +72,13 @@ struct MaskedLanguageModel : EncoderModel<T> {
   /// Makes its parameters in `where`.
   MaskedLanguageModel(const Scope& where, const EncoderConfig& c) : MaskedLanguageModel(LayerScope(where), c, 0) {}
   /// [B, T, V]
-  Var<T> logits(Tape& tape, const EncoderInput& input) const {
-    return head.logits(this->encoder, this->encoder(tape, input));
+  Var<T> logits(Tape& tape, const EncoderInput& input, const EncoderOptions<T>& options = {}) const {
+    return head.logits(this->encoder, this->encoder(tape, input, options));
   }
   /// Of labels [B, T]: the tokens that were masked, -1 elsewhere.
-  Var<Accum<T>> loss(Tape& tape, const EncoderInput& input, const Tensor<std::int32_t>& labels) const {
-    return head.loss(this->encoder, this->encoder(tape, input), labels);
+  Var<Accum<T>> loss(Tape& tape, const EncoderInput& input, const Tensor<std::int32_t>& labels,
+                     const EncoderOptions<T>& options = {}) const {
+    return head.loss(this->encoder, this->encoder(tape, input, options), labels);
   }
 
  private:
@@ -93,12 +94,13 @@ struct NextSentence : EncoderModel<T> {
   /// Makes its parameters in `where`.
   NextSentence(const Scope& where, const EncoderConfig& c) : NextSentence(LayerScope(where), c, 0) {}
   /// [B, 2]
-  Var<T> logits(Tape& tape, const EncoderInput& input) const {
-    return head(this->encoder.pooled(this->encoder(tape, input)));
+  Var<T> logits(Tape& tape, const EncoderInput& input, const EncoderOptions<T>& options = {}) const {
+    return head(this->encoder.pooled(this->encoder(tape, input, options)));
   }
   /// Of labels [B].
-  Var<Accum<T>> loss(Tape& tape, const EncoderInput& input, const Tensor<std::int32_t>& labels) const {
-    return cross_entropy(logits(tape, input), tape.input(labels));
+  Var<Accum<T>> loss(Tape& tape, const EncoderInput& input, const Tensor<std::int32_t>& labels,
+                     const EncoderOptions<T>& options = {}) const {
+    return cross_entropy(logits(tape, input, options), tape.input(labels));
   }
 
  private:
@@ -115,14 +117,14 @@ struct PreTraining : EncoderModel<T> {
   /// Makes its parameters in `where`.
   PreTraining(const Scope& where, const EncoderConfig& c) : PreTraining(LayerScope(where), c, 0) {}
   /// Of the tokens [B, T, V], and of the second text [B, 2].
-  std::pair<Var<T>, Var<T>> logits(Tape& tape, const EncoderInput& input) const {
-    const Var<T> hidden = this->encoder(tape, input);
+  std::pair<Var<T>, Var<T>> logits(Tape& tape, const EncoderInput& input, const EncoderOptions<T>& options = {}) const {
+    const Var<T> hidden = this->encoder(tape, input, options);
     return {head.logits(this->encoder, hidden), next_sentence(this->encoder.pooled(hidden))};
   }
   /// The sum of both losses: labels [B, T] of masked tokens, -1 elsewhere, and [B] of the second text.
   Var<Accum<T>> loss(Tape& tape, const EncoderInput& input, const Tensor<std::int32_t>& labels,
-                     const Tensor<std::int32_t>& next) const {
-    const Var<T> hidden = this->encoder(tape, input);
+                     const Tensor<std::int32_t>& next, const EncoderOptions<T>& options = {}) const {
+    const Var<T> hidden = this->encoder(tape, input, options);
     return head.loss(this->encoder, hidden, labels) +
            cross_entropy(next_sentence(this->encoder.pooled(hidden)), tape.input(next));
   }

@@ -226,7 +226,8 @@ Var<T> MultiHeadAttention<T>::look(const Var<T>& x, const Var<T>& queries, const
   // The op has heads of one width: zeros change neither a score nor a value.
   q = filled(q, wide), k = filled(k, wide);
   const Var<T> v = filled(heads(values, config.num_kv_heads, of_values), wide);
-  const Var<T> context = config.fused ? attention(q, k, v, rest, with_own(masks)) : plain_attention(q, k, v, rest);
+  const Var<T> context =
+      config.fused ? attention(q, k, v, rest, with_own(masks)) : plain_attention(q, k, v, rest, masks);
   const Var<T> some = of_values < wide ? slice(context, 3, 0, of_values) : context;
   return project(some.reshape({x.shape()[0], x.shape()[1], config.num_heads * of_values}), x);
 }

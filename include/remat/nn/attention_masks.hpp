@@ -48,6 +48,9 @@ class MasksByChunk {
             queries, "]");
     require(!all_.query_offsets.has_value(), path,
             ": query_offsets are of decoding, which is not done by chunks; set blockwise.query_chunk = 0");
+    require(all_.weights == nullptr, path,
+            ": attention weights exist whole, for all queries at once; set blockwise.query_chunk = 0");
+    on_tape(all_.head_mask, head_mask_);
     on_tape(all_.positions, positions_);
     require(!positions_ || (positions_.shape().rank() == 2 && positions_.shape()[1] == queries), path,
             ": positions have shape ", all_.positions.shape(), ", x of shape ", x.shape(), " needs [B, ", queries, "]");
@@ -70,7 +73,7 @@ class MasksByChunk {
  private:
   AttentionMasks<T> all_;
   Var<std::int32_t> segments_{}, positions_{};
-  Var<Accum<T>> bias_{};
+  Var<Accum<T>> bias_{}, head_mask_{};
 };
 
 }}}}  // namespace remat::nn::detail

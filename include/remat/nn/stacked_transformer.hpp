@@ -194,6 +194,8 @@ Var<X> StackedTransformer<T>::along_stream(const Var<X>& x, const Var<T>* memory
   if (layers.empty()) return x;
   const auto here = x.tape().layer(path);
   require(remat_every > 0, path, ": remat_every must be > 0, got ", remat_every);
+  require(masks.weights == nullptr && memory_masks.weights == nullptr, path,
+          ": attention weights are of one layer; call `layers` one by one");
   const bool is_accum = layers[0].config.skip_stream == SkipStream::accum;
   return is_accum ? cast<X>(run(cast<Accum<T>>(x), memory, masks, memory_masks, cache, auxiliary))
                   : cast<X>(run(cast<T>(x), memory, masks, memory_masks, cache, auxiliary));

@@ -2,7 +2,9 @@
 #pragma once
 
 #include <remat/ops/attention_base.hpp>
+#include <remat/ops/plain_attention.hpp>
 #include <remat/ops/rotary.hpp>
+#include <remat/ops/slice.hpp>
 
 namespace remat { inline namespace REMAT_ABI {
 namespace ops {
@@ -124,13 +126,34 @@ Var<T> attention(const Var<T>& q, const Var<T>& k, const Var<T>& v, const Attent
     return attention(rotary(q, turn, masks.positions), rotary(k, turn, of_keys), v, ops::without_rotary(options),
                      masks);
   }
+  if (masks.weights != nullptr) return plain_attention(q, k, v, options, masks);
   using O = ops::Attention<T>;
   const Shape &qs = q.shape(), &ks = k.shape();
   const bool fits = qs.rank() == 4 && ks.rank() == 4;  // or `infer` will refuse them
   const O op = ops::with_dropout(O(options, {}), q.tape(), fits ? Shape{qs[0], qs[2], qs[1], ks[1]} : Shape{}, qs);
-  return record(op, q, k, v, masks.bias, masks.relative_bias, masks.key_lengths, masks.query_segments,
-                masks.key_segments, masks.prefix_lengths, masks.query_offsets, masks.sinks)[O::context];
+  const Var<T> context = record(op, q, k, v, masks.bias, masks.relative_bias, masks.key_lengths, masks.query_segments,
+                                masks.key_segments, masks.prefix_lengths, masks.query_offsets, masks.sinks)[O::context];
+  return ops::times_head_mask(context, masks.head_mask, 2);
 }
+
+namespace ops {
+
+/// `plain_attention` on one projection qkv [B, T, (N + 2 K) H] -> context [B, T, N H].
+template <class T>
+Var<T> plain_attention_qkv(const Var<T>& qkv, Index num_heads, Index num_kv_heads, const AttentionOptions& options,
+                           const AttentionMasks<T>& masks) {
+  const Shape& s = qkv.shape();
+  const Index heads = num_heads + 2 * num_kv_heads;
+  require(s.rank() == 3 && num_heads > 0 && num_kv_heads > 0 && s[2] % heads == 0, "attention: qkv has shape ", s,
+          ", [B, T, a multiple of ", heads, "] is needed");
+  const Var<T> all = qkv.reshape({s[0], s[1], heads, s[2] / heads});
+  const Index keys = num_heads + num_kv_heads;
+  const Var<T> context = plain_attention(slice(all, 2, 0, num_heads), slice(all, 2, num_heads, keys),
+                                         slice(all, 2, keys, heads), options, masks);
+  return context.reshape({s[0], s[1], num_heads * (s[2] / heads)});
+}
+
+}  // namespace ops
 
 /// The same on one projection qkv [B, T, (N + 2 K) H], all query heads, then key heads, then value heads, read where it
 /// lies -> context [B, T, N H].
@@ -148,11 +171,15 @@ Var<T> attention_qkv(const Var<T>& qkv, Index num_heads, Index num_kv_heads, con
     const Var<T> turned = rotary(qkv.reshape({shape[0], shape[1], heads, shape[2] / heads}), turn, masks.positions);
     return attention_qkv(turned.reshape(shape), num_heads, num_kv_heads, ops::without_rotary(options), masks);
   }
+  if (masks.weights != nullptr) return ops::plain_attention_qkv(qkv, num_heads, num_kv_heads, options, masks);
   const bool fits = shape.rank() == 3 && num_heads > 0;  // or `infer` will refuse it
   const O op = ops::with_dropout(O(num_heads, num_kv_heads, options, {}), qkv.tape(),
                                  fits ? Shape{shape[0], num_heads, shape[1], shape[1]} : Shape{}, shape);
-  return record(op, qkv, masks.bias, masks.relative_bias, masks.key_lengths, masks.query_segments, masks.key_segments,
-                masks.prefix_lengths, masks.query_offsets, masks.sinks)[O::context];
+  const Var<T> context = record(op, qkv, masks.bias, masks.relative_bias, masks.key_lengths, masks.query_segments,
+                                masks.key_segments, masks.prefix_lengths, masks.query_offsets, masks.sinks)[O::context];
+  if (!masks.head_mask.has_value()) return context;
+  const Shape by_heads{shape[0], shape[1], num_heads, context.shape()[2] / num_heads};
+  return ops::times_head_mask(context.reshape(by_heads), masks.head_mask, 2).reshape(context.shape());
 }
 
 }}  // namespace remat

@@ -24,7 +24,8 @@ struct AttentionOp : Op {
   Index first_query = 0, full_queries = 0;
   int threads = omp_get_max_threads();  // each has its own part of the scratch
 
-  AttentionOp(const AttentionOptions& o, const DropoutMask& m) : Op("attention"), options(o), mask(m) {}
+  AttentionOp(const AttentionOptions& o, const DropoutMask& m, const char* name = "attention")
+      : Op(name), options(o), mask(m) {}
 
   GradientRule gradient(int) const override { return {.adds = true}; }
 

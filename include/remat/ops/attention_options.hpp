@@ -74,6 +74,9 @@ struct AttentionMasks {
   Like<std::int32_t> positions{};       // [B, T]: of queries, for rotary alone; where they lie when left out
   Like<std::int32_t> key_positions{};   // [B, S]; positions when left out
   Like<std::int32_t> query_offsets{};   // [B]: options.offset of each row; rotary then needs positions
+  Like<Accum<T>> head_mask{};  // [N]: what each head counts for, by which its weights are multiplied (transformers 4)
+  Var<T>* weights = nullptr;   // where what values are multiplied by goes [B, N, T, S], dropout and head_mask included;
+                               // it has the scores exist whole (`plain_attention`)
 };
 
 /// How many blocks of scores a mask leaves to compute, of one batch entry and head.

@@ -52,13 +52,9 @@ struct Softmax : Op {
   }
   GradientRule gradient(int) const override { return {.in_place = true}; }
 
- private:
-  Index seen(Index row, const Shape& shape) const {
-    if (!offset) return shape.back();
-    return std::clamp<Index>(row % shape[shape.rank() - 2] + *offset + 1, 0, shape.back());
-  }
-  using A = Accum<T>;
+  /// Of the first D numbers of a row, which may be written over.
   static void forward_row(const T* from, T* to, Index D) {
+    using A = Accum<T>;
     const A top = kernels::max(from, D);  // so that no exponential overflows
     const auto xs = numbers(from);
     const auto ys = numbers(to);
@@ -74,6 +70,7 @@ struct Softmax : Op {
   }
   // dx = y (dy - sum(y dy)), or dy - e^y sum(dy).
   static void backward_row(const T* out, const T* gradient, T* to, Index D) {
+    using A = Accum<T>;
     const auto ys = numbers(out), dy = numbers(gradient);
     const auto dx = numbers(to);
     if constexpr (is_log) {
@@ -83,6 +80,12 @@ struct Softmax : Op {
       const A mean = kernels::dot(out, gradient, D);
       for (Index j = 0; j < D; ++j) dx[j] = ys[j] * (dy[j] - mean);
     }
+  }
+
+ private:
+  Index seen(Index row, const Shape& shape) const {
+    if (!offset) return shape.back();
+    return std::clamp<Index>(row % shape[shape.rank() - 2] + *offset + 1, 0, shape.back());
   }
 };
 

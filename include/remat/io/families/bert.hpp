@@ -9,6 +9,7 @@
 #include <remat/io/families/gpt2.hpp>
 #include <remat/models/encoder_classifiers.hpp>
 #include <remat/models/encoder_heads.hpp>
+#include <remat/models/encoder_language_model.hpp>
 #include <string>
 #include <utility>
 #include <vector>
@@ -26,19 +27,17 @@ struct BertSettings {
 /// Fields that do not matter for results are known by name; any other that is not null is refused.
 inline BertSettings bert_of_folder(const text::detail::JsonPlace& json) {
   constexpr std::int64_t most = std::int64_t{1} << 31;
-  json.allow_only(
-      {"model_type", "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
-       "hidden_act", "hidden_dropout_prob", "attention_probs_dropout_prob", "max_position_embeddings",
-       "type_vocab_size", "layer_norm_eps", "classifier_dropout", "id2label", "initializer_range",
-       "position_embedding_type", "is_decoder", "add_cross_attention", "tie_word_embeddings",
-       // no matter of results
-       "architectures", "bos_token_id", "eos_token_id", "pad_token_id", "torch_dtype", "dtype", "transformers_version",
-       "use_cache", "_name_or_path", "label2id", "num_labels", "_num_labels", "problem_type", "finetuning_task",
-       "chunk_size_feed_forward", "gradient_checkpointing", "directionality", "pooler_fc_size",
-       "pooler_num_attention_heads", "pooler_num_fc_layers", "pooler_size_per_head", "pooler_type", "output_past",
-       "return_dict", "_attn_implementation", "output_hidden_states", "output_attentions"});
-  for (const char* name : {"is_decoder", "add_cross_attention"})
-    if (json.flag(name, false)) json[name].refuse("is not supported; only false is");
+  json.allow_only({"model_type", "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads",
+                   "intermediate_size", "hidden_act", "hidden_dropout_prob", "attention_probs_dropout_prob",
+                   "max_position_embeddings", "type_vocab_size", "layer_norm_eps", "classifier_dropout", "id2label",
+                   "initializer_range", "position_embedding_type", "is_decoder", "add_cross_attention",
+                   "tie_word_embeddings", "chunk_size_feed_forward",
+                   // no matter of results
+                   "architectures", "bos_token_id", "eos_token_id", "pad_token_id", "torch_dtype", "dtype",
+                   "transformers_version", "use_cache", "_name_or_path", "label2id", "num_labels", "_num_labels",
+                   "problem_type", "finetuning_task", "gradient_checkpointing", "directionality", "pooler_fc_size",
+                   "pooler_num_attention_heads", "pooler_num_fc_layers", "pooler_size_per_head", "pooler_type",
+                   "output_past", "return_dict", "_attn_implementation", "output_hidden_states", "output_attentions"});
   if (!json.flag("tie_word_embeddings", true)) json["tie_word_embeddings"].refuse("is not supported; only true is");
   if (json.text("position_embedding_type", "absolute") != "absolute")
     json["position_embedding_type"].refuse("is not supported; only \"absolute\" is");
@@ -59,6 +58,8 @@ inline BertSettings bert_of_folder(const text::detail::JsonPlace& json) {
   c.norm_epsilon = number("layer_norm_eps", 1e-12);
   c.dropout = number("hidden_dropout_prob", 0.1), c.attention_dropout = number("attention_probs_dropout_prob", 0.1);
   c.init_deviation = number("initializer_range", 0.02);
+  c.is_decoder = json.flag("is_decoder", false), c.cross_attention = json.flag("add_cross_attention", false);
+  if (json.has("chunk_size_feed_forward")) c.blockwise.ffn_chunk = json["chunk_size_feed_forward"].index(most);
   if (json.has("id2label")) {
     settings.classes = 0;
     json["id2label"].each_member([&](const auto&, const auto&) { ++settings.classes; });
@@ -71,25 +72,29 @@ inline nlohmann::ordered_json bert_to_folder(const models::EncoderConfig& c) {
   std::string_view activation;
   for (const auto& [name, kind] : gpt2_activations)
     if (kind == c.activation && (activation.empty() || name == "gelu")) activation = name;
-  return {{"vocab_size", c.vocabulary},
-          {"max_position_embeddings", c.context},
-          {"type_vocab_size", c.token_types},
-          {"num_hidden_layers", c.num_layers},
-          {"hidden_size", c.model_dims},
-          {"num_attention_heads", c.num_heads},
-          {"intermediate_size", c.hidden_dims == 0 ? 4 * c.model_dims : c.hidden_dims},
-          {"hidden_act", activation},
-          {"layer_norm_eps", c.norm_epsilon},
-          {"hidden_dropout_prob", c.dropout},
-          {"attention_probs_dropout_prob", c.attention_dropout},
-          {"initializer_range", c.init_deviation},
-          {"tie_word_embeddings", true}};
+  nlohmann::ordered_json json{{"vocab_size", c.vocabulary},
+                              {"max_position_embeddings", c.context},
+                              {"type_vocab_size", c.token_types},
+                              {"num_hidden_layers", c.num_layers},
+                              {"hidden_size", c.model_dims},
+                              {"num_attention_heads", c.num_heads},
+                              {"intermediate_size", c.hidden_dims == 0 ? 4 * c.model_dims : c.hidden_dims},
+                              {"hidden_act", activation},
+                              {"layer_norm_eps", c.norm_epsilon},
+                              {"hidden_dropout_prob", c.dropout},
+                              {"attention_probs_dropout_prob", c.attention_dropout},
+                              {"initializer_range", c.init_deviation},
+                              {"tie_word_embeddings", true}};
+  if (c.is_decoder) json["is_decoder"] = true;
+  if (c.cross_attention) json["add_cross_attention"] = true;
+  if (c.blockwise.ffn_chunk > 0) json["chunk_size_feed_forward"] = c.blockwise.ffn_chunk;
+  return json;
 }
 
 /// Tensors as they are named, in parts that a file has as a whole or not at all.
 template <class T>
 struct BertWeights {
-  std::vector<NamedWeight<Accum<T>>> encoder{}, pooler{}, head{};
+  std::vector<NamedWeight<Accum<T>>> encoder{}, pooler{}, head{}, cross_attention{};
   std::vector<NamedWeight<Accum<T>>> copies{};  // of weights that files may hold twice
   const char* class_name = "BertModel";         // of transformers
   Index classes = 0;                            // of the head; 0: it has no say in them
@@ -124,11 +129,17 @@ struct BertWeights {
     for (std::size_t i = 0; i < model.encoder.layers.size(); ++i) {
       const nn::TransformerLayer<T>& layer = model.encoder.layers[i];
       const std::string of = "bert.encoder.layer." + std::to_string(i) + ".";
-      add(encoder, *layer.attention.query, of + "attention.self.query");
-      add(encoder, *layer.attention.key, of + "attention.self.key");
-      add(encoder, *layer.attention.value, of + "attention.self.value");
-      add(encoder, *layer.attention.out, of + "attention.output.dense");
-      add(encoder, std::get<nn::LayerNorm<T>>(layer.attention_norm.layer), of + "attention.output.LayerNorm");
+      const auto attention = [&](auto& to, const nn::MultiHeadAttention<T>& a, const nn::Norm<T>& norm,
+                                 const std::string& name) {
+        add(to, *a.query, name + ".self.query");
+        add(to, *a.key, name + ".self.key");
+        add(to, *a.value, name + ".self.value");
+        add(to, *a.out, name + ".output.dense");
+        add(to, std::get<nn::LayerNorm<T>>(norm.layer), name + ".output.LayerNorm");
+      };
+      attention(encoder, layer.attention, layer.attention_norm, of + "attention");
+      if (layer.cross_attention)
+        attention(cross_attention, *layer.cross_attention, *layer.cross_attention_norm, of + "crossattention");
       add(encoder, *layer.ffn.ffn1, of + "intermediate.dense");
       add(encoder, *layer.ffn.ffn2, of + "output.dense");
       add(encoder, std::get<nn::LayerNorm<T>>(layer.ffn_norm.layer), of + "output.LayerNorm");
@@ -137,6 +148,10 @@ struct BertWeights {
   }
   explicit BertWeights(const models::MaskedLanguageModel<T>& model) : BertWeights(model.encoder) {
     class_name = "BertForMaskedLM";
+    add_masked(model.head, model.encoder);
+  }
+  explicit BertWeights(const models::CausalLanguageModel<T>& model) : BertWeights(model.encoder) {
+    class_name = "BertLMHeadModel";
     add_masked(model.head, model.encoder);
   }
   explicit BertWeights(const models::NextSentence<T>& model) : BertWeights(model.encoder) {
