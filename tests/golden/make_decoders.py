@@ -8,6 +8,7 @@ the folder NAME is the same model as transformers saves it.
     python tests/golden/make_decoders.py [family ...]
 """
 
+import math
 import pathlib
 import shutil
 import sys
@@ -106,7 +107,7 @@ SCALED = {**COMMON, "num_attention_heads": 2, "num_key_value_heads": 1, "rope_pa
 SCALED = {**SCALED, "max_position_embeddings": 128}
 FAMILIES = {
     "llama": (LlamaForCausalLM, LlamaConfig(**COMMON, tie_word_embeddings=True), gguf.MODEL_ARCH.LLAMA),
-    "llama_scaled": (LlamaForCausalLM, LlamaConfig(**SCALED), gguf.MODEL_ARCH.LLAMA),  # read from its folder only
+    "llama_scaled": (LlamaForCausalLM, LlamaConfig(**SCALED), gguf.MODEL_ARCH.LLAMA),
     "qwen2": (Qwen2ForCausalLM, Qwen2Config(**COMMON, tie_word_embeddings=False), gguf.MODEL_ARCH.QWEN2),
     "smollm3": (SmolLM3ForCausalLM, SmolLM3Config(**SMOLLM3), gguf.MODEL_ARCH.SMOLLM3),
     "gpt2": (GPT2LMHeadModel, GPT2Config(**GPT2), gguf.MODEL_ARCH.GPT2),
@@ -117,7 +118,7 @@ FAMILIES = {
     "falcon_11b": (FalconForCausalLM, FalconConfig(**FALCON_NEW, num_ln_in_parallel_attn=1), gguf.MODEL_ARCH.FALCON),
     "falcon_rw": (FalconForCausalLM, FalconConfig(**FALCON_RW), gguf.MODEL_ARCH.FALCON),  # read from its folder only
     "olmo3": (Olmo3ForCausalLM, Olmo3Config(**OLMO3), gguf.MODEL_ARCH.OLMO2),
-    "olmo3_yarn": (Olmo3ForCausalLM, Olmo3Config(**OLMO3_YARN), gguf.MODEL_ARCH.OLMO2),  # read from its folder only
+    "olmo3_yarn": (Olmo3ForCausalLM, Olmo3Config(**OLMO3_YARN), gguf.MODEL_ARCH.OLMO2),
     "granite": (GraniteForCausalLM, GraniteConfig(**GRANITE), gguf.MODEL_ARCH.GRANITE),
     "gemma2": (Gemma2ForCausalLM, Gemma2Config(**GEMMA2), gguf.MODEL_ARCH.GEMMA2),
     "gemma3_text": (Gemma3ForCausalLM, Gemma3TextConfig(**GEMMA3), gguf.MODEL_ARCH.GEMMA3),
@@ -138,11 +139,19 @@ def apart(rows, heads, groups):
     return numpy.concatenate([part.reshape(-1, *rows.shape[1:]) for part in parts])
 
 
+def rope_freqs(rope, pairs):
+    """What llama.cpp divides the frequency of each pair by, of Llama 3.1."""
+    context, low, high = (rope[name] for name in ("original_max_position_embeddings", "low_freq_factor", "high_freq_factor"))
+    turns = context * rope["rope_theta"] ** (-numpy.arange(pairs) / pairs) / (2 * numpy.pi)
+    kept = numpy.clip((turns - low) / (high - low), 0, 1)
+    return (1 / ((1 - kept) / rope["factor"] + kept)).astype(numpy.float32)
+
+
 def write(path, family, arch, config, tensors, metadata):
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[arch])
     layers, dims, heads = config.num_hidden_layers, config.hidden_size, config.num_attention_heads
     writer.add_block_count(layers)
-    writer.add_context_length(CONTEXT)
+    writer.add_context_length(getattr(config, "max_position_embeddings", CONTEXT))
     writer.add_embedding_length(dims)
     is_falcon = family.startswith("falcon")
     hidden = "n_inner" if family == "gpt2" else "ffn_hidden_size" if is_falcon else "intermediate_size"
@@ -171,7 +180,14 @@ def write(path, family, arch, config, tensors, metadata):
         writer.add_sliding_window(WINDOW)
         writer.add_attn_logit_softcapping(config.attn_logit_softcapping)
         writer.add_final_logit_softcapping(config.final_logit_softcapping)
-    if family == "olmo3":
+    if family == "olmo3_yarn":
+        writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+        writer.add_rope_scaling_factor(YARN["factor"])
+        writer.add_rope_scaling_orig_ctx_len(YARN["original_max_position_embeddings"])
+        writer.add_rope_scaling_yarn_beta_fast(YARN["beta_fast"])
+        writer.add_rope_scaling_yarn_beta_slow(YARN["beta_slow"])
+        writer.add_rope_scaling_attn_factors(YARN["attention_factor"] / (1 + 0.1 * math.log(YARN["factor"])))
+    if family.startswith("olmo3"):
         writer.add_sliding_window(WINDOW)
         writer.add_sliding_window_pattern([kind == "sliding_attention" for kind in config.layer_types])
     if family == "granite":
@@ -179,11 +195,13 @@ def write(path, family, arch, config, tensors, metadata):
         writer.add_embedding_scale(config.embedding_multiplier)
         writer.add_residual_scale(config.residual_multiplier)
         writer.add_logit_scale(config.logits_scaling)
-    is_paired = family in ("llama", "smollm3", "granite")
+    is_paired = family in ("llama", "llama_scaled", "smollm3", "granite")
     if is_paired:
         writer.add_rope_dimension_count(dims // heads)
     for key, values in metadata.items():
         writer.add_array(key, values)
+    if family == "llama_scaled":
+        writer.add_tensor("rope_freqs.weight", rope_freqs(LLAMA3, dims // heads // 2))
     names = gguf.get_tensor_name_map(arch, layers)
     for name, tensor in tensors.items():
         rows = tensor.detach().to(torch.float32).numpy()
@@ -225,7 +243,7 @@ def main():
             "expected.logits": out.logits.detach().flatten().tolist(),
             "expected.loss": [out.loss.item()],
         }
-        in_gguf = {} if family in ("falcon_rw", "llama_scaled", "olmo3_yarn") else parameters
+        in_gguf = {} if family == "falcon_rw" else parameters
         write(here / f"{family}.gguf", family, arch, config, in_gguf, metadata)
         gradients = {name: parameter.grad for name, parameter in parameters.items()}
         if family in OLDER:

@@ -35,13 +35,11 @@ const auto name_of = [](const auto& info) {
 INSTANTIATE_TEST_SUITE_P(Decoders, Family,
                          testing::Combine(testing::Values("llama", "qwen2", "smollm3", "gpt2", "qwen3", "olmo2",
                                                           "olmo3", "granite", "gemma2", "gemma3_text", "falcon",
-                                                          "falcon_40b", "falcon_11b"),
+                                                          "falcon_40b", "falcon_11b", "llama_scaled", "olmo3_yarn"),
                                           testing::Values(From::gguf, From::folder)),
                          name_of);
 INSTANTIATE_TEST_SUITE_P(DecoderOfFoldersOnly, Family,
-                         testing::Combine(testing::Values("falcon_rw", "llama_scaled", "olmo3_yarn"),
-                                          testing::Values(From::folder)),
-                         name_of);
+                         testing::Combine(testing::Values("falcon_rw"), testing::Values(From::folder)), name_of);
 
 template <class Source>
 models::Decoder<double> loaded(const Source& source, const Scope& where) {
@@ -386,13 +384,15 @@ TEST(HuggingFaceConfig, Olmo3SaysWhatEachLayerSees) {
   folder.refuses("sliding_window", missing, {"lacks the field \"sliding_window\""});
 }
 
-/// The golden GGUF file of `family` with some metadata another, read and gone.
-models::DecoderConfig with_metadata(const std::string& family, const std::map<std::string, io::GgufContent>& changes) {
+/// The golden GGUF file of `family` with some metadata another and `more` tensors, read and gone.
+models::DecoderConfig with_metadata(const std::string& family, const std::map<std::string, io::GgufContent>& changes,
+                                    const std::vector<io::GgufOutput>& more = {}) {
   const std::string path =
       (std::filesystem::path(testing::TempDir()) / ("remat_metadata_" + std::to_string(::getpid()) + ".gguf")).string();
   const io::GgufFile source(golden(family + ".gguf"));
   std::vector<io::GgufOutput> tensors;
   for (const io::GgufTensor& tensor : source.tensors()) tensors.emplace_back(tensor);
+  tensors.insert(tensors.end(), more.begin(), more.end());
   std::map<std::string, io::GgufContent> metadata;
   for (const io::GgufEntry& entry : source.metadata()) metadata.emplace(std::string(entry.key), entry.value);
   for (const auto& [key, value] : changes) metadata.insert_or_assign(key, value);
@@ -425,6 +425,69 @@ TEST(GgufDecoderFiles, SayWindowsByAPeriodOrLayerByLayer) {
   });
   EXPECT_EQ(windows(with_metadata("gemma2", {{"gemma2.attention.sliding_window_pattern", std::uint32_t{3}}})),
             (std::vector<Index>{4, 4, 0}));
+}
+
+// What llama.cpp computes of YaRN's settings, and an error where a file says what that would pass over.
+TEST(GgufDecoderFiles, SayYarnAsLlamaCppTakesIt) {
+  const auto yarn = [](std::map<std::string, io::GgufContent> more, const std::string& architecture = "llama") {
+    std::map<std::string, io::GgufContent> settings{{architecture + ".rope.scaling.type", std::string("yarn")},
+                                                    {architecture + ".rope.scaling.factor", 4.0F}};
+    for (const auto& [name, value] : more) settings[architecture + ".rope.scaling." + name] = value;
+    const std::string family = architecture == "gemma3" ? "gemma3_text" : architecture;
+    return with_metadata(family, settings).layers[1].attention.rotary_scaling;
+  };
+  const RotaryScalingOptions plain = yarn({});
+  EXPECT_EQ(plain.kind, RotaryScaling::yarn);
+  EXPECT_EQ(plain.factor, 4);
+  EXPECT_EQ(plain.original_context, 16);  // the file's context, where nothing else is said
+  EXPECT_TRUE(plain.beta_fast == 32 && plain.beta_slow == 1 && plain.truncate && !plain.attention_factor);
+  const RotaryScalingOptions all = yarn({{"original_context_length", std::uint32_t{8}},
+                                         {"yarn_beta_fast", 16.0F},
+                                         {"yarn_beta_slow", 2.0F},
+                                         {"yarn_ext_factor", -1.0F},
+                                         {"attn_factor", 0.5F}},
+                                        "qwen2");
+  EXPECT_TRUE(all.original_context == 8 && all.beta_fast == 16 && all.beta_slow == 2);
+  EXPECT_NEAR(*all.attention_factor, 0.5 * (1 + 0.1 * std::log(4.0)), 1e-12);
+  EXPECT_FALSE(yarn({{"yarn_attn_factor", 1.1386294F}}).attention_factor);  // says the same
+  expect_error({"llama.rope.scaling.yarn_attn_factor is 1.25", "passes over"}, [&] {
+    yarn({{"yarn_attn_factor", 1.25F}});
+  });
+  expect_error({"llama.rope.scaling.yarn_ext_factor is 0.5; only 1"}, [&] { yarn({{"yarn_ext_factor", 0.5F}}); });
+  expect_error({"llama.rope.scaling.yarn_log_multiplier is set"}, [&] { yarn({{"yarn_log_multiplier", 0.1F}}); });
+  expect_error({"gemma3.rope.scaling.type is \"yarn\"; \"none\" and \"linear\""}, [&] { yarn({}, "gemma3"); });
+  expect_error({"llama.rope.scaling.type is \"longrope\"; \"none\", \"linear\" and \"yarn\""}, [] {
+    with_metadata("llama", {{"llama.rope.scaling.type", std::string("longrope")}});
+  });
+}
+
+// Llama 3.1's table is known again by its numbers; any other is taken pair by pair.
+TEST(GgufDecoderFiles, DivideFrequenciesByATensor) {
+  const auto read = [](const std::vector<float>& factors, const std::map<std::string, io::GgufContent>& changes = {},
+                       const std::string& family = "llama") {
+    const Tensor<float> values({static_cast<Index>(factors.size())}, std::span<const float>(factors));
+    return with_metadata(family, changes, {{"rope_freqs.weight", values}}).layers[1].attention.rotary_scaling;
+  };
+  EXPECT_EQ(read({1, 1}).kind, RotaryScaling::none);
+  const RotaryScalingOptions each = read({3, 2});
+  EXPECT_EQ(each.kind, RotaryScaling::longrope);
+  EXPECT_EQ(each.factors, (std::vector<double>{3, 2}));
+  EXPECT_EQ(ops::rotary_amplitude(each), 1);
+  const io::GgufFile scaled(golden("llama_scaled.gguf"));
+  const RotaryScalingOptions llama3 = io::decoder_config(scaled).layers[1].attention.rotary_scaling;
+  EXPECT_EQ(llama3.kind, RotaryScaling::llama3);
+  EXPECT_TRUE(llama3.factor == 32 && llama3.original_context == 64 && llama3.low_frequency_factor == 1 &&
+              llama3.high_frequency_factor == 4);
+  // As Llama 3.2 has it: 32 pairs, of which five lie between.
+  nn::AttentionConfig attention{.model_dims = 64, .num_heads = 1, .head_dims = 64, .rotary_base = 500'000};
+  attention.rotary_scaling = {RotaryScaling::llama3, 32, 1, 4, 8192};
+  const RotaryScalingOptions again = io::detail::rotary_scaling_of(attention, io::detail::rotary_factors_of(attention));
+  EXPECT_TRUE(again.kind == RotaryScaling::llama3 && again.original_context == 8192 && again.factor == 32);
+  expect_error({"rope_freqs.weight has 3 factors, there are 2 pairs"}, [&] { read({1, 2, 3}); });
+  expect_error({"rope_freqs.weight has factors that are not above 0"}, [&] { read({1, 0}); });
+  expect_error({"rope_freqs.weight divides frequencies that rope.scaling lowers, too"}, [&] {
+    read({1, 2}, {{"llama.rope.scaling.type", std::string("linear")}, {"llama.rope.scaling.factor", 2.0F}});
+  });
 }
 
 TEST(GgufDecoderFiles, SayMultipliersAndSoftCaps) {

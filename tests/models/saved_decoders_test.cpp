@@ -89,11 +89,9 @@ TEST_P(SavedFamily, IsReadAgainFromEitherFormat) {
   const io::SafetensorsShards written(folder.path + "/model.safetensors"),
       reference(golden(name) + (name == "qwen2" ? "/model.safetensors.index.json" : "/model.safetensors"));
   EXPECT_EQ(written.names(), reference.names());
-  for (const auto& [folder_only, why] : {std::pair{"falcon_rw", "layers[0].parallel is false"},
-                                         {"llama_scaled", "rotary_scaling.kind is llama3"},
-                                         {"olmo3_yarn", "layers[3].attention.rotary_scaling.kind is yarn"}})
-    if (name == folder_only)
-      return expect_error({why, "a GGUF file of architecture"}, [&] { io::save_gguf_model(model, file.path); });
+  if (name == "falcon_rw")
+    return expect_error({"layers[0].parallel is false", "a GGUF file of architecture"},
+                        [&] { io::save_gguf_model(model, file.path); });
   io::save_gguf_model(model, file.path, {.format = io::BlockFormat::f32});
   expect_read(parameters, file.path);
   // The same bytes as those of the reference, in the same names and layouts.
@@ -112,7 +110,7 @@ TEST_P(SavedFamily, FromStoredMatricesAndOfOtherTypes) {
   const std::string name = GetParam();
   ParameterRegistry stored, doubles;
   const io::LoadOptions as_stored{.matrices = io::Matrices::as_stored};
-  const bool has_gguf = name != "falcon_rw" && name != "llama_scaled" && name != "olmo3_yarn";
+  const bool has_gguf = name != "falcon_rw";
   const auto model = has_gguf ? loaded<float>(io::GgufFile(golden(name + ".gguf")), stored / "m", as_stored)
                               : loaded<float>(io::HuggingFaceFolder(golden(name)), stored / "m", as_stored);
   const Place folder(name + "_stored"), wide(name + "_wide"), half(name + "_half.gguf");
@@ -260,6 +258,54 @@ TEST(SavedDecoders, WhatAFamilyCannotSayIsNamed) {
             c.layers[1].attention.rotary_scaling.attention_factor = 3;
           },
           "", {"layers[1].attention.rotary_scaling.attention_factor is 3"});
+  const auto gguf_of = [&](models::DecoderConfig config, auto change, const char* architecture) {
+    for (auto& layer : config.layers) change(layer.attention);
+    ParameterRegistry parameters;
+    const models::Decoder<float> model(parameters / "m", config);
+    io::save_gguf_model(model, file.path, {.architecture = architecture});
+    const auto read = io::decoder_config(io::GgufFile(file.path)).layers[1].attention.rotary_scaling;
+    std::filesystem::remove(file.path);
+    return read;
+  };
+  // Tables that a tensor or YaRN's settings say are written, those that neither says are refused by name.
+  const auto each = gguf_of(
+      llama,
+      [](auto& c) {
+        c.rotary_scaling = {RotaryScaling::longrope};
+        c.rotary_scaling.factors = {1.5, 3}, c.rotary_scaling.attention_factor = 1;
+      },
+      "llama");
+  EXPECT_EQ(each.factors, (std::vector<double>{1.5, 3}));
+  const auto turned = gguf_of(
+      llama,
+      [](auto& c) {
+        c.rotary_scaling = {RotaryScaling::yarn, 8, 1, 4, 4};
+        c.rotary_scaling.attention_factor = 1.25;
+      },
+      "llama");
+  EXPECT_EQ(turned.kind, RotaryScaling::yarn);
+  EXPECT_NEAR(ops::rotary_amplitude(turned), 1.25, 1e-6);
+  const auto scaled = [](auto kind) {
+    return [kind](auto& c) {
+      for (auto& layer : c.layers) layer.attention.rotary_scaling = {kind, 8, 1, 4, 4};
+    };
+  };
+  refused(
+      llama,
+      [&](auto& c) {
+        scaled(RotaryScaling::yarn)(c);
+        for (auto& layer : c.layers) layer.attention.rotary_scaling.truncate = false;
+      },
+      "llama", {"layers[0].attention.rotary_scaling.truncate is false"}, true);
+  refused(
+      llama,
+      [&](auto& c) {
+        scaled(RotaryScaling::longrope)(c);
+        for (auto& layer : c.layers) layer.attention.rotary_scaling.factors = {1, 2};
+      },
+      "llama", {"layers[0].attention.rotary_scaling.kind is longrope", "none"}, true);
+  refused(io::decoder_config(io::HuggingFaceFolder(golden("qwen2"))), scaled(RotaryScaling::llama3), "qwen2",
+          {"layers[0].attention.rotary_scaling.kind is llama3", "a GGUF file of architecture qwen2"}, true);
   const auto granite = io::decoder_config(io::HuggingFaceFolder(golden("granite"))),
              gemma2 = io::decoder_config(io::HuggingFaceFolder(golden("gemma2"))),
              olmo3 = io::decoder_config(io::HuggingFaceFolder(golden("olmo3")));

@@ -27,6 +27,7 @@ struct DecoderNames {
                                                                // a norm of its own
   bool grouped_qkv = false;                                    // rows of `qkv` lie as `WeightLayout::qkv_groups` says
   double norm_excess = 0;                                      // of the weights of norms, as in `WeightLayout::excess`
+  std::string rotary_factors{};  // of the model: what the frequency of each pair is divided by, where files may say so
 };
 
 /// The names of Hugging Face's folders for Llama and its kind; `before` stands before all but the head's.
@@ -125,6 +126,7 @@ template <class T>
 void load_decoder(ModelWeights<Accum<T>> weights, const models::Decoder<T>& model, const DecoderNames& names,
                   const LoadOptions& options = {}) {
   for (NamedWeight<Accum<T>>& weight : named_weights(model, names)) weights.add(std::move(weight));
+  if (!names.rotary_factors.empty()) weights.ignore(names.rotary_factors + ".weight");  // the config's matter
   if (!model.head) weights.add_copy(model.embedding.table, names.head + ".weight");
   weights.load(options);
 }

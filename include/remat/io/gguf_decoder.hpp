@@ -3,6 +3,7 @@
 
 #include <remat/io/families.hpp>
 #include <remat/io/gguf.hpp>
+#include <remat/io/rotary_factors.hpp>
 #include <string>
 #include <string_view>
 
@@ -39,6 +40,11 @@ inline models::DecoderConfig decoder_config(const GgufFile& file) {
   config.vocabulary = file.at(family.gguf_names.embedding + ".weight").shape[0];
   config.tied_head = file.find_tensor(family.gguf_names.head + ".weight") == nullptr;
   const DecoderNames& names = family.gguf_names;
+  const std::string factors = names.rotary_factors + ".weight";
+  if (!names.rotary_factors.empty() && file.find_tensor(factors) != nullptr) {
+    const Tensor<float> values = file.read<float>(factors);
+    detail::set_rotary_factors(config, values.span(), file.path() + ": " + factors);
+  }
   for (std::size_t i = 0; i < config.layers.size(); ++i)
     config.layers[i].parallel_one_norm =
         config.layers[i].parallel &&

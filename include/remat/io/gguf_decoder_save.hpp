@@ -63,10 +63,22 @@ void save_gguf_model(const models::Decoder<T>& model, const std::string& path, c
   said.vocabulary = config.vocabulary, said.tied_head = config.tied_head;
   for (std::size_t i = 0; i < said.layers.size() && i < config.layers.size(); ++i)
     said.layers[i].parallel_one_norm = said.layers[i].parallel && config.layers[i].parallel_one_norm;
+  // Frequencies that are divided one by one go into a tensor, which says all of it.
+  const std::vector<float> factors =
+      family.gguf_names.rotary_factors.empty() ? std::vector<float>{} : detail::rotary_factors_of(config);
+  for (std::size_t i = 0; i < said.layers.size() && i < config.layers.size() && !factors.empty(); ++i)
+    if (config.layers[i].attention.rotary_base != 0)
+      said.layers[i].attention.rotary_scaling = config.layers[i].attention.rotary_scaling;
   detail::require_same(config, detail::completed_config(said), path,
                        "a GGUF file of architecture " + std::string(family.architecture));
 
   std::vector<GgufOutput> tensors;
+  if (!factors.empty()) {
+    const Shape shape{static_cast<Index>(factors.size())};
+    tensors.emplace_back(
+        family.gguf_names.rotary_factors + ".weight", shape,
+        [factors, shape] { return Tensor<float>(shape, std::span<const float>(factors)).any(); }, BlockFormat::f32);
+  }
   for (const auto& weight : detail::weights_to_write(model, family.gguf_names, path)) {
     const Shape shape = detail::stored_shape(weight);
     tensors.emplace_back(

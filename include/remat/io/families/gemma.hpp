@@ -82,7 +82,7 @@ inline nn::TransformerLayerConfig gemma_layer_of_gguf(const GgufSettings& file, 
                      .scale = 1 / std::sqrt(static_cast<double>(scaled_dims)),
                      .rotary_base = file.get<double>("rope.freq_base", base),
                      .rotary_dims = file.get<Index>("rope.dimension_count", 0),
-                     .rotary_scaling = gguf_rotary_scaling(file)};
+                     .rotary_scaling = gguf_rotary_scaling(file, false)};
   return layer;
 }
 

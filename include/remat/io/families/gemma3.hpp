@@ -56,8 +56,7 @@ inline nlohmann::ordered_json gemma3_to_folder(const models::DecoderConfig& c) {
 inline std::map<std::string, GgufContent> gemma3_to_gguf(const models::DecoderConfig& c) {
   const LayerKinds kinds(c);
   std::map<std::string, GgufContent> settings = llama_to_gguf(c);
-  for (const char* name : {"rope.scaling.type", "rope.scaling.factor"}) settings.erase(name);
-  rotary_scaling_to_gguf(kinds.global->rotary_scaling, settings);
+  rotary_scaling_to_gguf(kinds.global->rotary_scaling, settings, false);
   settings["rope.freq_base"] = static_cast<float>(kinds.global->rotary_base);
   settings["rope.freq_base_swa"] = static_cast<float>(kinds.local->rotary_base);
   windows_to_gguf(c, settings);

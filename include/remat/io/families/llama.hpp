@@ -253,6 +253,7 @@ inline DecoderFamily llama_family(std::string_view architecture, std::string_vie
                      .prefix = "model.",
                      .buffers = {"self_attn.rotary_emb.inv_freq"}};  // tables that old versions stored
   made.gguf_names.paired_turns = paired_turns;
+  if (architecture == "llama") made.gguf_names.rotary_factors = "rope_freqs";
   made.gguf_names.query_norm = "attn_q_norm", made.gguf_names.key_norm = "attn_k_norm";
   made.folder_names.query_norm = "self_attn.q_norm", made.folder_names.key_norm = "self_attn.k_norm";
   made.of_folder = [](const text::detail::JsonPlace& json) { return llama_of_folder(json, {}); };

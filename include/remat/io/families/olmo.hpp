@@ -65,7 +65,6 @@ inline std::map<std::string, GgufContent> olmo_to_gguf(const models::DecoderConf
   const LayerKinds kinds(c);
   std::map<std::string, GgufContent> settings = llama_to_gguf(c);
   if (kinds.local->window == 0) return settings;
-  for (const char* name : {"rope.scaling.type", "rope.scaling.factor"}) settings.erase(name);
   rotary_scaling_to_gguf(kinds.global->rotary_scaling, settings);
   settings["rope.freq_base"] = static_cast<float>(kinds.global->rotary_base);
   if (kinds.local->rotary_base != kinds.global->rotary_base)

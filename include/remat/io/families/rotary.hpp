@@ -1,6 +1,7 @@
 // Rotary tables in the configs of families.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <map>
 #include <remat/io/decoder_family.hpp>
@@ -80,19 +81,53 @@ inline void rotary_by_layer_to_folder(const nn::AttentionConfig& global, const n
   const auto table = [](const nn::AttentionConfig& a) { return rotary_to_folder(a.rotary_base, a.rotary_scaling); };
   json["rope_parameters"] = {{"full_attention", table(global)}, {"sliding_attention", table(local)}};
 }
-/// Of a GGUF file, which says Llama 3.1's by a tensor, `rope_freqs`, that is not read.
-inline RotaryScalingOptions gguf_rotary_scaling(const GgufSettings& file) {
+/// The magnitude of YaRN that goes with a factor, from which `rope.scaling.attn_factor` counts.
+inline double yarn_magnitude(double factor) { return factor <= 1 ? 1 : 1 + 0.1 * std::log(factor); }
+/// YaRN's in a GGUF file, as llama.cpp computes it, with bounds of whole pairs. What it passes over must say the same.
+inline RotaryScalingOptions gguf_yarn(const GgufSettings& file) {
+  RotaryScalingOptions scaling{RotaryScaling::yarn, file.get<double>("rope.scaling.factor")};
+  scaling.original_context = file.has("rope.scaling.original_context_length")
+                                 ? file.get<Index>("rope.scaling.original_context_length")
+                                 : file.get<Index>("context_length");
+  scaling.beta_fast = file.get<double>("rope.scaling.yarn_beta_fast", scaling.beta_fast);
+  scaling.beta_slow = file.get<double>("rope.scaling.yarn_beta_slow", scaling.beta_slow);
+  const auto mixed = file.get<double>("rope.scaling.yarn_ext_factor", 1.0);  // below 0: as if there were none
+  if (mixed >= 0 && mixed != 1) file.refuse("rope.scaling.yarn_ext_factor", "is ", mixed, "; only 1 is supported");
+  const auto times = file.get<double>("rope.scaling.attn_factor", 1.0);
+  const double magnitude = yarn_magnitude(scaling.factor) * times;
+  if (times != 1) scaling.attention_factor = magnitude;
+  const auto other = file.get<double>("rope.scaling.yarn_attn_factor", 1.0);
+  if (other != 1 && std::abs(other - magnitude) > 1e-6 * magnitude)
+    file.refuse("rope.scaling.yarn_attn_factor", "is ", other, ", which llama.cpp passes over; only 1 and ", magnitude,
+                " are supported");
+  file.refuse_any({"rope.scaling.yarn_log_multiplier", "rope.scaling.alpha"});
+  return scaling;
+}
+/// Of a GGUF file, which says Llama 3.1's by a tensor: see rotary_factors.hpp. Some architectures know no YaRN.
+inline RotaryScalingOptions gguf_rotary_scaling(const GgufSettings& file, bool may_be_yarn = true) {
   const auto kind = file.get<std::string>("rope.scaling.type", "none");
   if (kind == "linear") return {RotaryScaling::linear, file.get<double>("rope.scaling.factor")};
+  if (kind == "yarn" && may_be_yarn) return gguf_yarn(file);
   if (kind != "none")
-    file.refuse("rope.scaling.type", "is ", remat::detail::quoted(kind), "; \"none\" and \"linear\" are supported");
+    file.refuse("rope.scaling.type", "is ", remat::detail::quoted(kind), "; \"none\"",
+                may_be_yarn ? ", \"linear\" and \"yarn\"" : " and \"linear\"", " are supported");
   file.refuse_any({"rope.scaling.factor", "rope.scale_linear"});
   return {};
 }
-inline void rotary_scaling_to_gguf(const RotaryScalingOptions& scaling, std::map<std::string, GgufContent>& settings) {
-  if (scaling.kind != RotaryScaling::linear) return;
-  settings["rope.scaling.type"] = std::string("linear");
+/// In the place of what is there.
+inline void rotary_scaling_to_gguf(const RotaryScalingOptions& scaling, std::map<std::string, GgufContent>& settings,
+                                   bool may_be_yarn = true) {
+  std::erase_if(settings, [](const auto& setting) { return setting.first.starts_with("rope.scaling."); });
+  const bool is_yarn = scaling.kind == RotaryScaling::yarn && may_be_yarn;
+  if (scaling.kind != RotaryScaling::linear && !is_yarn) return;
+  settings["rope.scaling.type"] = std::string(is_yarn ? "yarn" : "linear");
   settings["rope.scaling.factor"] = static_cast<float>(scaling.factor);
+  if (!is_yarn) return;
+  settings["rope.scaling.original_context_length"] = static_cast<std::uint32_t>(scaling.original_context);
+  settings["rope.scaling.yarn_beta_fast"] = static_cast<float>(scaling.beta_fast);
+  settings["rope.scaling.yarn_beta_slow"] = static_cast<float>(scaling.beta_slow);
+  const double times = ops::rotary_amplitude(scaling) / yarn_magnitude(scaling.factor);
+  if (std::abs(times - 1) > 1e-7) settings["rope.scaling.attn_factor"] = static_cast<float>(times);
 }
 
 /// @endcond
