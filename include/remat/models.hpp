@@ -12,3 +12,5 @@
 #include <remat/models/encoder_options.hpp>
 #include <remat/models/generation.hpp>
 #include <remat/models/gpt.hpp>
+#include <remat/models/sampling.hpp>
+#include <remat/models/translation.hpp>

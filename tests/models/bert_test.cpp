@@ -216,6 +216,8 @@ TYPED_TEST(Bert, RecomputesItsLayersWithoutChangingABit) {
     model.enable_gradient_checkpointing({.policy = policy});
     expect_same(run());
   }
+  model.activation_checkpointing_enable(1, true);  // as transformers names it, what layers make on disk
+  expect_same(run());
   model.disable_gradient_checkpointing();
   const Outcome again = run();
   expect_same(again);

@@ -89,6 +89,54 @@ TEST(EncoderDecoder, GivesTheSameBitsUnderEveryPolicyWithSharedEmbeddingsAndWith
   }
 }
 
+// Layers of both stacks are recomputed without changing a bit, and what was recorded before is recorded again.
+TEST(EncoderDecoder, RecomputesItsLayersByGradientCheckpointing) {
+  models::EncoderDecoderConfig config = small();
+  config.dropout = 0.1;
+  for (auto* layers : {&config.encoder, &config.decoder})
+    for (auto& layer : *layers) layer.dropout = 0.1, layer.attention.dropout = 0.2;
+  ParameterRegistry parameters(3);
+  models::EncoderDecoder<float> model(parameters / "m", config);
+  struct Outcome {
+    std::vector<Tensor<float>> values;
+    TapeStats stats;
+  };
+  const auto run = [&] {
+    parameters.zero_grad();
+    Tape tape({.seed = 5, .step = 2});
+    const auto loss = model.loss(tape, batch_of(2));
+    Outcome out{{loss.value()}, {}};
+    tape.backward(loss);
+    out.stats = tape.stats();
+    for (const auto& entry : parameters.entries()) out.values.push_back(Tensor<float>(entry->grad_or_zeros()).copy());
+    return out;
+  };
+  run();  // from here on parameters have a gradient, which no tape counts
+  const Outcome plain = run();
+  const auto expect_same = [&](const Outcome& other) {
+    for (std::size_t i = 0; i < plain.values.size(); ++i) EXPECT_TRUE(same_bits(plain.values[i], other.values[i])) << i;
+  };
+  model.enable_gradient_checkpointing();
+  const Outcome all = run();
+  expect_same(all);
+  EXPECT_LT(all.stats.saved_bytes, plain.stats.saved_bytes);
+  EXPECT_EQ(all.stats.replayed_by_op.count("linear_cross_entropy"), 0U);
+  model.enable_gradient_checkpointing({.every_n_layers = 2});
+  const Outcome half = run();
+  expect_same(half);
+  EXPECT_LT(half.stats.ops_replayed, all.stats.ops_replayed);
+  model.activation_checkpointing_enable(1, true);
+  const Outcome on_disk = run();
+  expect_same(on_disk);
+  EXPECT_GT(on_disk.stats.offloaded_bytes, 0U);
+  model.disable_gradient_checkpointing();
+  const Outcome again = run();
+  expect_same(again);
+  EXPECT_EQ(again.stats.saved_bytes, plain.stats.saved_bytes);
+  EXPECT_EQ(again.stats.ops_replayed, 0);
+  expect_error({"every_n_layers is 0"}, [&] { model.enable_gradient_checkpointing({.every_n_layers = 0}); });
+}
+
 // Token by token, memory projected once, rows reordered, equals the whole.
 void expect_decoding_of_the_whole(const models::EncoderDecoderConfig& config) {
   ParameterRegistry parameters;
@@ -139,6 +187,96 @@ TEST(EncoderDecoder, DecodingWithRelativeBiasesEqualsTheWhole) {
   EXPECT_FALSE(model.decoder.layers[0].cross_attention->relative_bias);
 }
 
+/// Of T5's kind, with experts in the second layer of each stack (Switch, Fedus et al. 2021).
+models::EncoderDecoderConfig switched() {
+  models::EncoderDecoderConfig config = small();
+  config.context = 0;
+  for (auto* layers : {&config.encoder, &config.decoder})
+    for (auto& layer : *layers) {
+      layer.norm = nn::NormKind::rms_norm;
+      layer.attention.relative_buckets = 8;
+      layer.attention.relative_shared_weight_id = layers == &config.encoder ? "of_source" : "of_target";
+    }
+  config.norm = nn::NormKind::rms_norm;
+  config.encoder[1].routed = {.num_experts = 4, .top_k = 2, .balance_weight = 0.3, .z_loss_weight = 0.1};
+  config.decoder[1].routed = {.num_experts = 3, .gated = true, .dropless = true, .balance_weight = 0.2};
+  return config;
+}
+
+// Routing and jitter, dropout and biases that a stack's layers share: the same bits under every policy, and the plan of
+// each is the step, to the byte.
+TEST(EncoderDecoder, WithExpertsAndRelativeBiasesGivesTheSameBitsUnderEveryPolicyAndItsPlan) {
+  struct Outcome {
+    std::vector<Tensor<float>> values;
+    TapeStats stats, planned;
+  };
+  const auto run = [&](const Policy& policy) {
+    models::EncoderDecoderConfig config = switched();
+    config.remat = policy, config.dropout = 0.1;
+    for (auto* layers : {&config.encoder, &config.decoder})
+      for (auto& layer : *layers) {
+        layer.dropout = 0.1, layer.attention.dropout = 0.2;
+        if (layer.routed) layer.routed->jitter = 0.1, layer.routed->dropout = 0.1;
+      }
+    ParameterRegistry parameters(3);
+    const models::EncoderDecoder<float> model(parameters / "m", config);
+    Outcome out;
+    const auto step = [&](Mode mode) {
+      Tape tape({.seed = 5, .step = 2, .mode = mode});
+      const auto loss = model.loss(tape, batch_of(2));
+      if (mode != Mode::plan) out.values = {loss.value()};
+      tape.backward(loss);
+      return tape.stats();
+    };
+    step(Mode::train);  // from here on parameters have a gradient, which no tape counts
+    parameters.zero_grad();
+    out.stats = step(Mode::train), out.planned = step(Mode::plan);
+    for (const auto& entry : parameters.entries()) {
+      EXPECT_TRUE(entry->has_grad) << entry->path;
+      out.values.push_back(Tensor<float>(entry->grad_or_zeros()));
+    }
+    return out;
+  };
+  const Outcome plain = run(policy::everything);
+  for (const policy::Phrase& phrase : policy::phrase_book()) {
+    const Outcome other = run(phrase.policy);
+    ASSERT_EQ(plain.values.size(), other.values.size());
+    for (std::size_t i = 0; i < plain.values.size(); ++i)
+      EXPECT_TRUE(same_bits(plain.values[i], other.values[i])) << phrase.name << ", tensor " << i;
+    EXPECT_EQ(other.planned.peak_bytes, other.stats.peak_bytes) << phrase.name;
+    EXPECT_EQ(other.planned.saved_bytes, other.stats.saved_bytes) << phrase.name;
+    EXPECT_EQ(other.planned.replayed_by_op, other.stats.replayed_by_op) << phrase.name;
+  }
+}
+
+// The auxiliary losses of both stacks are added once, in training alone; padding takes no seat and changes nothing.
+TEST(EncoderDecoder, AddsTheLossesOfItsExpertsOnce) {
+  ParameterRegistry parameters;
+  const models::EncoderDecoder<double> model(parameters / "m", switched());
+  models::SourceBatch batch = batch_of(2);
+  const auto loss = [&](Mode mode) {
+    Tape tape({.mode = mode});
+    return model.loss(tape, batch).item();
+  };
+  Tape tape;
+  const auto embed = [&](const Tensor<std::int32_t>& ids) { return model.embedding(tape.input(ids)); };
+  const AttentionMasks<double> masks{.key_lengths = batch.source_lengths};
+  const auto [encoded, of_encoder] = model.encoder.with_auxiliary(embed(batch.source), masks);
+  const auto memory = model.encoder_norm(encoded);
+  const auto [decoded, of_decoder] = model.decoder.with_auxiliary(embed(batch.inputs), {}, &memory, masks);
+  EXPECT_GT(of_encoder.item(), 0.1);
+  EXPECT_NEAR(loss(Mode::train), loss(Mode::evaluate) + of_encoder.item() + of_decoder.item(), 1e-12);
+  Tape train;
+  expect_error({"m/encoder: has experts, whose auxiliary losses would be lost"}, [&] { model.logits(train, batch); });
+
+  const double before = loss(Mode::train);
+  batch.source = batch.source.copy();
+  batch.source.write()[4] = 1, batch.source.write()[5] = 2;  // behind the four tokens of row 0
+  EXPECT_EQ(loss(Mode::train), before);
+}
+
+TEST(EncoderDecoder, DecodingWithExpertsEqualsTheWhole) { expect_decoding_of_the_whole(switched()); }
+
 TEST(EncoderDecoder, TranslatesEachRowUntilItsEnd) {
   ParameterRegistry parameters;
   const models::EncoderDecoder<double> model(parameters / "m", small());
@@ -181,7 +319,9 @@ TEST(EncoderDecoder, SettingsThatDoNotHoldTogetherAreRefused) {
   refuse({"m: head_chunk"}, [](auto& c) { c.head_chunk = -1; });
   refuse({"m/encoder/layer_1: model_dims 8", "12"}, [](auto& c) { c.encoder[1].model_dims = 8; });
   refuse({"m/encoder/layer_0", "cross_attention"}, [](auto& c) { c.encoder[0].cross_attention.emplace(); });
-  refuse({"m/decoder/layer_2", "routed"}, [](auto& c) { c.decoder[2].routed.emplace(); });
+  refuse({"m/decoder/layer_2/ffn", "of 0 experts"}, [](auto& c) { c.decoder[2].routed.emplace(); });
+  refuse({"m/decoder/layer_2: experts that choose tokens"},
+         [](auto& c) { c.decoder[2].routed = {.num_experts = 4, .expert_choice = true}; });
   refuse({"m/decoder/layer_0/attention: num_heads 5"}, [](auto& c) { c.decoder[0].num_heads = 5; });
 }
 

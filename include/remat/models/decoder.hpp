@@ -65,9 +65,7 @@ struct Decoder {
   }
   /// The same, nothing kept of each n-th layer but what it makes, which waits in memory or on disk.
   void activation_checkpointing_enable(Index every_n_layers = 1, bool is_offloaded = false) {
-    decoder.enable_gradient_checkpointing(
-        {.policy = is_offloaded ? offload(policy::save_iteration_input) : policy::nothing,
-         .every_n_layers = every_n_layers});
+    decoder.enable_gradient_checkpointing(nn::activation_checkpointing(every_n_layers, is_offloaded));
   }
   /// Steps are recorded as `remat` says, from the next on.
   void disable_gradient_checkpointing() { decoder.disable_gradient_checkpointing(); }

@@ -43,6 +43,10 @@ struct Encoder {
             ", must be > 0");
     checkpointing = how;
   }
+  /// The same, nothing kept of each n-th layer but what it makes, which waits in memory or on disk.
+  void activation_checkpointing_enable(Index every_n_layers = 1, bool is_offloaded = false) {
+    enable_gradient_checkpointing(nn::activation_checkpointing(every_n_layers, is_offloaded));
+  }
   /// All is kept from the next step on, as at first.
   void disable_gradient_checkpointing() { checkpointing.reset(); }
 

@@ -1,16 +1,14 @@
 // An encoder-decoder transformer (Vaswani et al. 2017): a source is read whole, a target token by token.
 #pragma once
 
-#include <algorithm>
 #include <remat/models/encoder_decoder_config.hpp>
-#include <remat/models/sampling.hpp>
+#include <remat/models/translation.hpp>
 #include <remat/nn/embedding.hpp>
 #include <remat/ops/dropout.hpp>
 #include <remat/ops/linear_cross_entropy.hpp>
 #include <remat/ops/positions.hpp>
 #include <remat/ops/slice.hpp>
 #include <string>
-#include <utility>
 #include <vector>
 
 namespace remat { inline namespace REMAT_ABI { namespace models {
@@ -31,23 +29,39 @@ struct EncoderDecoder {
   EncoderDecoder(const Scope& where, const EncoderDecoderConfig& c)
       : EncoderDecoder(LayerScope(where), detail::checked(c, where.use_path()), 0) {}
 
+  /// Layers of both stacks are recomputed in backward from the next step on, whatever `remat` says; embeddings and head
+  /// are not: the same bits for less memory. An `Error` unless every_n_layers is above 0.
+  void enable_gradient_checkpointing(const nn::GradientCheckpointing& how = {}) {
+    encoder.enable_gradient_checkpointing(how), decoder.enable_gradient_checkpointing(how);
+  }
+  /// The same, nothing kept of each n-th layer but what it makes, which waits in memory or on disk.
+  void activation_checkpointing_enable(Index every_n_layers = 1, bool is_offloaded = false) {
+    enable_gradient_checkpointing(nn::activation_checkpointing(every_n_layers, is_offloaded));
+  }
+  /// Steps are recorded as `remat` says, from the next on.
+  void disable_gradient_checkpointing() {
+    encoder.disable_gradient_checkpointing(), decoder.disable_gradient_checkpointing();
+  }
+
   /// What the decoder looks at: ids [B, S] -> [B, S, D].
   Var<T> encode(Tape& tape, const Tensor<std::int32_t>& ids, const Tensor<std::int32_t>& lengths = {}) const {
     const auto here = tape.layer(path);
-    AttentionMasks<T> masks;
-    if (lengths.size() > 0) masks.key_lengths = tape.input(lengths);
-    return encoder_norm(encoder(embedded(tape, ids, source_embedding, source_positions, 0), masks));
+    return encoded(tape, ids, lengths, nullptr);
   }
   /// Logits [B, T, V] of what follows each of `batch.inputs`.
   Var<T> logits(Tape& tape, const SourceBatch& batch) const {
     const auto here = tape.layer(path);
-    return by_head(hidden(tape, batch));
+    return by_head(hidden(tape, batch, nullptr));
   }
-  /// Mean negative log-likelihood of `batch.targets` behind `batch.inputs`, in nats. Logits never exist whole.
+  /// Mean negative log-likelihood of `batch.targets` behind `batch.inputs`, in nats; in training the losses of layers
+  /// with experts are added by their weights. Logits never exist whole.
   Var<Accum<T>> loss(Tape& tape, const SourceBatch& batch) const {
     const auto here = tape.layer(path);
-    return linear_cross_entropy<T>(hidden(tape, batch), head_table(), {}, tape.input(batch.targets),
-                                   {.transposed = true, .chunk = config.head_chunk});
+    Var<Accum<T>> auxiliary;
+    const Var<T> h = hidden(tape, batch, tape.mode() == Mode::evaluate ? nullptr : &auxiliary);
+    const auto loss = linear_cross_entropy<T>(h, head_table(), {}, tape.input(batch.targets),
+                                              {.transposed = true, .chunk = config.head_chunk});
+    return auxiliary ? loss + auxiliary : loss;
   }
   /// Decoding: ids [B, T], the target's tokens behind those of the cache, which is extended, beside `memory` of
   /// `encode`, whose keys and values it keeps from the first call on -> logits [B, V] of what follows. On a tape in
@@ -55,17 +69,18 @@ struct EncoderDecoder {
   Var<T> next_logits(Tape& tape, const Tensor<std::int32_t>& ids, const Var<T>& memory, nn::KeyValueCache<T>& cache,
                      const Tensor<std::int32_t>& lengths = {}) const {
     const auto here = tape.layer(path);
-    AttentionMasks<T> masks;
-    if (lengths.size() > 0) masks.key_lengths = tape.input(lengths);
-    const auto x = embedded(tape, ids, embedding, positions, cache.length());
-    const Var<T> h = decoder_norm(decoder(x, memory, cache, masks));
+    const auto masks = detail::masks_of<T>(tape, lengths);
+    const Var<T> h =
+        decoder_norm(decoder(embedded(tape, ids, embedding, positions, cache.length()), memory, cache, masks));
     const Index length = h.shape()[1];
     return by_head(slice(h, 1, length - 1, length).reshape({h.shape()[0], config.model_dims}));
   }
   /// Up to `length` tokens for each row of a source, the likeliest each time, from `begin` on and until `end`, which is
   /// the last of a row that reaches it; neither counts to `length`, and `begin` is not among them.
   std::vector<std::vector<std::int32_t>> translate(const SourceBatch& batch, Index length, std::int32_t begin,
-                                                   std::int32_t end) const;
+                                                   std::int32_t end) const {
+    return detail::translated<T>(*this, batch, length, begin, end);
+  }
 
  private:
   EncoderDecoder(const LayerScope& scope, const EncoderDecoderConfig& c, int);
@@ -77,11 +92,17 @@ struct EncoderDecoder {
     if (places) x = add_positions<Accum<T>>(x, places->table, first);
     return dropout(x, config.dropout);
   }
-  Var<T> hidden(Tape& tape, const SourceBatch& batch) const {
-    const Var<T> memory = encode(tape, batch.source, batch.source_lengths);
-    AttentionMasks<T> masks;
-    if (batch.source_lengths.size() > 0) masks.key_lengths = tape.input(batch.source_lengths);
-    return decoder_norm(decoder(embedded(tape, batch.inputs, embedding, positions, 0), memory, {}, masks));
+  Var<T> encoded(Tape& tape, const Tensor<std::int32_t>& ids, const Tensor<std::int32_t>& lengths,
+                 Var<Accum<T>>* auxiliary) const {
+    const auto masks = detail::masks_of<T>(tape, lengths);
+    return encoder_norm(detail::through_stack<T>(encoder, embedded(tape, ids, source_embedding, source_positions, 0),
+                                                 masks, nullptr, {}, auxiliary));
+  }
+  Var<T> hidden(Tape& tape, const SourceBatch& batch, Var<Accum<T>>* auxiliary) const {
+    const Var<T> memory = encoded(tape, batch.source, batch.source_lengths, auxiliary);
+    const auto masks = detail::masks_of<T>(tape, batch.source_lengths);
+    const auto x = embedded(tape, batch.inputs, embedding, positions, 0);
+    return decoder_norm(detail::through_stack<T>(decoder, x, {}, &memory, masks, auxiliary));
   }
   Var<T> by_head(const Var<T>& x) const { return linear<T>(x, head_table(), {}, {.transposed = true}); }
   const Parameter<Accum<T>>& head_table() const { return head ? *head : embedding.table; }
@@ -109,36 +130,6 @@ EncoderDecoder<T>::EncoderDecoder(const LayerScope& scope, const EncoderDecoderC
   if (!c.tied_head)
     head = (scope / "head")
                .template parameter<Accum<T>>("w", {c.vocabulary, c.model_dims}, init::normal(c.init_deviation));
-}
-
-template <class T>
-std::vector<std::vector<std::int32_t>> EncoderDecoder<T>::translate(const SourceBatch& batch, Index length,
-                                                                    std::int32_t begin, std::int32_t end) const {
-  nn::detail::check_not_negative(path, "translate: length", length);
-  std::vector<std::vector<std::int32_t>> texts(static_cast<std::size_t>(batch.source.shape().front()));
-  const auto rows = static_cast<Index>(texts.size());
-  if (length == 0 || rows == 0) return texts;
-  Tensor<T> memory;
-  {
-    Tape tape({.mode = Mode::evaluate});
-    memory = encode(tape, batch.source, batch.source_lengths).value();
-  }
-  nn::KeyValueCache<T> cache(length);
-  std::vector<std::int32_t> last(texts.size(), begin);
-  std::vector<bool> has_ended(texts.size());
-  for (Index i = 0; i < length && std::find(has_ended.begin(), has_ended.end(), false) != has_ended.end(); ++i) {
-    Tape tape({.mode = Mode::evaluate});
-    const Tensor<std::int32_t> ids({rows, 1}, std::span<const std::int32_t>(last));
-    const Tensor<T> scores = next_logits(tape, ids, tape.input(memory), cache, batch.source_lengths).value();
-    for (std::size_t row = 0; row < texts.size(); ++row) {
-      const auto of_row = scores.span().subspan(row * static_cast<std::size_t>(config.vocabulary),
-                                                static_cast<std::size_t>(config.vocabulary));
-      last[row] = sample_token(of_row, Sampling{.temperature = 0}, {}, 0, path + ": translate: ");
-      if (!has_ended[row]) texts[row].push_back(last[row]);
-      has_ended[row] = has_ended[row] || last[row] == end;
-    }
-  }
-  return texts;
 }
 
 }}}  // namespace remat::models

@@ -64,12 +64,33 @@ inline const EncoderDecoderConfig& checked(const EncoderDecoderConfig& c, const 
       const std::string layer = path + (is_decoder ? "/decoder/layer_" : "/encoder/layer_") + std::to_string(i);
       require(layers[i].model_dims == c.model_dims, layer, ": model_dims ", layers[i].model_dims,
               " is not the model's ", c.model_dims);
-      require(!layers[i].routed, layer, ": experts are not of an EncoderDecoder; leave out routed");
+      require(!is_decoder || !layers[i].routed || !layers[i].routed->expert_choice, layer,
+              ": experts that choose tokens see those to come, which a decoder must not; leave out expert_choice");
       require(is_decoder || !layers[i].cross_attention, layer, ": an encoder has no memory; leave out cross_attention");
       nn::completed(layers[i], layer);
     }
   }
   return c;
+}
+
+/// Of keys with so many tokens each, all where nothing is said.
+template <class T>
+AttentionMasks<T> masks_of(Tape& tape, const Tensor<std::int32_t>& lengths) {
+  AttentionMasks<T> masks;
+  if (lengths.size() > 0) masks.key_lengths = tape.input(lengths);
+  return masks;
+}
+/// x through a stack, at `memory` where that is not null. The losses of layers with experts are added to `auxiliary`;
+/// where it is null they are an `Error` in training.
+template <class T>
+Var<Accum<T>> through_stack(const nn::StackedTransformer<T>& stack, const Var<Accum<T>>& x,
+                            const AttentionMasks<T>& masks, const Var<T>* memory, const AttentionMasks<T>& memory_masks,
+                            Var<Accum<T>>* auxiliary) {
+  if (auxiliary == nullptr || !stack.has_experts())
+    return memory != nullptr ? stack(x, *memory, masks, memory_masks) : stack(x, masks);
+  const auto [y, loss] = stack.with_auxiliary(x, masks, memory, memory_masks);
+  *auxiliary = *auxiliary ? *auxiliary + loss : loss;
+  return y;
 }
 
 }  // namespace detail

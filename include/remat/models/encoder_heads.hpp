@@ -20,6 +20,10 @@ struct EncoderModel {
   void enable_gradient_checkpointing(const GradientCheckpointing& how = {}) {
     encoder.enable_gradient_checkpointing(how);
   }
+  /// See `Encoder::activation_checkpointing_enable`.
+  void activation_checkpointing_enable(Index every_n_layers = 1, bool is_offloaded = false) {
+    encoder.activation_checkpointing_enable(every_n_layers, is_offloaded);
+  }
   /// See `Encoder::disable_gradient_checkpointing`.
   void disable_gradient_checkpointing() { encoder.disable_gradient_checkpointing(); }
 

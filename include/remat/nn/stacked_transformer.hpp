@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <optional>
 #include <remat/nn/transformer_layer.hpp>
+#include <remat/policy/phrase_book.hpp>
 #include <string>
 #include <utility>
 #include <vector>
@@ -26,6 +27,13 @@ struct GradientCheckpointing {
   Policy policy = policy::nothing;  // of each layer's region
   Index every_n_layers = 1;         // the first layer, and each n-th from it on; the others keep all
 };
+
+/// As transformers' activation_checkpointing_enable says it: nothing kept of each n-th layer but what it makes, which
+/// waits in memory or on disk.
+inline GradientCheckpointing activation_checkpointing(Index every_n_layers, bool is_offloaded) {
+  return {.policy = is_offloaded ? offload(policy::save_iteration_input) : policy::nothing,
+          .every_n_layers = every_n_layers};
+}
 
 /// `count` configs, that of layer i what `config_of(i)` gives: a pattern over depth.
 template <class F>
