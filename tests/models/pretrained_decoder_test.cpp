@@ -484,6 +484,7 @@ TEST(GgufDecoderFiles, DivideFrequenciesByATensor) {
   const RotaryScalingOptions again = io::detail::rotary_scaling_of(attention, io::detail::rotary_factors_of(attention));
   EXPECT_TRUE(again.kind == RotaryScaling::llama3 && again.original_context == 8192 && again.factor == 32);
   expect_error({"rope_freqs.weight has 3 factors, there are 2 pairs"}, [&] { read({1, 2, 3}); });
+  expect_error({"rope_freqs.weight has 1 factors, there are 2 pairs"}, [&] { read({1}); });
   expect_error({"rope_freqs.weight has factors that are not above 0"}, [&] { read({1, 0}); });
   expect_error({"rope_freqs.weight divides frequencies that rope.scaling lowers, too"}, [&] {
     read({1, 2}, {{"llama.rope.scaling.type", std::string("linear")}, {"llama.rope.scaling.factor", 2.0F}});

@@ -71,17 +71,18 @@ inline void set_rotary_factors(models::DecoderConfig& config, std::span<const fl
   const bool are_numbers =
       std::all_of(factors.begin(), factors.end(), [](float f) { return f > 0 && std::isfinite(f); });
   require(are_numbers, path, " has factors that are not above 0 and finite");
-  if (std::all_of(factors.begin(), factors.end(), [](float f) { return f == 1; })) return;
+  const bool changes_nothing = std::all_of(factors.begin(), factors.end(), [](float f) { return f == 1; });
   for (nn::TransformerLayerConfig& layer : config.layers) {
     nn::AttentionConfig c = layer.attention;
     if (c.rotary_base == 0) continue;
-    require(c.rotary_scaling.kind == RotaryScaling::none, path,
-            " divides frequencies that rope.scaling lowers, too; one of them is supported");
     c.model_dims = config.model_dims, c.num_heads = layer.num_heads;
     c = nn::completed(c, path);
     const Index pairs = ops::rotary_pairs(c.head_dims, c.rotary_dims, c.rotary_scaling);
     require(static_cast<Index>(factors.size()) == pairs, path, " has ", factors.size(), " factors, there are ", pairs,
             " pairs of dimensions that turn");
+    if (changes_nothing) continue;
+    require(c.rotary_scaling.kind == RotaryScaling::none, path,
+            " divides frequencies that rope.scaling lowers, too; one of them is supported");
     layer.attention.rotary_scaling = rotary_scaling_of(c, factors);
   }
 }
