@@ -273,6 +273,15 @@ TEST(EncoderDecoder, AddsTheLossesOfItsExpertsOnce) {
   batch.source = batch.source.copy();
   batch.source.write()[4] = 1, batch.source.write()[5] = 2;  // behind the four tokens of row 0
   EXPECT_EQ(loss(Mode::train), before);
+  // The same of the target, whose padding is nobody's to learn.
+  batch.targets = batch.targets.copy(), batch.inputs = batch.inputs.copy();
+  batch.target_lengths = Tensor<std::int32_t>({2}, {5, 7});
+  batch.targets.write()[5] = batch.targets.write()[6] = -1;
+  const double shorter = loss(Mode::train);
+  batch.inputs.write()[5] = 3, batch.inputs.write()[6] = 4;
+  EXPECT_EQ(loss(Mode::train), shorter);
+  batch.target_lengths = {};
+  EXPECT_NE(loss(Mode::train), shorter) << "else it takes seats and is counted";
 }
 
 TEST(EncoderDecoder, DecodingWithExpertsEqualsTheWhole) { expect_decoding_of_the_whole(switched()); }

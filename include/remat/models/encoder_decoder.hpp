@@ -101,8 +101,9 @@ struct EncoderDecoder {
   Var<T> hidden(Tape& tape, const SourceBatch& batch, Var<Accum<T>>* auxiliary) const {
     const Var<T> memory = encoded(tape, batch.source, batch.source_lengths, auxiliary);
     const auto masks = detail::masks_of<T>(tape, batch.source_lengths);
+    const auto own = detail::masks_of<T>(tape, batch.target_lengths);
     const auto x = embedded(tape, batch.inputs, embedding, positions, 0);
-    return decoder_norm(detail::through_stack<T>(decoder, x, {}, &memory, masks, auxiliary));
+    return decoder_norm(detail::through_stack<T>(decoder, x, own, &memory, masks, auxiliary));
   }
   Var<T> by_head(const Var<T>& x) const { return linear<T>(x, head_table(), {}, {.transposed = true}); }
   const Parameter<Accum<T>>& head_table() const { return head ? *head : embedding.table; }
