@@ -2,6 +2,7 @@
 #pragma once
 
 #include <remat/models/decoder.hpp>
+#include <remat/models/decoder_config.hpp>
 #include <remat/models/encoder.hpp>
 #include <remat/models/encoder_classifiers.hpp>
 #include <remat/models/encoder_config.hpp>

@@ -4,42 +4,18 @@
 
 #include <algorithm>
 #include <functional>
+#include <remat/models/decoder_config.hpp>
 #include <remat/models/sampling.hpp>
 #include <remat/nn/embedding.hpp>
 #include <remat/nn/stacked_transformer.hpp>
 #include <remat/ops/linear_cross_entropy.hpp>
 #include <remat/ops/positions.hpp>
 #include <remat/ops/take_rows.hpp>
-#include <remat/policy/phrase_book.hpp>
 #include <string>
 #include <utility>
 #include <vector>
 
 namespace remat { inline namespace REMAT_ABI { namespace models {
-
-/// Settings of a `Decoder`; vocabulary and model_dims must be given, and layers, one config each.
-struct DecoderConfig {
-  Index vocabulary = 0;                              // V, the number of tokens there are
-  Index model_dims = 0;                              // D, of every token between embedding and head
-  Index context = 0;                                 // the longest sequence; 0: any, without learned_positions
-  bool learned_positions = false;                    // a table of `context` rows, added to the embedding (GPT-2)
-  std::vector<nn::TransformerLayerConfig> layers{};  // first to last; model_dims comes from above where 0
-  nn::NormKind norm = nn::NormKind::rms_norm;        // of the one norm before the head
-  bool norm_bias = true;                             // of it, where it is a layer norm
-  std::optional<double> norm_epsilon{};              // of it; empty: 1e-5 of layer norms, 1e-6 of RMS norms
-  double dropout = 0;                                // on embeddings
-  bool tied_head = true;                             // the head is the transposed embedding
-  Index head_chunk = 0;                              // tokens whose logits exist at one time in a loss; 0: by size
-  bool keep_head_gradients = false;                  // no product of the head twice, for memory of its weights' size
-  double init_deviation = 0.02;                      // of the tables
-  Policy remat = policy::everything;                 // what survives until backward in each region
-  Index remat_every = 1;                             // layers to a region
-  std::optional<nn::SkipStream> skip_stream{};       // from the embedding to the last norm; empty: the layers' own
-  nn::NormScale norm_scale = nn::NormScale::weight;  // of the norm before the head, where it is an RMS norm
-  double embedding_multiplier = 1;                   // of token embeddings, in the stream's type (Gemma: sqrt(D))
-  double logit_multiplier = 1;                       // of what the head gives (Granite: 1 / logits_scaling)
-  double logit_soft_cap = 0;                         // logits become cap tanh(logits / cap) (Gemma 2); 0: none
-};
 
 /// Token embeddings (and position embeddings where positions are learned), a stack of layers, a norm, and a head.
 /// A copy is a handle to the same weights: for weights of its own, build it on a registry of its own and `copy_values`.
@@ -54,7 +30,8 @@ struct Decoder {
   std::optional<Parameter<Accum<T>>> head;  // [V, D] when not tied
 
   /// Makes its parameters in `where`. An `Error` names the first setting that is out of its range.
-  Decoder(const Scope& where, const DecoderConfig& c) : Decoder(LayerScope(where), checked(c, where.use_path()), 0) {}
+  Decoder(const Scope& where, const DecoderConfig& c)
+      : Decoder(LayerScope(where), detail::checked(c, where.use_path()), 0) {}
 
   /// Of the steps recorded from now on. An `Error` while gradient checkpointing is on.
   void set_remat(const Policy& policy) { decoder.set_remat(policy); }
@@ -137,9 +114,6 @@ struct Decoder {
     return factor != 1 ? y * factor : y;
   }
   const Parameter<Accum<T>>& head_table() const { return head ? *head : embedding.table; }
-  /// Before any parameter is made.
-  static const DecoderConfig& checked(const DecoderConfig& c, const std::string& path);
-  static nn::StackedTransformerConfig stack(const DecoderConfig& c);
 };
 
 template <class T>
@@ -148,7 +122,7 @@ Decoder<T>::Decoder(const LayerScope& scope, const DecoderConfig& c, int)
       path(scope.use_path()),
       embedding(scope / "embedding",
                 {.vocabulary = c.vocabulary, .model_dims = c.model_dims, .init = init::normal(c.init_deviation)}),
-      decoder(scope / "decoder", stack(c)),
+      decoder(scope / "decoder", detail::stack_of(c)),
       final_norm(scope / "final_norm", c.norm, c.model_dims, c.norm_bias, c.norm_epsilon, c.norm_scale) {
   const auto table = [&](const char* name, const char* what, Index rows) {
     return (scope / name).template parameter<Accum<T>>(what, {rows, c.model_dims}, init::normal(c.init_deviation));
@@ -287,40 +261,6 @@ Var<T> Decoder<T>::hidden_by(Tape& tape, const Tensor<std::int32_t>& ids, nn::Ke
   const auto [h, loss] = decoder.with_auxiliary(x, masks);
   *auxiliary = loss;
   return final_norm(h);
-}
-
-template <class T>
-const DecoderConfig& Decoder<T>::checked(const DecoderConfig& c, const std::string& path) {
-  require(c.vocabulary > 0 && c.model_dims > 0, path, ": vocabulary ", c.vocabulary, " and model_dims ", c.model_dims,
-          " must be > 0");
-  nn::detail::check_not_negative(path, "context", c.context);
-  require(!c.learned_positions || c.context > 0, path, ": learned_positions need a table of context rows; set context");
-  nn::detail::check_rate(path, "dropout", c.dropout);
-  nn::detail::check_not_negative(path, "init_deviation", c.init_deviation);
-  nn::detail::check_positive(path, "embedding_multiplier", c.embedding_multiplier);
-  nn::detail::check_positive(path, "logit_multiplier", c.logit_multiplier);
-  nn::detail::check_not_negative(path, "logit_soft_cap", c.logit_soft_cap);
-  require(c.norm_scale == nn::NormScale::weight || c.norm == nn::NormKind::rms_norm, path,
-          ": norm_scale one_plus_weight is of RMS norms; set norm = NormKind::rms_norm");
-  nn::detail::check_not_negative(path, "head_chunk", c.head_chunk);
-  require(c.remat_every > 0, path, ": remat_every must be > 0, got ", c.remat_every);
-  const std::vector<nn::TransformerLayerConfig> layers = stack(c).layers;
-  for (std::size_t i = 0; i < layers.size(); ++i) {
-    const std::string layer = path + "/decoder/layer_" + std::to_string(i);
-    require(layers[i].model_dims == c.model_dims, layer, ": model_dims ", layers[i].model_dims, " is not the model's ",
-            c.model_dims);
-    completed(layers[i], layer);
-  }
-  return c;
-}
-
-template <class T>
-nn::StackedTransformerConfig Decoder<T>::stack(const DecoderConfig& c) {
-  nn::StackedTransformerConfig stack{
-      .layers = c.layers, .remat = c.remat, .remat_every = c.remat_every, .skip_stream = c.skip_stream};
-  for (nn::TransformerLayerConfig& layer : stack.layers)
-    if (layer.model_dims == 0) layer.model_dims = c.model_dims;
-  return stack;
 }
 
 }}}  // namespace remat::models
