@@ -4,6 +4,7 @@
 #include <cmath>
 #include <remat/autodiff/report.hpp>
 #include <remat/autodiff/tape.hpp>
+#include <remat/core/eigen.hpp>
 #include <remat/ops/arithmetic.hpp>
 #include <remat/ops/layer_norm.hpp>
 #include <remat/ops/reduce.hpp>
