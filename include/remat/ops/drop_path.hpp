@@ -44,10 +44,9 @@ struct DropPath : Op {
 template <class T>
 Var<T> drop_path(const Var<T>& x, double rate) {
   DropoutMask mask = ops::next_mask(x.tape(), rate);
-  if (mask.rate == 0) return x;
   // A row is dropped as a whole, whatever part of its tokens `blockwise` is at.
   if (mask.active() && x.shape().rank() > 0) mask.first = ops::first_in_batch(x.tape(), {x.shape().front()});
-  return record(ops::DropPath<T>(mask), x)[ops::DropPath<T>::y];
+  return ops::masked<ops::DropPath>(x, mask);
 }
 
 }}  // namespace remat

@@ -110,15 +110,20 @@ struct Dropout : Op {
   }
 };
 
+/// What the op `Masked` makes of x by this mask; x itself where there is none, for rate 0 and in evaluate mode.
+template <template <class> class Masked, class T>
+Var<T> masked(const Var<T>& x, const DropoutMask& mask) {
+  if (mask.rate == 0) return x;
+  return record(Masked<T>(mask), x)[Masked<T>::y];
+}
+
 }  // namespace ops
 
 /// Zeroes elements with probability `rate`, 0 <= rate < 1, and scales the others by 1 / (1 - rate). Returns x itself
 /// for rate 0 and in evaluate mode.
 template <class T>
 Var<T> dropout(const Var<T>& x, double rate) {
-  const DropoutMask mask = ops::next_mask(x.tape(), rate, x.shape());
-  if (mask.rate == 0) return x;
-  return record(ops::Dropout<T>(mask), x)[ops::Dropout<T>::y];
+  return ops::masked<ops::Dropout>(x, ops::next_mask(x.tape(), rate, x.shape()));
 }
 
 }}  // namespace remat

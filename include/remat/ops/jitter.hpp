@@ -40,9 +40,7 @@ struct Jitter : Op {
 /// x times numbers drawn evenly from [1 - epsilon, 1 + epsilon), 0 <= epsilon < 1; x itself for 0 and in evaluate mode.
 template <class T>
 Var<T> jitter(const Var<T>& x, double epsilon) {
-  const DropoutMask mask = ops::next_mask(x.tape(), epsilon, x.shape());
-  if (mask.rate == 0) return x;
-  return record(ops::Jitter<T>(mask), x)[ops::Jitter<T>::y];
+  return ops::masked<ops::Jitter>(x, ops::next_mask(x.tape(), epsilon, x.shape()));
 }
 
 }}  // namespace remat
