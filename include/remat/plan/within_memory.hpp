@@ -50,8 +50,8 @@ StepWithinMemory plan_within_memory(std::size_t bytes, const ParameterRegistry& 
   const auto mib = [](std::size_t n) { return (n >> 20) + 1; };
   require(best.has_value(), "no policy and no cut of the batch keeps this process within ", mib(bytes) - 1,
           " MiB; the least possible is ", mib(least), " MiB: give more memory, or shorter or fewer sequences");
-  const std::size_t outside =
-      machine::process_memory().anonymous - std::min(machine::process_memory().anonymous, pool().held_bytes());
+  const std::size_t anonymous = machine::process_memory().anonymous;
+  const std::size_t outside = anonymous - std::min(anonymous, pool().held_bytes());
   pool().set_held_limit(bytes - std::min(bytes, outside + slack));
   return *std::move(best);
 }
