@@ -1,5 +1,6 @@
-// The engine, and the ops, layers and models that most programs use, of float, double and bfloat16, as declarations. A
-// program that includes this header and links remat::compiled takes them from there and compiles none itself.
+// The engine, the ops, and the layers and models that most programs use, of float, double and bfloat16, as
+// declarations. A program that includes this header and links remat::compiled takes them from there and compiles none
+// itself.
 #pragma once
 
 #include <remat/kernels/compiled.hpp>
@@ -7,57 +8,87 @@
 #include <remat/remat.hpp>
 
 // Instantiations are declarations: no template can stand for a list of them.
-#define REMAT_EACH_OP(HOW, T)                                               \
-  HOW template struct remat::ops::Activate<T>;                              \
-  HOW template struct remat::ops::AdaptedLinear<T>;                         \
-  HOW template struct remat::ops::AddPositions<T>;                          \
-  HOW template struct remat::ops::Attention<T>;                             \
-  HOW template struct remat::ops::AttentionQkv<T>;                          \
-  HOW template struct remat::ops::AttentionWeights<T>;                      \
-  HOW template struct remat::ops::CombineRows<T>;                           \
-  HOW template struct remat::ops::CrossEntropy<T>;                          \
-  HOW template struct remat::ops::Dropout<T>;                               \
-  HOW template struct remat::ops::Embedding<T>;                             \
-  HOW template struct remat::ops::GatedActivate<T>;                         \
-  HOW template struct remat::ops::GroupedMatmul<T>;                         \
-  HOW template struct remat::ops::Linear<T>;                                \
-  HOW template struct remat::ops::LinearCrossEntropy<T>;                    \
-  HOW template struct remat::ops::LoadBalancingLoss<T>;                     \
-  HOW template struct remat::ops::RotaryTurn<T>;                            \
-  HOW template struct remat::ops::Route<T>;                                 \
-  HOW template struct remat::ops::RouterZLoss<T>;                           \
-  HOW template struct remat::ops::TakeRows<T>;                              \
-  HOW template struct remat::ops::Norm<T, remat::ops::LayerNormRow, false>; \
-  HOW template struct remat::ops::Norm<T, remat::ops::LayerNormRow, true>;  \
-  HOW template struct remat::ops::Norm<T, remat::ops::RmsNormRow, false>;   \
-  HOW template struct remat::ops::Norm<T, remat::ops::RmsNormRow, true>;    \
-  HOW template struct remat::ops::AttentionOp<T, 1>;                        \
-  HOW template struct remat::ops::AttentionOp<T, 3>;                        \
-  HOW template struct remat::ops::Concat<T>;                                \
-  HOW template struct remat::ops::Matmul<T>;                                \
-  HOW template struct remat::ops::Reduce<T>;                                \
-  HOW template struct remat::ops::Slice<T>;                                 \
-  HOW template struct remat::ops::Transpose<T>;                             \
-  HOW template struct remat::ops::Binary<T, remat::functions::Add>;         \
-  HOW template struct remat::ops::Binary<T, remat::functions::Subtract>;    \
-  HOW template struct remat::ops::Binary<T, remat::functions::Multiply>;    \
-  HOW template struct remat::ops::Binary<T, remat::functions::Divide>;      \
-  HOW template struct remat::ops::Softmax<T, false>;                        \
-  HOW template struct remat::ops::Softmax<T, true>;                         \
-  HOW template struct remat::ops::Unary<T, remat::functions::Sin>;          \
-  HOW template struct remat::ops::Unary<T, remat::functions::Square>;       \
-  HOW template struct remat::ops::Binary<T, remat::functions::Maximum>;     \
-  HOW template struct remat::ops::Unary<T, remat::functions::Cos>;          \
-  HOW template struct remat::ops::Unary<T, remat::functions::Exp>;          \
-  HOW template struct remat::ops::Unary<T, remat::functions::Log>;          \
-  HOW template struct remat::ops::Unary<T, remat::functions::Tanh>;         \
-  HOW template struct remat::ops::Unary<T, remat::functions::Sqrt>;         \
-  HOW template struct remat::ops::Unary<T, remat::functions::Abs>;          \
-  HOW template struct remat::ops::Unary<T, remat::functions::Negate>;       \
-  HOW template struct remat::ops::Unary<T, remat::functions::Relu>;         \
-  HOW template struct remat::ops::Unary<T, remat::functions::Gelu>;         \
-  HOW template struct remat::ops::Unary<T, remat::functions::GeluTanh>;     \
-  HOW template struct remat::ops::Unary<T, remat::functions::Silu>;
+#define REMAT_EACH_OP(HOW, T)                                                                         \
+  HOW template struct remat::ops::Activate<T>;                                                        \
+  HOW template struct remat::ops::AdaptedLinear<T>;                                                   \
+  HOW template struct remat::ops::AddPositions<T>;                                                    \
+  HOW template struct remat::ops::ArgExtremum<T, false>;                                              \
+  HOW template struct remat::ops::ArgExtremum<T, true>;                                               \
+  HOW template struct remat::ops::Attention<T>;                                                       \
+  HOW template struct remat::ops::AttentionOp<T, 1>;                                                  \
+  HOW template struct remat::ops::AttentionOp<T, 3>;                                                  \
+  HOW template struct remat::ops::AttentionQkv<T>;                                                    \
+  HOW template struct remat::ops::AttentionWeights<T>;                                                \
+  HOW template struct remat::ops::Binary<T, remat::functions::Add>;                                   \
+  HOW template struct remat::ops::Binary<T, remat::functions::Divide>;                                \
+  HOW template struct remat::ops::Binary<T, remat::functions::Maximum>;                               \
+  HOW template struct remat::ops::Binary<T, remat::functions::Minimum>;                               \
+  HOW template struct remat::ops::Binary<T, remat::functions::Multiply>;                              \
+  HOW template struct remat::ops::Binary<T, remat::functions::Pow>;                                   \
+  HOW template struct remat::ops::Binary<T, remat::functions::Subtract>;                              \
+  HOW template struct remat::ops::BinaryCrossEntropy<T>;                                              \
+  HOW template struct remat::ops::Clamp<T>;                                                           \
+  HOW template struct remat::ops::CombineRows<T>;                                                     \
+  HOW template struct remat::ops::Compare<T, T>;                                                      \
+  HOW template struct remat::ops::Concat<T>;                                                          \
+  HOW template struct remat::ops::CrossEntropy<T>;                                                    \
+  HOW template struct remat::ops::CumulativeSum<T>;                                                   \
+  HOW template struct remat::ops::Dora<T>;                                                            \
+  HOW template struct remat::ops::DropPath<T>;                                                        \
+  HOW template struct remat::ops::Dropout<T>;                                                         \
+  HOW template struct remat::ops::Embedding<T>;                                                       \
+  HOW template struct remat::ops::Extremum<T, false>;                                                 \
+  HOW template struct remat::ops::Extremum<T, true>;                                                  \
+  HOW template struct remat::ops::GatedActivate<T>;                                                   \
+  HOW template struct remat::ops::Gather<T>;                                                          \
+  HOW template struct remat::ops::GroupedMatmul<T>;                                                   \
+  HOW template struct remat::ops::Jitter<T>;                                                          \
+  HOW template struct remat::ops::KlDivergence<T>;                                                    \
+  HOW template struct remat::ops::Linear<T>;                                                          \
+  HOW template struct remat::ops::LinearCrossEntropy<T>;                                              \
+  HOW template struct remat::ops::LoadBalancingLoss<T>;                                               \
+  HOW template struct remat::ops::LogSumExp<T>;                                                       \
+  HOW template struct remat::ops::Matmul<T>;                                                          \
+  HOW template struct remat::ops::Norm<T, remat::ops::LayerNormRow, false>;                           \
+  HOW template struct remat::ops::Norm<T, remat::ops::LayerNormRow, true>;                            \
+  HOW template struct remat::ops::Norm<T, remat::ops::RmsNormRow, false>;                             \
+  HOW template struct remat::ops::Norm<T, remat::ops::RmsNormRow, true>;                              \
+  HOW template struct remat::ops::OneHot<T>;                                                          \
+  HOW template struct remat::ops::PairLoss<T, remat::functions::BinaryCrossEntropy<remat::Accum<T>>>; \
+  HOW template struct remat::ops::PairLoss<T, remat::functions::SquaredError>;                        \
+  HOW template struct remat::ops::Reduce<T>;                                                          \
+  HOW template struct remat::ops::RotaryTurn<T>;                                                      \
+  HOW template struct remat::ops::Route<T>;                                                           \
+  HOW template struct remat::ops::RouterZLoss<T>;                                                     \
+  HOW template struct remat::ops::ScatterAdd<T>;                                                      \
+  HOW template struct remat::ops::Slice<T>;                                                           \
+  HOW template struct remat::ops::Softmax<T, false>;                                                  \
+  HOW template struct remat::ops::Softmax<T, true>;                                                   \
+  HOW template struct remat::ops::SoftmaxOver<T, false>;                                              \
+  HOW template struct remat::ops::SoftmaxOver<T, true>;                                               \
+  HOW template struct remat::ops::TakeRows<T>;                                                        \
+  HOW template struct remat::ops::TopK<T>;                                                            \
+  HOW template struct remat::ops::Transpose<T>;                                                       \
+  HOW template struct remat::ops::Unary<T, remat::functions::Abs>;                                    \
+  HOW template struct remat::ops::Unary<T, remat::functions::Cos>;                                    \
+  HOW template struct remat::ops::Unary<T, remat::functions::Exp>;                                    \
+  HOW template struct remat::ops::Unary<T, remat::functions::Gelu>;                                   \
+  HOW template struct remat::ops::Unary<T, remat::functions::GeluTanh>;                               \
+  HOW template struct remat::ops::Unary<T, remat::functions::Log>;                                    \
+  HOW template struct remat::ops::Unary<T, remat::functions::Negate>;                                 \
+  HOW template struct remat::ops::Unary<T, remat::functions::Relu>;                                   \
+  HOW template struct remat::ops::Unary<T, remat::functions::Sigmoid>;                                \
+  HOW template struct remat::ops::Unary<T, remat::functions::Silu>;                                   \
+  HOW template struct remat::ops::Unary<T, remat::functions::Sin>;                                    \
+  HOW template struct remat::ops::Unary<T, remat::functions::Softplus>;                               \
+  HOW template struct remat::ops::Unary<T, remat::functions::Sqrt>;                                   \
+  HOW template struct remat::ops::Unary<T, remat::functions::Square>;                                 \
+  HOW template struct remat::ops::Unary<T, remat::functions::Tanh>;                                   \
+  HOW template struct remat::ops::Variance<T>;                                                        \
+  HOW template struct remat::ops::Where<T, remat::Condition>;
+
+// Of numbers in which sums are made, so of no bfloat16.
+#define REMAT_EACH_SUM_OP(HOW, T) HOW template struct remat::ops::DoraNorms<T>;
 
 // Of layers of T, along a skip connection of X.
 #define REMAT_EACH_STREAM(HOW, T, X)                                                                                \
@@ -158,6 +189,8 @@
 REMAT_EACH_ENTRANCE(extern)
 REMAT_EACH_OP(extern, float)
 REMAT_EACH_OP(extern, double)
+REMAT_EACH_SUM_OP(extern, float)
+REMAT_EACH_SUM_OP(extern, double)
 REMAT_EACH_OP(extern, remat::bfloat16)
 REMAT_EACH_LAYER(extern, float)
 REMAT_EACH_LAYER(extern, double)
