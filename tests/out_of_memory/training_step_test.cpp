@@ -4,6 +4,7 @@
 
 #include <core/threads.hpp>
 #include <cstring>
+#include <exception>
 #include <filesystem>
 #include <functional>
 #include <memory>
@@ -12,10 +13,12 @@
 #include <remat/models/gpt.hpp>
 #include <remat/nn/lora.hpp>
 #include <remat/optim/adamw.hpp>
+#include <remat/optim/muon.hpp>
 #include <remat/plan/plan.hpp>
 #include <remat/policy/phrase_book.hpp>
 #include <sstream>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -29,13 +32,13 @@ struct Kind {
 };
 
 /// A model of one layer, its optimizer and its steps.
-template <class T>
+template <class T, class Optimizer = optim::AdamW>
 struct Training {
   Kind kind;
   ParameterRegistry parameters{5};
   models::Gpt<T> gpt;
   std::optional<nn::Lora<T>> adapters{};
-  optim::AdamW adamw{parameters};
+  Optimizer optimizer{parameters};
   Tensor<std::int32_t> inputs{{1, 3}, {1, 2, 0}}, targets{{1, 3}, {2, 0, 4}};
 
   explicit Training(const Kind& k)
@@ -57,9 +60,9 @@ struct Training {
     if (std::filesystem::is_directory("/dev/shm")) options.offload_directory = "/dev/shm";  // hundreds of files
     Tape tape(options);
     const auto loss = gpt.loss(tape, inputs, targets);
-    if (kind.in_backward) return tape.backward(loss, adamw.in_backward(1e-2));
+    if (kind.in_backward) return tape.backward(loss, optimizer.in_backward(1e-2));
     tape.backward(loss);
-    adamw.step(1e-2, optim::clip_scale(optim::global_norm(parameters), 1.0));
+    optimizer.step(1e-2, optim::clip_scale(optim::global_norm(parameters), 1.0));
   }
   /// Every bit that the next step depends on: values, and the optimizer's state of those that were updated.
   std::string bits() const {
@@ -68,7 +71,7 @@ struct Training {
       all.append(reinterpret_cast<const char*>(tensor.data()), tensor.bytes());
     };
     for (const auto& entry : parameters.entries()) append(entry->value);
-    const StateDict state = adamw.state_dict();
+    const StateDict state = optimizer.state_dict();
     for (const auto& [name, number] : state.numbers)
       if (number > 0) all += name + std::to_string(number);
     for (const auto& [name, tensor] : state.tensors) append(tensor);
@@ -128,23 +131,23 @@ Failures fail_each_allocation(const std::function<bool()>& work, const std::func
   }
 }
 
-template <class T>
+template <class T, class Optimizer = optim::AdamW>
 void expect_nothing_lost(const Kind& kind) {
   const NothingWaits nothing_waits;
-  Training<T> never_failed(kind), training(kind);
+  Training<T, Optimizer> never_failed(kind), training(kind);
   for (Index step = 0; step < 2; ++step) never_failed.step(step);
   training.step(0);
   drop_leftovers(training.parameters);
 
   std::vector<AnyTensor> values;
   for (const auto& entry : training.parameters.entries()) values.push_back(entry->value.copied());
-  StateDict state = training.adamw.state_dict();
+  StateDict state = training.optimizer.state_dict();
   for (auto& [name, tensor] : state.tensors) tensor = tensor.copied();
   const auto go_back = [&] {
     auto value = values.begin();
     for (const auto& entry : training.parameters.entries())
       std::memcpy(entry->writable(), (value++)->data(), entry->value.bytes());
-    training.adamw.load_state_dict(state);
+    training.optimizer.load_state_dict(state);
     for (auto& [name, tensor] : state.tensors) tensor = tensor.copied();
   };
   const std::string before = training.bits(), after = never_failed.bits();
@@ -185,6 +188,50 @@ TEST(OutOfMemory, LosesNothingInBfloat16) { expect_nothing_lost<bfloat16>({.rema
 TEST(OutOfMemory, LosesNothingOfAdapters) { expect_nothing_lost<float>({.remat = policy::dots, .has_adapters = true}); }
 TEST(OutOfMemory, LosesNothingOfUpdatesInBackward) {
   expect_nothing_lost<float>({.remat = policy::dots, .in_backward = true});
+}
+TEST(OutOfMemory, LosesNothingOfMuon) { expect_nothing_lost<float, optim::Muon>({.remat = policy::dots}); }
+
+// What products pack into is each thread's own, and there is none in a new one.
+TEST(OutOfMemory, LosesNothingOfMuonInAThreadThatNeverMultiplied) {
+  const NothingWaits nothing_waits;
+  ParameterRegistry parameters(5);
+  const auto of_matrix = [&](const char* name, const Shape& shape) {
+    const auto made = (parameters / name).parameter<float>("w", shape, init::normal(1));
+    made.set_grad(made.value());
+    return made;
+  };
+  const Parameter<float> first = of_matrix("first", {24, 40}), second = of_matrix("second", {400, 300});
+  const ParameterRegistry copy(parameters);
+  const auto bits = [](const ParameterRegistry& all) {
+    std::string text;
+    for (const auto& entry : all.entries())
+      text.append(reinterpret_cast<const char*>(entry->value.data()), entry->value.bytes());
+    return text;
+  };
+  optim::Muon muon(parameters), never_failed(copy);
+  for (const auto& entry : copy.entries()) Parameter<float>(entry).set_grad(Parameter<float>(entry).value());
+  never_failed.step(1e-2);
+  const std::string before = bits(parameters);
+  const Failures failures = fail_each_allocation(
+      [&] {
+        std::exception_ptr failure;
+        std::thread([&] {
+          const remat_test::Threads two(2);
+          try {
+            muon.step(1e-2);
+          } catch (...) {
+            failure = std::current_exception();
+          }
+        }).join();
+        if (failure) std::rethrow_exception(failure);
+        return false;
+      },
+      [&] {
+        EXPECT_TRUE(first.has_grad() && second.has_grad());
+        EXPECT_TRUE(bits(parameters) == before);
+      });
+  EXPECT_GT(failures.of_library, 5);
+  EXPECT_TRUE(bits(parameters) == bits(copy));
 }
 
 // Destructors of Vars and values note things for plans, too.

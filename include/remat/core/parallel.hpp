@@ -83,17 +83,20 @@ void parallel_for(Index count, Index grain, F&& body) {
 }
 
 /// The sum of `block_sum(begin, end)` over the blocks of `parallel_for`, added in the order of a `CascadeSum`: the same
-/// bits for any number of threads.
+/// bits for any number of threads. `partial` has room for the sum of each block.
+template <class T, class F>
+T parallel_sum(Index count, Index grain, T* partial, F&& block_sum) {
+  parallel_for(count, grain, [&](Index begin, Index end) { partial[begin / grain] = block_sum(begin, end); });
+  CascadeSum<T> sum;
+  for (Index begin = 0; begin < count; begin += grain) sum.add(partial + begin / grain);
+  return *sum.total();
+}
+/// The same with room of its own.
 template <class T, class F>
 T parallel_sum(Index count, Index grain, F&& block_sum) {
   require(grain > 0, "parallel_sum: grain ", grain, " is not positive");
   std::vector<T> partial(count <= 0 ? 0 : static_cast<std::size_t>((count - 1) / grain + 1));
-  parallel_for(count, grain, [&](Index begin, Index end) {
-    partial[static_cast<std::size_t>(begin / grain)] = block_sum(begin, end);
-  });
-  CascadeSum<T> sum;
-  for (const T& term : partial) sum.add(&term);
-  return *sum.total();
+  return parallel_sum(count, grain, partial.data(), block_sum);
 }
 
 /// Rows to a block of about 16k elements of work, for rows of `row_work` elements.

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <exception>
 #include <remat/core/eigen.hpp>
 #include <remat/core/parallel.hpp>
 #include <remat/kernels/gemm.hpp>
@@ -30,9 +31,40 @@ void round_all(Index count, float* to, Of&& of) {
   });
 }
 
+/// The products of a step: X X^T, or X^T X of a tall matrix, whose transpose is never made; its square; and that with
+/// X.
+inline std::array<Gemm, 3> newton_schulz_products(Index rows, Index columns) {
+  const Index least = std::min(rows, columns), most = std::max(rows, columns);
+  const Gemm square{.m = least, .n = least, .k = least, .lda = least, .ldb = least, .ldc = least};
+  Gemm gram{.m = least, .n = least, .k = most, .lda = columns, .ldb = columns, .ldc = least};
+  (rows >= columns ? gram.a : gram.b) = Trans::yes;
+  Gemm product{.m = rows, .n = columns, .k = least, .lda = least, .ldb = columns, .ldc = columns};
+  if (rows >= columns) product.b = Trans::yes, product.lda = columns, product.ldb = least;
+  return {gram, square, product};
+}
+/// Where a library finds no memory, our own makes the product, in that which was reserved.
+inline void reserved_product(const Gemm& shape, const float* a, const float* b, float* c) {
+  try {
+    gemm<float>(shape, a, b, c);
+  } catch (const std::exception&) {
+    packed::Product<float, float>(shape, a, b, nullptr, c).run();
+  }
+}
+
 }  // namespace detail
 
-/// Floats that `orthogonalize` needs beside x, which it changes.
+/// Takes what memory `orthogonalize` needs of each thread: the calling thread's next one throws nothing.
+template <class = void>
+void reserve_orthogonalize(Index rows, Index columns) {
+  packed::WorkspaceBytes most;
+  for (const Gemm& shape : detail::newton_schulz_products(rows, columns)) {
+    const packed::WorkspaceBytes bytes = packed::Product<float, float>::needs(shape);
+    most = {std::max(most.tiles, bytes.tiles), std::max(most.shared, bytes.shared)};
+  }
+  packed::reserve(most);
+}
+
+/// Floats that `orthogonalize` needs beside x, at a multiple of 64 bytes.
 inline Index orthogonalize_scratch(Index rows, Index columns) {
   const Index least = std::min(rows, columns);
   return rows * columns + 2 * least * least;
@@ -46,7 +78,9 @@ void orthogonalize(Index rows, Index columns, float* x, float* scratch, const Ne
   const Index least = std::min(rows, columns), size = rows * columns;
   float *const product = scratch, *const gram = product + size, *const square = gram + least * least;
   detail::round_all(size, x, [x](Index i) { return x[i]; });
-  const double sum = parallel_sum<double>(size, 16384, [x](Index begin, Index end) {
+  // Half as many doubles as there are floats for each block's sum, since a block has thousands of elements.
+  double* const partial = reinterpret_cast<double*>(scratch);
+  const double sum = parallel_sum(size, 16384, partial, [x](Index begin, Index end) {
     return sum_of<double>(end - begin, [x, begin](Index i) {
       return static_cast<double>(x[begin + i]) * static_cast<double>(x[begin + i]);
     });
@@ -55,21 +89,13 @@ void orthogonalize(Index rows, Index columns, float* x, float* scratch, const Ne
   detail::round_all(size, x, [=](Index i) { return x[i] / detail::rounded(norm); });
   const auto [a, b, c] = how.coefficients;
   const auto fa = static_cast<float>(a), fb = static_cast<float>(b), fc = static_cast<float>(c);
+  const auto [of_gram, of_square, of_product] = detail::newton_schulz_products(rows, columns);
   for (int step = 0; step < how.steps; ++step) {
-    // Of the shorter side: X X^T, or X^T X of a tall matrix, whose transpose is never made.
-    gemm<float>({.a = is_tall ? Trans::yes : Trans::no,
-                 .b = is_tall ? Trans::no : Trans::yes,
-                 .m = least,
-                 .n = least,
-                 .k = std::max(rows, columns)},
-                x, x, gram);
+    detail::reserved_product(of_gram, x, x, gram);
     detail::round_all(least * least, gram, [=](Index i) { return gram[i]; });
-    gemm<float>({.m = least, .n = least, .k = least}, gram, gram, square);
+    detail::reserved_product(of_square, gram, gram, square);
     detail::round_all(least * least, square, [=](Index i) { return fb * gram[i] + fc * square[i]; });
-    if (is_tall)
-      gemm<float>({.b = Trans::yes, .m = rows, .n = columns, .k = least}, x, square, product);
-    else
-      gemm<float>({.m = rows, .n = columns, .k = least}, square, x, product);
+    detail::reserved_product(of_product, is_tall ? x : square, is_tall ? square : x, product);
     detail::round_all(size, x, [=](Index i) { return fa * x[i] + product[i]; });
   }
 }

@@ -109,8 +109,14 @@ class Muon : public Optimizer<Muon, MuonConfig, detail::MuonRule> {
   static std::size_t work_bytes(const detail::MuonRule& rule, const AnyTensor& value) {
     if (rule.adamw) return 0;
     const Index rows = value.shape[0], columns = value.shape[1];
-    return sizeof(float) * static_cast<std::size_t>(rows * columns + kernels::orthogonalize_scratch(rows, columns));
+    return sizeof(float) *
+           static_cast<std::size_t>(aligned_size(rows * columns) + kernels::orthogonalize_scratch(rows, columns));
   }
+  static void reserve(const detail::MuonRule& rule, const AnyTensor& value) {
+    if (!rule.adamw) kernels::reserve_orthogonalize(value.shape[0], value.shape[1]);
+  }
+  // So many floats that those behind them lie at a multiple of 64 bytes again.
+  static Index aligned_size(Index count) { return (count + 15) / 16 * 16; }
 
   template <class T>
   void update(const detail::MuonRule& rule, const detail::ParameterStep<T>& step) const {
@@ -128,7 +134,7 @@ class Muon : public Optimizer<Muon, MuonConfig, detail::MuonRule> {
       }
     });
     const Index rows = step.shape[0], columns = step.shape[1];
-    kernels::orthogonalize(rows, columns, along, along + step.size(),
+    kernels::orthogonalize(rows, columns, along, along + aligned_size(step.size()),
                            {config().newton_schulz_steps, config().newton_schulz_coefficients, config().epsilon});
     const double inputs = static_cast<double>(rows), outputs = static_cast<double>(columns);
     const double factor = config().rate == MuonRate::original ? std::sqrt(std::max(1.0, outputs / inputs))

@@ -139,6 +139,8 @@ class Optimizer {
     detail::require_used(Self::name, config_.groups, paths);
   }
   static std::size_t work_bytes(const Rule&, const AnyTensor&) { return 0; }
+  // Whatever else `update` takes memory for.
+  static void reserve(const Rule&, const AnyTensor&) {}
   /// @endcond
 
  private:
@@ -163,6 +165,7 @@ class Optimizer {
     ParameterUseGuard use = entry.used(ParameterUse::write);
     const auto found = states_.find(entry.path);
     State& state = found != states_.end() ? found->second : states_.emplace(entry.path, begun(entry)).first->second;
+    self().reserve(state.rule, entry.value);
     std::byte* const value = entry.writable();
     const auto place = [](AnyTensor& tensor) { return tensor.storage ? tensor.mutable_data() : nullptr; };
     return {&entry, &state, value, {place(state.tensors[0]), place(state.tensors[1])}, std::move(use)};

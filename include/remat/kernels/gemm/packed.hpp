@@ -4,18 +4,15 @@
 #pragma once
 
 #include <omp.h>
-#include <sys/mman.h>
 
 #include <algorithm>
 #include <cstddef>
-#include <cstdlib>
 #include <limits>
-#include <new>
 #include <remat/core/parallel.hpp>
-#include <remat/core/pool.hpp>
 #include <remat/kernels/gemm/micro_kernel.hpp>
 #include <remat/kernels/gemm/panels.hpp>
 #include <remat/kernels/gemm/shape.hpp>
+#include <remat/kernels/gemm/workspace.hpp>
 #include <type_traits>
 
 namespace remat { inline namespace REMAT_ABI { namespace kernels::packed {
@@ -23,44 +20,6 @@ namespace remat { inline namespace REMAT_ABI { namespace kernels::packed {
 constexpr Index blocks_of(Index size, Index block) { return (size + block - 1) / block; }
 /// The least multiple of `unit` of which `parts` cover `size`.
 constexpr Index part_of(Index size, Index parts, Index unit) { return blocks_of(blocks_of(size, parts), unit) * unit; }
-
-/// Memory that the products of one thread use one after the other. It is kept until the thread ends, and is not of the
-/// pool, whose peak plans predict: like the buffers that libraries keep, it does not depend on the program.
-class Workspace {
- public:
-  Workspace() = default;
-  Workspace(const Workspace&) = delete;
-  Workspace& operator=(const Workspace&) = delete;
-  ~Workspace() { std::free(data_); }
-
-  /// At least `bytes`, at a multiple of 64; what was there before is lost.
-  void* get(std::size_t bytes) {
-    if (bytes <= size_) return data_;
-    std::free(data_);
-    size_ = 0;
-    constexpr std::size_t huge = std::size_t{2} << 20;
-    const std::size_t unit = bytes >= 2 * huge ? huge : alignment;
-    const std::size_t rounded = (bytes + unit - 1) / unit * unit;
-    data_ = std::aligned_alloc(unit, rounded);
-    if (data_ == nullptr) throw std::bad_alloc();
-    if (unit == huge) madvise(data_, rounded, MADV_HUGEPAGE);  // a hint: failure costs speed only
-    size_ = rounded;
-    return data_;
-  }
-  /// The calling thread's, for panels of a tile or, another one, for those that threads share.
-  static Workspace& of_tiles() {
-    static thread_local Workspace space;
-    return space;
-  }
-  static Workspace& of_shared() {
-    static thread_local Workspace space;
-    return space;
-  }
-
- private:
-  void* data_ = nullptr;
-  std::size_t size_ = 0;
-};
 
 /// How C is cut into tiles, one thread each, and whether all of B is packed before, for all of them.
 struct Grid {
@@ -100,23 +59,26 @@ class Product {
   /// On all threads, or in the calling one inside a parallel region.
   void run() const {
     if (g_.m == 0 || g_.n == 0) return;
-    const int threads = omp_in_parallel() ? 1 : omp_get_max_threads();
-    run(Grid::best(g_.m, g_.n, g_.k, most_rows, most_columns, threads));
+    run(grid_of(g_));
+  }
+  /// What `run` takes of the workspaces of each thread.
+  static WorkspaceBytes needs(const Gemm& shape) {
+    if (shape.m == 0 || shape.n == 0) return {};
+    const Grid grid = grid_of(shape);
+    const Index high = std::min(shape.m, part_of(shape.m, grid.rows, Kernel::rows));
+    const Index wide = std::min(shape.n, part_of(shape.n, grid.columns, Kernel::columns));
+    const auto bytes = [](Index count) { return checked_bytes(count, sizeof(T), "gemm"); };
+    return {bytes(tile_elements(high, wide)), grid.shares_b ? bytes(SharedPiece(shape).elements()) : 0};
   }
   /// The same by a grid of one's own; neither extent of C is 0.
   void run(const Grid& grid) const {
     if (adds_to_c && g_.accumulate && bias_ != nullptr) add_bias();
     if (!grid.shares_b) return tiles(grid, {0, g_.n, 0, g_.k}, nullptr);
-    // B by pieces that a cache holds: some columns, and as much of k as C can be added up from.
-    constexpr Index unit = Kernel::columns;
-    const Index whole = std::max<Index>(1, g_.k), least = adds_to_c ? std::min(whole, depth) : whole;
-    const Index wide = part_of(g_.n, blocks_of(g_.n, std::max(unit, shared_elements / least / unit * unit)), unit);
-    const Index deep =
-        adds_to_c ? part_of(whole, blocks_of(whole, std::max(depth, shared_elements / wide)), depth) : whole;
-    T* const panels = scratch(Workspace::of_shared(), blocks_of(wide, unit) * blocks_of(deep, depth) * b_stride);
-    for (Index first = 0; first < g_.n; first += wide)
-      for (Index p = 0; p < whole; p += deep) {
-        const Piece piece{first, std::min(wide, g_.n - first), p, std::min(deep, g_.k - p)};
+    const SharedPiece most(g_);
+    T* const panels = scratch(Workspace::of_shared(), most.elements());
+    for (Index first = 0; first < g_.n; first += most.wide)
+      for (Index p = 0; p < std::max<Index>(1, g_.k); p += most.deep) {
+        const Piece piece{first, std::min(most.wide, g_.n - first), p, std::min(most.deep, g_.k - p)};
         const Index groups = blocks_of(piece.width, group);
         parallel_for(groups * blocks_of(piece.deep, depth), 1, [&](Index item, Index) {
           const Index q = item / groups * depth, j = item % groups * group;
@@ -132,11 +94,32 @@ class Product {
   static constexpr Index a_stride = panel_stride(Kernel::rows, depth), b_stride = panel_stride(Kernel::columns, depth);
   static constexpr Index most_rows = 288, most_columns = 1024;  // of a tile: its A fills half of a second cache
   static constexpr Index group = 8 * Kernel::columns;           // columns of B that are packed at a time
-  static constexpr Index shared_elements = Index{1} << 20;      // of B that is packed for all
+  static constexpr Index b_size = group / Kernel::columns * b_stride;
+  static constexpr Index shared_elements = Index{1} << 20;  // of B that is packed for all
 
   static T* scratch(Workspace& space, Index count) {
     return static_cast<T*>(space.get(checked_bytes(count, sizeof(T), "gemm")));
   }
+  static Grid grid_of(const Gemm& shape) {
+    const int threads = omp_in_parallel() ? 1 : omp_get_max_threads();
+    return Grid::best(shape.m, shape.n, shape.k, most_rows, most_columns, threads);
+  }
+  /// Of the panels of a tile of C, and of its sums where these are not in C.
+  static Index tile_elements(Index m, Index n) {
+    return b_size + blocks_of(m, Kernel::rows) * a_stride + (adds_to_c ? 0 : m * n);
+  }
+  /// The largest part of B that is packed at a time for all tiles, which a cache holds: some columns, and as much of k
+  /// as C can be added up from.
+  struct SharedPiece {
+    Index wide, deep;
+    explicit SharedPiece(const Gemm& shape) {
+      constexpr Index unit = Kernel::columns;
+      const Index whole = std::max<Index>(1, shape.k), least = adds_to_c ? std::min(whole, depth) : whole;
+      wide = part_of(shape.n, blocks_of(shape.n, std::max(unit, shared_elements / least / unit * unit)), unit);
+      deep = adds_to_c ? part_of(whole, blocks_of(whole, std::max(depth, shared_elements / wide)), depth) : whole;
+    }
+    Index elements() const { return blocks_of(wide, Kernel::columns) * blocks_of(deep, depth) * b_stride; }
+  };
   /// Columns [first, first + width) of C and B, and [p, p + deep) of k.
   struct Piece {
     Index first, width, p, deep;
@@ -162,9 +145,8 @@ class Product {
   }
 
   void tile(const Piece& piece, Index top, Index m, Index left, Index n, const T* panels) const {
-    constexpr Index b_size = group / Kernel::columns * b_stride;
     const Index a_size = blocks_of(m, Kernel::rows) * a_stride;
-    T* const b = scratch(Workspace::of_tiles(), b_size + a_size + (adds_to_c ? 0 : m * n));
+    T* const b = scratch(Workspace::of_tiles(), tile_elements(m, n));
     T* const a = b + b_size;
     C* const c = c_ + top * g_.ldc + piece.first + left;
     Target to{nullptr, g_.ldc};
