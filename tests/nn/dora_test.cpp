@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <memory>
 #include <remat/kernels/adapted_norms.hpp>
 #include <remat/models/decoder.hpp>
 #include <remat/nn/lora.hpp>
@@ -14,90 +13,26 @@
 #include <remat/ops/reduce.hpp>
 #include <remat/optim/adamw.hpp>
 #include <remat/optim/gradient_watch.hpp>
-#include <remat/policy/parse.hpp>
 #include <string>
-#include <tuple>
 #include <utility>
 #include <vector>
 
-#include "core/expect_error.hpp"
+#include "nn/adapted_llama.hpp"
 #include "nn/random_tensor.hpp"
 
 namespace {
 
 using namespace remat;
+using remat_test::a_batch;
+using remat_test::expect_near;
+using remat_test::expect_policies_and_merging_to_agree;
+using remat_test::fill;
+using remat_test::LinearStep;
 using remat_test::random_tensor;
-
-/// Floats in an array of their own, as a quantized file would give them.
-class StoredRows : public FrozenMatrix {
- public:
-  StoredRows(Index rows, Index columns, std::vector<float> values)
-      : FrozenMatrix(rows, columns), values_(std::move(values)) {}
-  void read(Index first, Index count, float* to) const override {
-    std::copy_n(values_.data() + first * columns(), count * columns(), to);
-  }
-  std::string format() const override { return "floats"; }
-  std::size_t bytes() const override { return values_.size() * sizeof(float); }
-  std::size_t mapped_bytes() const override { return 0; }
-
- private:
-  std::vector<float> values_;
-};
-/// The parameter is from now on read from elsewhere, rounded to floats; `transposed`: as its transpose.
-template <class A>
-void store(const Parameter<A>& parameter, bool transposed) {
-  const Tensor<A> value = parameter.value();
-  const Index rows = value.shape()[0], columns = value.shape()[1];
-  std::vector<float> stored;
-  for (Index i = 0; i < (transposed ? columns : rows); ++i)
-    for (Index j = 0; j < (transposed ? rows : columns); ++j)
-      stored.push_back(static_cast<float>(value.data()[transposed ? j * columns + i : i * columns + j]));
-  parameter.entry()->keep_as(transposed ? std::make_shared<StoredRows>(columns, rows, std::move(stored))
-                                        : std::make_shared<StoredRows>(rows, columns, std::move(stored)),
-                             transposed);
-}
-/// Sets every `up` and magnitude to something.
-template <class T>
-void fill(const nn::Lora<T>& lora) {
-  std::uint64_t seed = 1;
-  for (const auto& part : lora.parts()) {
-    part.up.set_value(random_tensor<Accum<T>>(part.up.shape(), ++seed));
-    Tensor<Accum<T>> magnitude = part.magnitude.value();
-    const Tensor<Accum<T>> noise = random_tensor<Accum<T>>(magnitude.shape(), ++seed);
-    for (Index i = 0; i < magnitude.size(); ++i)
-      magnitude.write()[static_cast<std::size_t>(i)] *= Accum<T>{1} + noise.data()[i] / 4;
-    part.magnitude.set_value(magnitude);
-  }
-}
-
-models::DecoderConfig small_llama(bool fused = false) {
-  nn::TransformerLayerConfig layer{.hidden_dims = 24, .num_heads = 4, .norm = nn::NormKind::rms_norm};
-  layer.attention = {.num_kv_heads = 2, .combined_qkv = fused, .bias = true, .out_bias = false, .rotary_base = 100};
-  layer.ffn = {.activation = Activation::silu, .gated = true, .bias = false};
-  models::DecoderConfig config{.vocabulary = 23, .model_dims = 16};
-  config.layers.assign(2, layer);
-  config.init_deviation = 0.5;
-  return config;
-}
-struct Batch {
-  Tensor<std::int32_t> inputs, targets;
-};
-Batch a_batch() {
-  std::vector<std::int32_t> ids, next;
-  for (int t = 0; t < 14; ++t) ids.push_back((7 * t * t + t) % 23), next.push_back((5 * t + 2) % 23);
-  return {{{2, 7}, std::span<const std::int32_t>(ids)}, {{2, 7}, std::span<const std::int32_t>(next)}};
-}
-void store_linears(const ParameterRegistry& parameters) {
-  bool transposed = true;
-  for (const auto& entry : parameters.entries())
-    if (entry->path.ends_with("/w")) store(Parameter<float>(entry), std::exchange(transposed, !transposed));
-}
-template <class A>
-void expect_near(const Tensor<A>& a, const Tensor<A>& b, double tolerance) {
-  ASSERT_EQ(a.shape(), b.shape());
-  for (Index i = 0; i < a.size(); ++i)
-    ASSERT_NEAR(a.data()[i], b.data()[i], tolerance * std::max<double>(1, std::abs(b.data()[i]))) << "at " << i;
-}
+using remat_test::small_llama;
+using remat_test::store;
+using remat_test::store_all_matrices;
+using remat_test::Stored;
 
 // y = x W' + b with W'_j = m_j (W + scale A B)_j / |(W + scale A B)_j|, the length a constant; columns 4 and 5 stay
 // where parts are adapted. By hand, in loops.
@@ -117,12 +52,7 @@ TEST(Dora, ComputesItsFormulaAndTheGradients) {
       const auto& part = lora.parts().at(0);
       EXPECT_EQ(part.magnitude.path(), "lora/a/qkv/magnitude");
       fill(lora);
-      const Tensor<T> input = random_tensor<T>({5, 6}, 9), weight = random_tensor<T>({5, 9}, 10);
-      Tape tape({.step = 1});
-      const Var<T> x = tape.input(input, {.wants_gradient = true});
-      const Var<T> y = layer(x);
-      const Tensor<T> value = y.value();
-      tape.backward(sum(y * tape.input(weight)));
+      const LinearStep step(layer, 5);
 
       const Tensor<T> w = layer.w.value(), b = layer.b.value(), down = part.down.value(), up = part.up.value(),
                       m = part.magnitude.value();
@@ -147,12 +77,12 @@ TEST(Dora, ComputesItsFormulaAndTheGradients) {
         for (Index t = 0; t < 5; ++t)
           for (Index i = 0; i < 6; ++i)
             by_factor +=
-                weight.data()[t * 9 + j] * input.data()[t * 6 + i] * whole[static_cast<std::size_t>(i * 9 + j)];
+                step.weight.data()[t * 9 + j] * step.x.data()[t * 6 + i] * whole[static_cast<std::size_t>(i * 9 + j)];
         by_m[static_cast<std::size_t>(at)] = by_factor / std::sqrt(squares);
         for (Index i = 0; i < 6; ++i)
           for (Index r = 0; r < 2; ++r) {
             double sum = 0;
-            for (Index t = 0; t < 5; ++t) sum += input.data()[t * 6 + i] * weight.data()[t * 9 + j];
+            for (Index t = 0; t < 5; ++t) sum += step.x.data()[t * 6 + i] * step.weight.data()[t * 9 + j];
             sum *= 3 * factor[static_cast<std::size_t>(j)];
             by_down[static_cast<std::size_t>(i * ranks + first + r)] += sum * up.data()[r * columns + at];
             by_up[static_cast<std::size_t>(r * columns + at)] += sum * down.data()[i * ranks + first + r];
@@ -163,19 +93,15 @@ TEST(Dora, ComputesItsFormulaAndTheGradients) {
           double sum = 0;
           for (Index i = 0; i < 6; ++i) {
             const double element = factor[static_cast<std::size_t>(j)] * whole[static_cast<std::size_t>(i * 9 + j)];
-            sum += input.data()[t * 6 + i] * element;
-            by_x[static_cast<std::size_t>(t * 6 + i)] += weight.data()[t * 9 + j] * element;
+            sum += step.x.data()[t * 6 + i] * element;
+            by_x[static_cast<std::size_t>(t * 6 + i)] += step.weight.data()[t * 9 + j] * element;
           }
-          EXPECT_NEAR(value.data()[t * 9 + j], sum + b.data()[j], 1e-12);
+          EXPECT_NEAR(step.y.data()[t * 9 + j], sum + b.data()[j], 1e-12);
         }
-      const auto same = [](const Tensor<T>& is, const std::vector<double>& should) {
-        ASSERT_EQ(is.size(), static_cast<Index>(should.size()));
-        for (std::size_t i = 0; i < should.size(); ++i) ASSERT_NEAR(is.data()[i], should[i], 1e-12) << i;
-      };
-      same(tape.grad(x), by_x);
-      same(part.down.grad(), by_down);
-      same(part.up.grad(), by_up);
-      same(part.magnitude.grad(), by_m);
+      expect_near(step.by_x, by_x, 1e-12);
+      expect_near(part.down.grad(), by_down, 1e-12);
+      expect_near(part.up.grad(), by_up, 1e-12);
+      expect_near(part.magnitude.grad(), by_m, 1e-12);
       const auto merged = lora.merged(part);
       for (Index i = 0; i < 54; ++i)
         EXPECT_NEAR(merged.weight.data()[i],
@@ -192,14 +118,10 @@ TEST(Dora, DropsWhatTheDecomposedProductReads) {
                          {.targets = {"a"}, .rank = 2, .alpha = 6, .dropout = 0.5, .dora = true});
   fill(lora);
   const auto& part = lora.parts()[0];
-  const Tensor<T> input = random_tensor<T>({7, 6}, 9), weight = random_tensor<T>({7, 5}, 10),
-                  norms = lora.lengths(part);
-  Tape tape({.seed = 4, .step = 1}), by_hand({.seed = 4, .step = 1});
-  const Var<T> x = tape.input(input, {.wants_gradient = true});
-  const Var<T> y = layer(x);
-  const Tensor<T> value = y.value();
-  tape.backward(sum(y * tape.input(weight)));
-  const Var<T> whole = by_hand.input(input, {.wants_gradient = true}),
+  const Tensor<T> norms = lora.lengths(part);
+  const LinearStep step(layer, 7, 4);
+  Tape by_hand({.seed = 4, .step = 1});
+  const Var<T> whole = by_hand.input(step.x, {.wants_gradient = true}),
                m = by_hand.input(part.magnitude.value(), {.wants_gradient = true});
   Var<T> z;
   {
@@ -210,9 +132,9 @@ TEST(Dora, DropsWhatTheDecomposedProductReads) {
   const Var<T> low = matmul(matmul(z, by_hand.input(part.down.value())), by_hand.input(part.up.value())) * 3.0;
   const Var<T> should =
       matmul(whole, w) + by_hand.input(layer.b.value()) + (factor - 1.0) * matmul(z, w) + factor * low;
-  expect_near(value, should.value(), 1e-12);
-  by_hand.backward(sum(should * by_hand.input(weight)));
-  expect_near(tape.grad(x), by_hand.grad(whole), 1e-12);
+  expect_near(step.y, should.value(), 1e-12);
+  by_hand.backward(sum(should * by_hand.input(step.weight)));
+  expect_near(step.by_x, by_hand.grad(whole), 1e-12);
   expect_near(part.magnitude.grad(), by_hand.grad(m), 1e-12);
 }
 
@@ -224,7 +146,7 @@ TEST(Dora, BeginsAsTheModelIsAndThenEveryPartIsTrained) {
     return model.loss(tape, a_batch()).item();
   };
   const float before = loss_now();
-  store_linears(parameters);
+  store_all_matrices(parameters);
   const nn::Lora<float> lora(parameters, parameters / "lora", {.dora = true});
   EXPECT_NEAR(loss_now(), before, 1e-5);
   std::vector<Tensor<float>> first;
@@ -247,43 +169,14 @@ TEST(Dora, BeginsAsTheModelIsAndThenEveryPartIsTrained) {
 }
 
 TEST(Dora, NoPolicyChangesABitAndMergedTheModelComputesAsBefore) {
-  for (const bool is_stored : {false, true}) {
-    std::vector<Tensor<float>> first;
-    for (const char* policy : {"everything", "save_nothing", "dots", "names(combined_qkv_proj,ffn2)"}) {
-      ParameterRegistry parameters(3);
-      auto config = small_llama(true);
-      config.remat = policy::parse(policy);
-      const models::Decoder<float> model(parameters / "m", config);
-      if (is_stored) store_linears(parameters);
-      const nn::Lora<float> lora(
-          parameters, parameters / "lora",
-          {.targets = {"*/query", "*/attention/value", "*/ffn/*"}, .dropout = 0.25, .dora = true});
-      fill(lora);
-      Tape tape({.step = 5});
-      tape.backward(model.loss(tape, a_batch()));
-      std::vector<Tensor<float>> grads;
-      for (const auto& entry : parameters.entries())
-        if (!entry->is_frozen) grads.push_back(Parameter<float>(entry).grad());
-      EXPECT_EQ(grads.size(), 24U);
-      if (first.empty()) first = grads;
-      for (std::size_t i = 0; i < grads.size(); ++i) expect_near(grads[i], first[i], 0);
-      const auto logits = [&] {
-        Tape look({.mode = Mode::evaluate});
-        return model.logits(look, a_batch().inputs).value();
-      };
-      const Tensor<float> before = logits();
-      const double deviation = lora.merge();
-      EXPECT_GT(deviation, 0);
-      EXPECT_LT(deviation, 1e-5);
-      expect_near(logits(), before, 1e-3);
-    }
-  }
+  expect_policies_and_merging_to_agree(
+      {.targets = {"*/query", "*/attention/value", "*/ffn/*"}, .dropout = 0.25, .dora = true}, 24);
 }
 
 TEST(Dora, ComputesInBfloat16AndInACopiedRegistry) {
   ParameterRegistry parameters(3);
   const models::Decoder<bfloat16> model(parameters / "m", small_llama());
-  store_linears(parameters);
+  store_all_matrices(parameters);
   const nn::Lora<bfloat16> lora(parameters, parameters / "lora", {.dropout = 0.1, .dora = true});
   fill(lora);
   Tape tape({.step = 1});
@@ -312,7 +205,7 @@ TEST(Dora, LengthsAreMadeByStrips) {
   std::vector<float> turned(static_cast<std::size_t>(inputs * outputs));
   for (Index i = 0; i < inputs; ++i)
     for (Index j = 0; j < outputs; ++j) turned[static_cast<std::size_t>(j * inputs + i)] = w.data()[i * outputs + j];
-  const StoredRows straight(inputs, outputs, std::vector<float>(w.data(), w.data() + w.size())),
+  const Stored straight(inputs, outputs, std::vector<float>(w.data(), w.data() + w.size())),
       transposed(outputs, inputs, turned);
   for (const auto& [begin, end] : {std::pair<Index, Index>{0, outputs}, {130, 777}}) {
     std::vector<double> should;

@@ -2,6 +2,8 @@
 // under every policy, forward and backward.
 #include <gtest/gtest.h>
 
+#include <cmath>
+#include <remat/models/decoder.hpp>
 #include <remat/nn/stacked_transformer.hpp>
 #include <remat/ops/arithmetic.hpp>
 #include <remat/ops/reduce.hpp>
@@ -10,6 +12,7 @@
 #include <vector>
 
 #include "core/expect_error.hpp"
+#include "nn/adapted_llama.hpp"
 #include "nn/random_tensor.hpp"
 
 namespace {
@@ -168,6 +171,24 @@ TEST(Masks, WhatCannotBeHonouredIsRefused) {
     decoder(x, memory, {}, {.query_segments = Ids({B, T}, 0)});
   });
   remat_test::expect_error({"key length 8", "chunks/layer_0"}, [&] { chunks(x, {.key_lengths = Ids({B}, {4, 8})}); });
+}
+
+// Of whole models, too.
+TEST(PackedSequences, GiveTheLossesOfTheSequencesAlone) {
+  ParameterRegistry parameters(3);
+  const models::Decoder<float> model(parameters / "m", remat_test::small_llama());
+  const std::vector<std::int32_t> ids{3, 1, 4, 1, 5, 9, 2, 6}, next{1, 4, -1, 5, 9, 2, 6, -1},
+      of{0, 0, 0, 1, 1, 1, 1, 1};
+  const auto part = [](const std::vector<std::int32_t>& all, Index begin, Index end) {
+    return Tensor<std::int32_t>({1, end - begin}, std::span(all).subspan(static_cast<std::size_t>(begin),
+                                                                         static_cast<std::size_t>(end - begin)));
+  };
+  Tape tape({.mode = Mode::evaluate});
+  const float packed = model.loss(tape, part(ids, 0, 8), part(next, 0, 8), part(of, 0, 8)).item();
+  const float first = model.loss(tape, part(ids, 0, 3), part(next, 0, 3)).item();
+  const float second = model.loss(tape, part(ids, 3, 8), part(next, 3, 8)).item();
+  EXPECT_NEAR(packed, (2 * first + 4 * second) / 6, 1e-5);
+  EXPECT_GT(std::abs(packed - model.loss(tape, part(ids, 0, 8), part(next, 0, 8)).item()), 1e-3);
 }
 
 }  // namespace
