@@ -5,14 +5,18 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdlib>
+#include <limits>
 #include <new>
 #include <out_of_memory/failing_allocations.hpp>
 
 namespace {
 
-std::atomic<long> count{0}, fails_at{0};
+std::atomic<long> count{0}, fails_at{0}, fails_to{0};
 
-bool fails() { return count.fetch_add(1) + 1 == fails_at.load(); }
+bool fails() {
+  const long number = count.fetch_add(1) + 1;
+  return number >= fails_at.load() && number <= fails_to.load();
+}
 void* allocated(std::size_t bytes, std::size_t alignment) {
   void* const memory = fails() ? nullptr : memalign(alignment, bytes);
   if (memory == nullptr) throw std::bad_alloc();
@@ -23,10 +27,11 @@ void* allocated(std::size_t bytes, std::size_t alignment) {
 
 namespace remat_test {
 
-void fail_allocation(long n) {
-  fails_at = 0;
+void fail_allocation(long n, bool stays_out) {
+  fails_at = fails_to = 0;
   count = 0;
   fails_at = n;
+  fails_to = stays_out && n > 0 ? std::numeric_limits<long>::max() : n;
 }
 long count_allocations() { return count; }
 bool has_failed() { return fails_at > 0 && count >= fails_at; }

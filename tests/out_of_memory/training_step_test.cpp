@@ -105,11 +105,13 @@ struct Failures {
 };
 
 /// Calls `work` with its first, second, ... allocation failing, until it ends without; `check` after each failure. Work
-/// that can do without what failed gives true. `step` n leaves out all but each n-th allocation.
-Failures fail_each_allocation(const std::function<bool()>& work, const std::function<void()>& check, long step = 1) {
+/// that can do without what failed gives true. `step` n leaves out all but each n-th allocation; where memory
+/// `stays_out`, those after it fail, too.
+Failures fail_each_allocation(const std::function<bool()>& work, const std::function<void()>& check, long step = 1,
+                              bool stays_out = false) {
   Failures failures;
   for (long n = 1;; n += step) {
-    remat_test::fail_allocation(n);
+    remat_test::fail_allocation(n, stays_out);
     bool is_done = false;
     try {
       const bool bears_it = work();
@@ -229,7 +231,8 @@ TEST(OutOfMemory, LosesNothingOfMuonInAThreadThatNeverMultiplied) {
       [&] {
         EXPECT_TRUE(first.has_grad() && second.has_grad());
         EXPECT_TRUE(bits(parameters) == before);
-      });
+      },
+      1, true);
   EXPECT_GT(failures.of_library, 5);
   EXPECT_TRUE(bits(parameters) == bits(copy));
 }
