@@ -1,9 +1,7 @@
 // Runs that can be stopped and resumed: their flags, and what happens between two steps.
 #pragma once
 
-#include <algorithm>
 #include <chrono>
-#include <cstdlib>
 #include <filesystem>
 #include <functional>
 #include <iostream>
@@ -11,11 +9,11 @@
 #include <optional>
 #include <remat/core/machine.hpp>
 #include <remat/core/state_dict.hpp>
+#include <remat/io/chosen_products.hpp>
 #include <remat/io/file_hash.hpp>
 #include <remat/io/jsonl.hpp>
 #include <remat/io/stop_signal.hpp>
 #include <remat/io/training_state.hpp>
-#include <remat/kernels/gemm.hpp>
 #include <set>
 #include <string>
 #include <system_error>
@@ -71,40 +69,6 @@ class ChosenNumbers {
   std::map<std::string, int*> numbers_;
 };
 
-/// Who makes which products: a run goes on with the choice that it began with, unless REMAT_GEMM says otherwise or a
-/// library is not there any more.
-class ChosenProducts {
- public:
-  /// The backends of this program, with versions.
-  static std::string backends() {
-    std::string text;
-    for (const auto backend : remat::kernels::backends) text += (text.empty() ? "" : ", ") + version_of(backend);
-    return text;
-  }
-  remat::StateDict state_dict() const {
-    remat::StateDict state;
-    for (std::size_t i = 0; i < Choice::classes; ++i)
-      state.numbers[Choice::class_name(i)] = static_cast<double>(remat::kernels::gemm_choice()[i]);
-    return state;
-  }
-  void load_state_dict(const remat::StateDict& state) const {
-    if (const char* fixed = std::getenv("REMAT_GEMM"); fixed != nullptr && *fixed != '\0') return;
-    Choice choice;
-    for (std::size_t i = 0; i < Choice::classes; ++i) {
-      const auto saved = state.numbers.find(Choice::class_name(i));
-      if (saved == state.numbers.end()) return;
-      const auto is_saved = [&](auto backend) { return saved->second == static_cast<double>(backend); };
-      const auto found = std::find_if(remat::kernels::backends.begin(), remat::kernels::backends.end(), is_saved);
-      if (found == remat::kernels::backends.end()) return;
-      choice[i] = *found;
-    }
-    set_gemm_choice(choice);
-  }
-
- private:
-  using Choice = remat::kernels::GemmChoice;
-};
-
 /// What a run's results depend on: a run that is resumed must have the same.
 struct RunFacts {
   std::map<std::string, std::string> files{};   // paths by what they are
@@ -126,7 +90,7 @@ class SavedRun {
     states_.add("chosen", chosen_);
     states_.may_differ("remat", remat::version());
     states_.add("products", products_);
-    states_.may_differ("products", ChosenProducts::backends());
+    states_.may_differ("products", remat::io::ChosenProducts::backends());
     states_.may_differ("instructions", remat::machine::isa() + ", compiled for " + remat::machine::compiled_isa());
   }
 
@@ -216,7 +180,7 @@ class SavedRun {
   StateSettings s_;
   std::string folder_;
   const remat::io::JsonLines* log_ = nullptr;
-  ChosenProducts products_;
+  remat::io::ChosenProducts products_;
   ChosenNumbers chosen_;
   remat::io::TrainingStates states_;
   remat::io::StopSignal stop_;

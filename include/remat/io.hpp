@@ -1,6 +1,7 @@
 // Weights, states of a training, logs and the progress line.
 #pragma once
 
+#include <remat/io/chosen_products.hpp>
 #include <remat/io/file.hpp>
 #include <remat/io/fingerprint.hpp>
 #include <remat/io/gguf.hpp>
