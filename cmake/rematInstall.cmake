@@ -10,7 +10,7 @@ configure_package_config_file(cmake/rematConfig.cmake.in "${PROJECT_BINARY_DIR}/
 write_basic_package_version_file("${PROJECT_BINARY_DIR}/rematConfigVersion.cmake"
                                  COMPATIBILITY SameMinorVersion ARCH_INDEPENDENT)
 install(FILES "${PROJECT_BINARY_DIR}/rematConfig.cmake" "${PROJECT_BINARY_DIR}/rematConfigVersion.cmake"
-              cmake/rematIo.cmake cmake/rematText.cmake cmake/rematCompiled.cmake DESTINATION "${package_dir}")
+              cmake/rematIo.cmake cmake/rematText.cmake cmake/rematDistributed.cmake cmake/rematCompiled.cmake DESTINATION "${package_dir}")
 install(DIRECTORY cmake/compiled DESTINATION "${package_dir}")
 # README and pages lie as they do here, so that their links hold; the reference where `./run docs` has made it.
 install(FILES LICENSE README.md DESTINATION "${CMAKE_INSTALL_DOCDIR}")

@@ -5,7 +5,7 @@ import re
 import sys
 
 root = pathlib.Path(__file__).resolve().parent.parent
-rooms = ["nn", "models", "ops", "optim", "autodiff"]
+rooms = ["nn", "models", "ops", "optim", "autodiff", "distributed"]
 field = re.compile(r"^\s+((?:[\w:]+)(?:<[^;={]*>)?\*?) (\w+[^;]*);(?:\s*// ?(.*))?$")
 
 

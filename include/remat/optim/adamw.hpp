@@ -97,6 +97,7 @@ class AdamW : public Optimizer<AdamW, AdamWConfig, detail::AdamWRule> {
   friend Optimizer;
   static constexpr const char* name = "adamw";
   static constexpr const char* state_names[] = {"mean", "square"};
+  static constexpr bool is_elementwise = true;
   detail::AdamWRule rule_of(const ParameterEntry& entry) const { return detail::adamw_rule(config(), entry); }
   static detail::StateShapes state_shapes(const detail::AdamWRule&, const Shape& shape) { return {shape, shape}; }
   template <class T>

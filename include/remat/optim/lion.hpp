@@ -58,6 +58,7 @@ class Lion : public Optimizer<Lion, LionConfig, detail::LionRule> {
   friend Optimizer;
   static constexpr const char* name = "lion";
   static constexpr const char* state_names[] = {"mean", ""};
+  static constexpr bool is_elementwise = true;
 
   detail::LionRule rule_of(const ParameterEntry& entry) const {
     const double decay = entry.value.shape.rank() >= 2 ? config().weight_decay : 0;

@@ -5,6 +5,7 @@
 #include <array>
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -54,6 +55,11 @@ void require_used(const char* optimizer, const std::vector<Group>& groups, const
 
 /// Shapes of the tensors that an optimizer keeps for one parameter, which begin as zeros.
 using StateShapes = std::array<std::optional<Shape>, 2>;
+
+/// Elements [begin, end) of a parameter.
+struct ElementRange {
+  Index begin = 0, end = 0;
+};
 
 /// One parameter in one step: where its values lie, and what its state holds.
 template <class T>
@@ -127,6 +133,13 @@ class Optimizer {
   StateDict saved_state() const;
   template <class = void>
   void load_state(const StateDict& saved);
+  /// From now on it updates, and keeps state for, these elements of each parameter alone: others are another process's.
+  /// The state is then of one axis. Only for rules that are one and the same for every element, and before the first
+  /// step.
+  void update_only(std::function<detail::ElementRange(const ParameterEntry&)> range) {
+    static_assert(Self::is_elementwise, "this optimizer's rule reads whole parameters");
+    range_ = std::move(range);
+  }
 
  protected:
   Optimizer(const ParameterRegistry& parameters, const Settings& config)
@@ -141,13 +154,15 @@ class Optimizer {
   static std::size_t work_bytes(const Rule&, const AnyTensor&) { return 0; }
   // Whatever else `update` takes memory for.
   static void reserve(const Rule&, const AnyTensor&) {}
+  static constexpr bool is_elementwise = false;
   /// @endcond
 
  private:
   struct State {
     Rule rule;
     std::array<AnyTensor, 2> tensors;
-    double steps = 0;  // of this parameter, which may have missed some
+    double steps = 0;              // of this parameter, which may have missed some
+    detail::ElementRange range{};  // of its elements, those that are updated
   };
   struct Update {
     ParameterEntry* entry;
@@ -170,9 +185,16 @@ class Optimizer {
     const auto place = [](AnyTensor& tensor) { return tensor.storage ? tensor.mutable_data() : nullptr; };
     return {&entry, &state, value, {place(state.tensors[0]), place(state.tensors[1])}, std::move(use)};
   }
+  detail::ElementRange range_of(const ParameterEntry& entry) const {
+    return range_ ? range_(entry) : detail::ElementRange{0, entry.value.size()};
+  }
+  detail::StateShapes shapes_of(const Rule& rule, const ParameterEntry& entry) const {
+    const detail::ElementRange range = range_of(entry);
+    return self().state_shapes(rule, range_ ? Shape{range.end - range.begin} : entry.value.shape);
+  }
   State begun(const ParameterEntry& entry) const {
-    State state{self().rule_of(entry), {}};
-    const detail::StateShapes shapes = self().state_shapes(state.rule, entry.value.shape);
+    State state{self().rule_of(entry), {}, 0, range_of(entry)};
+    const detail::StateShapes shapes = shapes_of(state.rule, entry);
     for (std::size_t i = 0; i < shapes.size(); ++i) {
       if (!shapes[i]) continue;
       AnyTensor& tensor = state.tensors[i] = {entry.value.dtype, *shapes[i], {}, 0};
@@ -206,18 +228,22 @@ class Optimizer {
   void apply_to(const Update& update, double learning_rate, double grad_scale, const Storage& work) const {
     const auto typed = [](std::byte* data) { return reinterpret_cast<T*>(data); };
     State& state = *update.state;
-    self().update(state.rule, detail::ParameterStep<T>{update.entry->value.shape,
-                                                       typed(update.value),
-                                                       reinterpret_cast<const T*>(update.entry->grad.data()),
-                                                       {typed(update.tensors[0]), typed(update.tensors[1])},
-                                                       work ? work->data() : nullptr,
-                                                       ++state.steps,
-                                                       learning_rate * state.rule.rate_scale,
-                                                       grad_scale});
+    const Shape& whole = update.entry->value.shape;
+    const Shape part{state.range.end - state.range.begin};
+    self().update(state.rule,
+                  detail::ParameterStep<T>{range_ ? part : whole,
+                                           typed(update.value) + state.range.begin,
+                                           reinterpret_cast<const T*>(update.entry->grad.data()) + state.range.begin,
+                                           {typed(update.tensors[0]), typed(update.tensors[1])},
+                                           work ? work->data() : nullptr,
+                                           ++state.steps,
+                                           learning_rate * state.rule.rate_scale,
+                                           grad_scale});
   }
 
   std::shared_ptr<const ParameterRegistry> parameters_;
   Settings config_;
+  std::function<detail::ElementRange(const ParameterEntry&)> range_{};  // without one: all of them
   std::map<std::string, State> states_;  // by path: the order of building layers does not matter
   double steps_ = 0;
   bool groups_are_checked_ = false;
@@ -269,9 +295,9 @@ void Optimizer<Self, Settings, Rule>::load_state(const StateDict& saved) {
   };
   for (const auto& entry : parameters_->entries()) {
     if (saved.numbers.count(entry->path + "/steps") == 0) continue;  // had no gradient yet
-    State state{self().rule_of(*entry), {}, number(entry->path + "/steps")};
+    State state{self().rule_of(*entry), {}, number(entry->path + "/steps"), range_of(*entry)};
     ++numbers;
-    const detail::StateShapes shapes = self().state_shapes(state.rule, entry->value.shape);
+    const detail::StateShapes shapes = shapes_of(state.rule, *entry);
     for (std::size_t i = 0; i < shapes.size(); ++i) {
       if (!shapes[i]) continue;
       const std::string name = entry->path + "/" + Self::state_names[i];

@@ -60,6 +60,7 @@ class Sgd : public Optimizer<Sgd, SgdConfig, detail::SgdRule> {
   friend Optimizer;
   static constexpr const char* name = "sgd";
   static constexpr const char* state_names[] = {"momentum", ""};
+  static constexpr bool is_elementwise = true;
 
   detail::SgdRule rule_of(const ParameterEntry& entry) const {
     const double decay = entry.value.shape.rank() >= 2 ? config().weight_decay : 0;

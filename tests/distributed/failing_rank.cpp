@@ -1,0 +1,59 @@
+// One rank fails, in the way that is asked for, while the others wait for it.
+#include <signal.h>
+
+#include <chrono>
+#include <cstdlib>
+#include <filesystem>
+#include <remat/distributed.hpp>
+#include <remat/remat.hpp>
+#include <string>
+#include <thread>
+
+namespace {
+
+using namespace remat;
+
+/// An op that fails where it is told to.
+struct FailsIn {
+  std::string where;
+  void at(const char* here) const { require(where != here, "failed in ", here, ", as was asked"); }
+};
+
+int train(const distributed::Group& group, const FailsIn& fails, const std::string& where) {
+  ParameterRegistry parameters(1);
+  const nn::Linear<float> layer(parameters / "layer", {.input_dims = 4, .output_dims = 4});
+  distributed::ShardedAdamW adamw(group, parameters);
+  distributed::GradientSum gradients(parameters, group);
+  distributed::TrainingStates states(group, parameters, {.folder = "/dev/null/no_folder"});
+  states.add("adamw", adamw);
+  for (Index step = 0; step < 3; ++step) {
+    const distributed::Range mine = gradients.begin(group.size());
+    for (Index i = mine.begin; i < mine.end; ++i) {
+      Tape tape({.seed = 1, .step = step, .first_row = i, .rows = 1});
+      if (step == 1 && where == "kill" && group.rank() == 1) raise(SIGKILL);
+      if (step == 1 && where == "hang" && group.rank() == 1) std::this_thread::sleep_for(std::chrono::seconds(60));
+      if (step == 1 && where == "exit" && group.rank() == 1) std::exit(0);
+      if (step == 1) fails.at("forward");
+      const Var<float> loss = mean(square(layer(tape.input(Tensor<float>({1, 4}, 0.5F)))));
+      tape.backward(loss, [&](ParameterEntry&) {
+        if (step == 1) fails.at("backward");
+      });
+      gradients.add(static_cast<double>(loss.item()));
+    }
+    gradients.finish();
+    adamw.step(1e-3);
+  }
+  if (where == "save") states.save(3), states.wait();
+  return where == "return" && group.rank() == 1 ? 3 : 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const std::string where = argc > 1 ? argv[1] : "";
+  return distributed::run(argc, argv, [&](const distributed::Group& group) {
+    const int code = train(group, {group.rank() == 1 ? where : ""}, where);
+    group.barrier();
+    return code;
+  });
+}
