@@ -9,11 +9,11 @@
 #include <optional>
 #include <remat/core/machine.hpp>
 #include <remat/core/state_dict.hpp>
+#include <remat/distributed/training_states.hpp>
 #include <remat/io/chosen_products.hpp>
 #include <remat/io/file_hash.hpp>
 #include <remat/io/jsonl.hpp>
 #include <remat/io/stop_signal.hpp>
-#include <remat/io/training_state.hpp>
 #include <set>
 #include <string>
 #include <system_error>
@@ -51,7 +51,11 @@ inline void add_state_options(CLI::App& app, StateSettings& s) {
 /// Numbers that a run chose by itself and goes on with when it is resumed.
 class ChosenNumbers {
  public:
-  void add(const std::string& name, int& number) { numbers_[name] = &number; }
+  /// States may lack one that earlier versions did not choose: it stays as it is then.
+  void add(const std::string& name, int& number, bool may_lack = false) {
+    numbers_[name] = &number;
+    if (may_lack) may_lack_.insert(name);
+  }
   remat::StateDict state_dict() const {
     remat::StateDict state;
     for (const auto& [name, number] : numbers_) state.numbers[name] = *number;
@@ -60,6 +64,7 @@ class ChosenNumbers {
   void load_state_dict(const remat::StateDict& state) {
     for (const auto& [name, number] : numbers_) {
       const auto found = state.numbers.find(name);
+      if (found == state.numbers.end() && may_lack_.count(name) > 0) continue;
       remat::require(found != state.numbers.end(), "the saved state has no number \"", name, '"');
       *number = static_cast<int>(found->second);
     }
@@ -67,6 +72,7 @@ class ChosenNumbers {
 
  private:
   std::map<std::string, int*> numbers_;
+  std::set<std::string> may_lack_;
 };
 
 /// What a run's results depend on: a run that is resumed must have the same.
@@ -77,16 +83,17 @@ struct RunFacts {
 };
 
 /// Saves states in the folder `states` of a run's own folder, and resumes from them. While it lives, the first Ctrl-C
-/// lets the step end and its state be saved.
+/// lets the step end and its state be saved. Of several ranks, all make the same calls, and the first one writes.
 class SavedRun {
  public:
   using Tell = std::function<void(const std::string&)>;
 
   SavedRun(const StateSettings& s, const std::string& out, const remat::ParameterRegistry& parameters,
-           bool in_background)
+           bool in_background, const remat::distributed::Group& group = {})
       : s_(s),
         folder_(in_folder(out, "states")),
-        states_(parameters, {.folder = folder_, .keep = s.keep, .in_background = in_background}) {
+        group_(group),
+        states_(group, parameters, {.folder = folder_, .keep = s.keep, .in_background = in_background}) {
     states_.add("chosen", chosen_);
     states_.may_differ("remat", remat::version());
     states_.add("products", products_);
@@ -97,7 +104,7 @@ class SavedRun {
   /// The log is on the disk before a state is: it has a line of each step behind that. It outlives this.
   void keep_log(const remat::io::JsonLines& log) { log_ = &log; }
   /// Goes on as it was chosen when the run began.
-  void keep_number(const std::string& name, int& number) { chosen_.add(name, number); }
+  void keep_number(const std::string& name, int& number, bool may_lack = false) { chosen_.add(name, number, may_lack); }
   /// Where it differs from that of the run's beginning, bits may differ from there on: a note says so.
   void may_differ(const std::string& what, const std::string& value) { states_.may_differ(what, value); }
 
@@ -106,7 +113,11 @@ class SavedRun {
   template <class Optimizer>
   int begin(const CLI::App& app, const std::string& name, Optimizer& optimizer, int& steps, const RunFacts& facts) {
     states_.add(name, optimizer);
-    for (const auto& [what, path] : facts.files) states_.must_equal(what, remat::io::hash_of_file(path));
+    for (const auto& [what, path] : facts.files) {
+      const std::string hash = remat::io::hash_of_file(path);
+      group_.require_equal(what, hash);
+      states_.must_equal(what, hash);
+    }
     for (const auto& [what, value] : facts.values) states_.must_equal(what, value);
     must_be_flags(app, facts.free_flags);
     const int asked = app.count("--steps") > 0 ? app.get_option("--steps")->as<int>() : 0;
@@ -119,11 +130,11 @@ class SavedRun {
 
   /// Behind each step, `done` of `all`: saves when it is time. True when the run was told to stop.
   bool is_stopped(int done, int all, const Tell& tell, std::optional<double> held_out_loss = {}) {
-    const bool is_stop = stop_.received() && done < all;
-    const bool is_due =
-        s_.save_every > 0 ? done % s_.save_every == 0 : Clock::now() - last_save_ > std::chrono::minutes(5);
+    const bool is_stop = group_.sum(stop_.received() ? 1 : 0) > 0 && done < all;
+    const bool is_due = s_.save_every > 0 ? done % s_.save_every == 0
+                                          : group_.broadcast(Clock::now() - last_save_ > std::chrono::minutes(5));
     if (is_stop || is_due || done == all) save(done, held_out_loss, is_stop || done == all, tell);
-    if (is_stop)
+    if (is_stop && group_.is_first())
       tell("stopped after step " + std::to_string(done) + " of " + std::to_string(all) +
            "; the same command with --resume goes on");
     return is_stop;
@@ -146,7 +157,7 @@ class SavedRun {
   int begin() {
     last_save_ = Clock::now();
     if (!s_.resume) {
-      put_aside();
+      if (group_.is_first()) put_aside();
       return 0;
     }
     const auto resumed = states_.resume();
@@ -160,12 +171,23 @@ class SavedRun {
   }
   void save(int done, std::optional<double> loss, bool is_last, const Tell& tell) try {
     last_save_ = Clock::now();
-    if (log_ != nullptr) log_->sync();
+    sync_log();
     states_.save(done, loss);
     if (is_last) states_.wait();
   } catch (const remat::Error& error) {
     if (s_.stop_on_failed_save || is_last) throw;
-    tell(std::string("not saved, training goes on: ") + error.what());
+    if (group_.is_first()) tell(std::string("not saved, training goes on: ") + error.what());
+  }
+  /// All ranks learn of it where the first one cannot: they would wait for it in the save.
+  void sync_log() const {
+    std::string failure;
+    if (log_ != nullptr) try {
+        log_->sync();
+      } catch (const remat::Error& error) {
+        failure = error.what();
+      }
+    failure = group_.broadcast(std::move(failure));
+    remat::require(failure.empty(), failure);
   }
   void put_aside() const {
     std::error_code failure;
@@ -179,10 +201,11 @@ class SavedRun {
 
   StateSettings s_;
   std::string folder_;
+  remat::distributed::Group group_;
   const remat::io::JsonLines* log_ = nullptr;
   remat::io::ChosenProducts products_;
   ChosenNumbers chosen_;
-  remat::io::TrainingStates states_;
+  remat::distributed::TrainingStates states_;
   remat::io::StopSignal stop_;
   Clock::time_point last_save_ = Clock::now();
 };

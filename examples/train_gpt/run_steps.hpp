@@ -5,6 +5,7 @@
 #include <chrono>
 #include <optional>
 #include <remat/data.hpp>
+#include <remat/distributed.hpp>
 #include <remat/io.hpp>
 #include <remat/remat.hpp>
 #include <string>
@@ -18,17 +19,22 @@
 namespace train_gpt {
 
 /// The steps from `first` on, each with its line in train.jsonl and on the screen. Returns the trace of the last one;
-/// nothing when the run was told to stop.
-inline std::optional<std::vector<remat::TraceSlice>> run_steps(const Settings& s, const Model& gpt,
-                                                               Stepper& forward_backward, remat::optim::AdamW& adamw,
-                                                               programs::SavedRun& run, int first,
-                                                               const remat::data::SequentialBatches& validation,
-                                                               const remat::io::JsonLines& log, double peak_gflops) {
+/// nothing when the run was told to stop. The first rank has the log and the screen.
+template <class Optimizer>
+std::optional<std::vector<remat::TraceSlice>> run_steps(const Settings& s, const Model& gpt, Stepper& forward_backward,
+                                                        Optimizer& adamw, programs::SavedRun& run, int first,
+                                                        const remat::data::SequentialBatches& validation,
+                                                        const remat::io::JsonLines* log, double peak_gflops,
+                                                        const remat::distributed::Group& group) {
   using Clock = std::chrono::steady_clock;
   const remat::optim::WarmupCosine schedule{
       .peak = s.lr, .minimum = std::min(s.min_lr, s.lr), .warmup = std::min(s.warmup, s.steps - 1), .steps = s.steps};
   StepResult result;
-  remat::io::ProgressLine progress(s.steps);
+  std::optional<remat::io::ProgressLine> progress;
+  if (group.is_first()) progress.emplace(s.steps);
+  const auto note = [&](const std::string& text) {
+    if (progress) progress->note(text);
+  };
   remat::io::StepTimes step_times;
   for (int step = first; step < s.steps; ++step) {
     const auto start = Clock::now();
@@ -39,8 +45,8 @@ inline std::optional<std::vector<remat::TraceSlice>> run_steps(const Settings& s
     try {
       norm = forward_backward.norm(result);
     } catch (const remat::Error& error) {  // the step that one will look at: it has no other line
-      log.write({{"step", step}, {"loss", result.loss}, {"lr", lr}, {"error", error.what()}});
-      progress.note(programs::text_of("step %d/%d  loss %.4f  lr %.2e  stopped", step + 1, s.steps, result.loss, lr));
+      if (log) log->write({{"step", step}, {"loss", result.loss}, {"lr", lr}, {"error", error.what()}});
+      note(programs::text_of("step %d/%d  loss %.4f  lr %.2e  stopped", step + 1, s.steps, result.loss, lr));
       remat::fail("step ", step + 1, ": ", error.what());
     }
     adamw.step(lr, remat::optim::clip_scale(norm, s.clip));
@@ -56,24 +62,23 @@ inline std::optional<std::vector<remat::TraceSlice>> run_steps(const Settings& s
                                 {"mfu", mfu},
                                 {"activation_bytes", result.peak_bytes},
                                 {"rss_bytes", remat::machine::resident_bytes()}};
-    progress.show(step,
-                  programs::text_of("step %d/%d  loss %.4f  lr %.2e  norm %.2f  %.1f ms  %.0f tok/s  %.0f%% of peak  "
-                                    "activations %s",
-                                    step + 1, s.steps, result.loss, lr, norm, 1e3 * seconds, tokens, 100 * mfu,
-                                    remat::io::readable_bytes(static_cast<double>(result.peak_bytes)).c_str()));
+    if (progress)
+      progress->show(
+          step, programs::text_of("step %d/%d  loss %.4f  lr %.2e  norm %.2f  %.1f ms  %.0f tok/s  %.0f%% of peak  "
+                                  "activations %s",
+                                  step + 1, s.steps, result.loss, lr, norm, 1e3 * seconds, tokens, 100 * mfu,
+                                  remat::io::readable_bytes(static_cast<double>(result.peak_bytes)).c_str()));
     std::optional<double> held_out;
     if (is_last || (step + 1) % s.eval_every == 0) {
-      const double value = validation_loss(gpt, validation, is_last ? validation.size() : s.eval_batches);
+      const double value = validation_loss(gpt, validation, is_last ? validation.size() : s.eval_batches, group);
       line["val_loss"] = value;
       held_out = value;
-      progress.note(programs::text_of("step %d  validation loss %.4f%s", step + 1, value,
-                                      is_last ? " over the whole validation split" : ""));
+      note(programs::text_of("step %d  validation loss %.4f%s", step + 1, value,
+                             is_last ? " over the whole validation split" : ""));
     }
-    log.write(line);
-    if (const std::string advice = step_times.advice(seconds); !advice.empty()) progress.note(advice);
-    if (run.is_stopped(
-            step + 1, s.steps, [&](const std::string& text) { progress.note(text); }, held_out))
-      return {};
+    if (log) log->write(line);
+    if (const std::string advice = step_times.advice(seconds); !advice.empty()) note(advice);
+    if (run.is_stopped(step + 1, s.steps, note, held_out)) return {};
   }
   return result.trace;
 }

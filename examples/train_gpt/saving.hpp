@@ -3,7 +3,6 @@
 
 #include <iostream>
 #include <remat/io.hpp>
-#include <remat/optim/adamw.hpp>
 #include <string>
 #include <vector>
 
@@ -13,8 +12,10 @@ namespace train_gpt {
 
 /// How many steps are behind a run that is resumed. Its flags must be those that it began with, but for those that
 /// change no bit of it; the schedule is that of its beginning.
-inline int begin(Settings& s, const CLI::App& app, programs::SavedRun& run, remat::optim::AdamW& adamw) {
+template <class Optimizer>
+int begin(Settings& s, const CLI::App& app, programs::SavedRun& run, Optimizer& adamw) {
   run.keep_number("warmup", s.warmup);
+  run.keep_number("micro_batches", s.micro_batches, true);
   return run.begin(app, "adamw", adamw, s.steps,
                    {.files = {{"text of --data", s.data}},
                     .free_flags = {"plan", "remat", "remat-every", "memory", "trace", "prompt", "sample-length",

@@ -15,7 +15,7 @@ namespace train_gpt {
 
 /// All settings, the size of the model and of the text, and what the machine can do.
 inline void print_start(const Settings& s, const CLI::App& app, const remat::ParameterRegistry& parameters,
-                        const remat::data::TextCorpus& corpus, double peak_gflops) {
+                        const remat::data::TextCorpus& corpus, double peak_gflops, const std::string& ranks) {
   const auto row = [](const std::string& name, const auto& value) {
     std::cout << "  " << std::left << std::setw(18) << name << value << '\n' << std::right;
   };
@@ -25,6 +25,7 @@ inline void print_start(const Settings& s, const CLI::App& app, const remat::Par
     if (name == "help" || name == "prompt" || name == "bias" || name == "plan") continue;
     row(name, option->count() > 0 ? option->as<std::string>() : option->get_default_str());
   }
+  row("ranks", ranks);
   row("parameters", programs::text_of("%lld in %zu tensors", static_cast<long long>(parameters.count()),
                                       parameters.entries().size()));
   row("tokens", programs::text_of("%zu to train on, %zu to validate, vocabulary %lld", corpus.train_tokens().size(),

@@ -1,9 +1,10 @@
-// One step: the gradients of a batch, part after part, and their norm.
+// One step: the gradients of a batch, part after part and by all ranks, and their norm.
 #pragma once
 
 #include <algorithm>
 #include <cmath>
 #include <remat/data.hpp>
+#include <remat/distributed.hpp>
 #include <remat/remat.hpp>
 #include <vector>
 
@@ -23,26 +24,30 @@ struct StepResult {
 class Stepper {
  public:
   Stepper(const Settings& s, const Model& gpt, const remat::ParameterRegistry& parameters,
-          const remat::data::RandomBatches& batches)
-      : s_(s), gpt_(gpt), batches_(batches), norm_(parameters) {}
+          const remat::data::RandomBatches& batches, const remat::distributed::Group& group)
+      : s_(s), gpt_(gpt), batches_(batches), group_(group), sum_(parameters, group), norm_(parameters) {}
 
-  /// Adds the gradients of the batch of `step` into the parameters.
+  /// Adds the gradients of the batch of `step` into the parameters, on all ranks.
   StepResult operator()(int step, bool trace) {
     const auto batch = batches_.at(step);
-    const int rows = s_.batch / s_.micro_batches;
+    const remat::Index rows = s_.batch / s_.micro_batches;
+    const bool is_whole = s_.micro_batches == 1;  // nothing is added to its gradients: their squares are those of all
     StepResult result;
-    for (int i = 0; i < s_.micro_batches; ++i) {
+    const auto mine = sum_.begin(s_.micro_batches);
+    for (remat::Index i = mine.begin; i < mine.end; ++i) {
       // Gradients add up to those of the whole batch: each part draws the masks that its rows have there.
       const auto part = batch.rows(i * rows, (i + 1) * rows);
       remat::Tape tape({.seed = s_.seed, .step = step, .first_row = i * rows, .rows = rows, .trace = trace});
       const auto share = gpt_.loss(tape, part) * (1.0 / s_.micro_batches);
-      tape.backward(share, i + 1 == s_.micro_batches ? norm_.in_backward() : remat::GradientHook());
-      result.loss += static_cast<double>(share.item());
+      tape.backward(share, is_whole ? norm_.in_backward() : remat::GradientHook());
+      sum_.add(static_cast<double>(share.item()));
       const remat::TapeStats stats = tape.stats();
       result.peak_bytes = std::max(result.peak_bytes, stats.peak_bytes);
       result.flops += stats.forward_flops + stats.backward_flops - stats.replay_flops;
       result.trace = tape.trace();
     }
+    result.loss = sum_.finish();
+    result.flops = group_.sum(result.flops);
     return result;
   }
   /// The norm of the gradients of the last step. An `Error` when they, or its loss, are not finite.
@@ -56,6 +61,8 @@ class Stepper {
   const Settings& s_;
   const Model& gpt_;
   const remat::data::RandomBatches& batches_;
+  remat::distributed::Group group_;
+  remat::distributed::GradientSum sum_;
   remat::optim::GlobalNorm norm_;
 };
 
