@@ -33,6 +33,14 @@ TEST(Gather, TakesAlongItsAxis) {
   expect_elements(tape.grad(x), {2, 2}, {0, -0.75, 0, 1.5});
 }
 
+// A gradient that has the shape of the result's is still not that of the result.
+TEST(Gather, GivesGradientsBackToWhereElementsCameFrom) {
+  Tape tape;
+  const auto x = tape.input(Tensor<float>({2, 2}, {1, 2, 3, 4}), {.wants_gradient = true});
+  tape.backward(remat_test::weigh(gather(x, Ids({2, 2}, {1, 1, 0, 0}), 1)));  // -1/2, -1/4, 0, 1/4
+  expect_elements(tape.grad(x), {2, 2}, {0, -0.75, 0.25, 0});
+}
+
 TEST(ScatterAdd, AddsAlongItsAxis) {
   Tape tape;
   const auto x = tape.input(Tensor<float>({3, 2}, {1, 1, 1, 1, 1, 1}), {.wants_gradient = true});

@@ -3,8 +3,11 @@
 
 #include <cmath>
 #include <ops/try_op.hpp>
+#include <remat/ops/arithmetic.hpp>
 #include <remat/ops/layer_norm.hpp>
+#include <remat/ops/reduce.hpp>
 #include <remat/ops/rms_norm.hpp>
+#include <remat/ops/unary.hpp>
 
 namespace {
 
@@ -92,6 +95,24 @@ TEST(Norms, SkipNormsEqualDropoutSumAndNorm) {
           ASSERT_NEAR(fused.values[i][j], apart.values[i][j], 2e-5) << i << ' ' << j;
       EXPECT_EQ(same_bits(fused.values[2], fused.values[3]), rate == 0);  // dx is dbranch, unless some of it is dropped
     }
+}
+
+// The gradient of the sum is added to that of the norm, whichever of both a user reads.
+TEST(Norms, WhatSkipsThemHasItsGradient) {
+  for (const bool rms : {false, true}) {
+    const auto gradient = [&](bool reads_sum) {
+      Tape tape;
+      const auto x = tape.input(random_tensor<float>({5, 40}, 1), {.wants_gradient = true});
+      const auto branch = tape.input(random_tensor<float>({5, 40}, 2));
+      const SkipNorm<float> both = rms ? skip_rms_norm<float>(x, branch) : skip_layer_norm<float>(x, branch);
+      const auto of_normal = weigh(square(both.normal));
+      tape.backward(reads_sum ? weigh(both.sum) + of_normal : of_normal);
+      return tape.grad(x).copy();
+    };
+    const Tensor<float> with = gradient(true), without = gradient(false);
+    for (Index j = 0; j < with.size(); ++j)
+      ASSERT_NEAR(with[j] - without[j], remat_test::weight_of<float>(j), 2e-5) << rms << ' ' << j;
+  }
 }
 
 // Gradients of x and of the branch are one buffer, written over that of the sum: 3 tensors live, not 4.
