@@ -7,6 +7,12 @@
 #include <remat/core/numbers.hpp>
 #include <remat/core/parallel.hpp>
 
+// Loops for any function: clang would warn of each that has no form in vectors.
+#if defined(__clang__)
+#pragma clang diagnostic push
+#pragma clang diagnostic ignored "-Wpass-failed"
+#endif
+
 namespace remat { inline namespace REMAT_ABI { namespace kernels {
 
 /// total[j] = (or +=, if `accumulate`) the sum of row(i)[j] over i < count, for j < width: `run` rows are added in
@@ -119,3 +125,7 @@ void with_row(const T* row, Accum<T> otherwise, F&& body) {
 }
 
 }}}  // namespace remat::kernels
+
+#if defined(__clang__)
+#pragma clang diagnostic pop
+#endif
