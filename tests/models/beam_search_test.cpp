@@ -13,15 +13,15 @@
 #include <vector>
 
 #include "core/expect_error.hpp"
+#include "models/golden.hpp"
 
 namespace {
 
 using namespace remat;
 using models::BeamSearchOptions, models::EarlyStopping;
 using remat_test::expect_error;
+using remat_test::golden;
 using Ids = std::vector<std::int32_t>;
-
-std::string golden(const std::string& name) { return REMAT_SOURCE_DIR "/tests/golden/" + name; }
 
 struct Golden {
   ParameterRegistry parameters;

@@ -13,13 +13,13 @@
 #include <string>
 #include <vector>
 
+#include "models/golden.hpp"
+
 namespace remat_test {
 
 using remat::Index;
 using remat::ParameterRegistry;
 using remat::Tensor;
-
-inline std::string golden(const std::string& name) { return REMAT_SOURCE_DIR "/tests/golden/" + name; }
 
 template <class T>
 remat::models::Decoder<T> base_in(ParameterRegistry& parameters, const char* name = "llama") {

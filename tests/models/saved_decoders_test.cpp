@@ -20,14 +20,14 @@
 #include <vector>
 
 #include "core/expect_error.hpp"
+#include "models/golden.hpp"
 #include "nn/random_tensor.hpp"
 
 namespace {
 
 using namespace remat;
 using remat_test::expect_error;
-
-std::string golden(const std::string& name) { return REMAT_SOURCE_DIR "/tests/golden/" + name; }
+using remat_test::golden;
 
 /// A folder or file of this test, gone afterwards.
 struct Place {

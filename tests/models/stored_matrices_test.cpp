@@ -15,13 +15,13 @@
 #include <vector>
 
 #include "core/expect_error.hpp"
+#include "models/golden.hpp"
 
 namespace {
 
 using namespace remat;
 using remat_test::expect_error;
-
-std::string golden(const std::string& name) { return REMAT_SOURCE_DIR "/tests/golden/" + name; }
+using remat_test::golden;
 
 template <class T, class Source>
 models::Decoder<T> loaded(const Source& source, const Scope& where, io::Matrices how) {
