@@ -178,7 +178,9 @@
   HOW template void remat::detail::SharedUses::check<>();                                                            \
   HOW template remat::PlannedPolicy remat::Plan::planned<>(std::string, const remat::Policy&,                        \
                                                            const std::optional<remat::Policy>&) const;               \
+  HOW template void remat::Plan::make_rows<>();                                                                      \
   HOW template void remat::Plan::make_frontier<>() const;                                                            \
+  HOW template const remat::CostModel& remat::CostModel::of_this_machine<>();                                        \
   HOW template remat::CostModel remat::CostModel::measured<>();                                                      \
   HOW template remat::CostModel remat::detail::calibrated<>(const std::filesystem::path&, bool);                     \
   HOW template remat::kernels::GemmChoice remat::kernels::detail::cached_choice<>(const std::filesystem::path&);     \

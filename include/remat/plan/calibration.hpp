@@ -140,7 +140,8 @@ CostModel CostModel::measured() {
   return model;
 }
 
-inline const CostModel& CostModel::of_this_machine() {
+template <class>
+const CostModel& CostModel::of_this_machine() {
   static const CostModel model = detail::calibrated(detail::cache_folder(), detail::is_machine_quiet());
   return model;
 }

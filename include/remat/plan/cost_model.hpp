@@ -29,6 +29,7 @@ struct CostModel {
   }
   /// Measured once on a machine and kept in the user's cache folder (REMAT_CACHE, if set, or the system's), for plans
   /// that do not change from run to run; an empty REMAT_CACHE measures anew in each process.
+  template <class = void>
   static const CostModel& of_this_machine();
   /// Takes about 0.3 s; in plan/calibration.hpp.
   template <class = void>

@@ -32,30 +32,7 @@ class Plan {
   /// Takes over a tape in plan mode on which a step was recorded, and its loss.
   Plan(std::shared_ptr<Tape> recorded, SlotId loss, const CostModel& model)
       : tape_(std::move(recorded)), loss_(loss), model_(model) {
-    tape_->program().finished = true;  // Vars that die from now on belong to no step
-    rows_.push_back(planned(tape_->program().had_plan ? "(without its plan)" : "(as written)", {}, std::nullopt));
-    kept_.emplace_back();
-    for (const policy::Phrase& phrase : policy::phrase_book()) {
-      // JAX and Praxis have names of their own for one policy.
-      const auto twin = std::find_if(rows_.begin() + 1, rows_.end(), [&](const PlannedPolicy& row) {
-        return row.policy.node().left == phrase.policy.node().left;
-      });
-      if (twin == rows_.end()) {
-        std::vector<bool> kept(tape_->program().slots.size());
-        const Policy noted = [&](const SlotInfo& slot) {
-          const Verdict verdict = phrase.policy(slot);
-          kept[static_cast<std::size_t>(slot.index)] = verdict != Verdict::recompute;
-          return verdict;
-        };
-        rows_.push_back(planned({}, {}, noted));
-        kept_.push_back(std::move(kept));
-      } else {
-        kept_.push_back(kept_[static_cast<std::size_t>(twin - rows_.begin())]);
-        rows_.push_back(PlannedPolicy(*twin));
-      }
-      rows_.back().name = phrase.name;
-      rows_.back().policy = phrase.policy;
-    }
+    make_rows();
   }
 
   /// The step as its regions are written, then every policy of the phrase book in their place. Regions under an older
@@ -87,7 +64,11 @@ class Plan {
 
   ///@{
   /// Policies none of which is both slower and larger than another, by growing peak.
-  std::vector<PlannedPolicy> frontier() && { return std::as_const(*this).frontier(); }
+  template <class = void>
+  std::vector<PlannedPolicy> frontier() && {
+    return std::as_const(*this).frontier();
+  }
+  template <class = void>
   const std::vector<PlannedPolicy>& frontier() const& {
     if (frontier_.empty()) make_frontier();
     return frontier_;
@@ -98,6 +79,9 @@ class Plan {
   template <class = void>
   PlannedPolicy planned(std::string name, const Policy& policy, const std::optional<Policy>& replacement) const;
 
+  // Templates of nothing: who makes no plan compiles none.
+  template <class = void>
+  void make_rows();
   template <class = void>
   void make_frontier() const;
 
@@ -108,6 +92,34 @@ class Plan {
   std::vector<std::vector<bool>> kept_;  // what each row keeps, by slot; nothing for the first
   mutable std::vector<PlannedPolicy> frontier_;
 };
+
+template <class>
+void Plan::make_rows() {
+  tape_->program().finished = true;  // Vars that die from now on belong to no step
+  rows_.push_back(planned(tape_->program().had_plan ? "(without its plan)" : "(as written)", {}, std::nullopt));
+  kept_.emplace_back();
+  for (const policy::Phrase& phrase : policy::phrase_book()) {
+    // JAX and Praxis have names of their own for one policy.
+    const auto twin = std::find_if(rows_.begin() + 1, rows_.end(), [&](const PlannedPolicy& row) {
+      return row.policy.node().left == phrase.policy.node().left;
+    });
+    if (twin == rows_.end()) {
+      std::vector<bool> kept(tape_->program().slots.size());
+      const Policy noted = [&](const SlotInfo& slot) {
+        const Verdict verdict = phrase.policy(slot);
+        kept[static_cast<std::size_t>(slot.index)] = verdict != Verdict::recompute;
+        return verdict;
+      };
+      rows_.push_back(planned({}, {}, noted));
+      kept_.push_back(std::move(kept));
+    } else {
+      kept_.push_back(kept_[static_cast<std::size_t>(twin - rows_.begin())]);
+      rows_.push_back(PlannedPolicy(*twin));
+    }
+    rows_.back().name = phrase.name;
+    rows_.back().policy = phrase.policy;
+  }
+}
 
 template <class>
 void Plan::make_frontier() const {
