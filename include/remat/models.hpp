@@ -1,8 +1,10 @@
 // Models, beside the layers of remat.hpp.
 #pragma once
 
+#include <remat/models/continuation.hpp>
 #include <remat/models/decoder.hpp>
 #include <remat/models/decoder_config.hpp>
+#include <remat/models/decoder_hidden.hpp>
 #include <remat/models/encoder.hpp>
 #include <remat/models/encoder_classifiers.hpp>
 #include <remat/models/encoder_config.hpp>
