@@ -24,7 +24,7 @@ def main():
     model = pathlib.Path(arguments.model)
     work = pathlib.Path(tempfile.mkdtemp(prefix="remat_decode_"))
     text = pathlib.Path(arguments.data).read_text(encoding="utf-8", errors="replace")
-    prompts = {"short": "Once upon a time", "long": text[:6400]}  # about 2,000 tokens
+    prompts = {"short": "Once upon a time", "long": text[:7800]}  # about 2,048 tokens
     files = []
     for name, prompt in prompts.items():
         (work / name).write_text(prompt, encoding="utf-8")

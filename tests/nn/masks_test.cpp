@@ -107,6 +107,23 @@ TEST(Masks, PaddingIsSeenByNobody) {
     }
 }
 
+// Praxis's merged mask: padding as segments that no key has, beside a causal mask, lengths 2 and 3 of 4.
+TEST(Masks, PaddedQueriesAttendToNothingAndGiveZeros) {
+  const Tensor<double> x = random_tensor<double>({B, 4, D}, 1);
+  const Ids of_queries({B, 4}, {1, 1, 0, 0, 1, 1, 1, 0}), of_keys({B, 4}, {1, 1, 2, 2, 1, 1, 1, 2});
+  ParameterRegistry parameters(3);
+  const nn::MultiHeadAttention<double> layer(
+      parameters / "a", {.model_dims = D, .num_heads = 2, .causal = true, .bias = false, .out_bias = false});
+  Tape tape({.mode = Mode::evaluate});
+  const Tensor<double> y = layer(tape.input(x), {.query_segments = of_queries, .key_segments = of_keys}).value();
+  const Tensor<double> causal = layer(tape.input(x)).value();
+  for (Index i = 0; i < y.size(); ++i)
+    if (of_queries[i / D] == 0)
+      EXPECT_EQ(y[i], 0) << i;
+    else
+      EXPECT_NEAR(y[i], causal[i], 1e-14) << i;
+}
+
 TEST(Masks, ByChunksUnderEveryPolicyAsWhole) {
   const Ids segments({B, T}, {0, 0, 0, 1, 1, 2, 2, 5, 5, 5, 5, 5, 5, 6}), prefix({B}, {2, 0});
   const Ids memory_segments({B, S}, {0, 0, 1, 2, 2, 5, 5, 5, 6, 6});
