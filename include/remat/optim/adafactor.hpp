@@ -119,7 +119,7 @@ class Adafactor : public Optimizer<Adafactor, AdafactorConfig, detail::Adafactor
   void update_squares(const detail::ParameterStep<T>& step) const {
     const T fresh = static_cast<T>(std::pow(step.steps, config().beta2_decay)), scale = static_cast<T>(step.grad_scale);
     const T* const grads = step.grad;
-    T *const by_row = step.state[0], *const by_column = step.state[1];
+    T *const by_row = step.kept(0).data, *const by_column = step.kept(1).data;
     const auto square = [=](Index i) { return (scale * grads[i]) * (scale * grads[i]); };
     const auto go_on = [=](T& mean, T now) { mean += fresh * (now - mean); };
     if (by_column == nullptr)  // a vector
@@ -157,10 +157,11 @@ class Adafactor : public Optimizer<Adafactor, AdafactorConfig, detail::Adafactor
     const T scale = static_cast<T>(step.grad_scale), least = static_cast<T>(epsilon1 * epsilon1);
     for (Index i = begin; i < end;) {
       const Index row = i / columns, column = i % columns, count = std::min(end - i, columns - column);
-      const T of_row = is_vector ? T(1) : step.state[0][row];
+      const T of_row = is_vector ? T(1) : step.kept(0).data[row];
       const T mean =
           is_vector ? T(1) : std::max(reinterpret_cast<const T*>(step.work)[row / rows], static_cast<T>(epsilon1));
-      const T* const of_column = is_vector ? step.state[0] + column : step.state[1] + row / rows * columns + column;
+      const T* const of_column =
+          is_vector ? step.kept(0).data + column : step.kept(1).data + row / rows * columns + column;
       const T* const grads = step.grad + i;
       T* const to = change + (i - begin);
 #pragma omp simd

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cmath>
+#include <cstdint>
 #include <optional>
 #include <remat/core/parallel.hpp>
 #include <remat/kernels/vector_math.hpp>
@@ -26,6 +27,8 @@ struct AdamWConfig {
   double beta2 = 0.999;   // of the mean of their squares; small GPTs learn better with 0.99
   double epsilon = 1e-8;  // where it is 0, an element whose gradients were all 0 becomes NaN (0 / 0), as in PyTorch
   double weight_decay = 0.01;  // of parameters with two axes or more; biases and norms decay only where a group says so
+  bool bfloat16_state =
+      false;  // both means in half the memory; they are rounded up or down by chance, right on average
   std::vector<AdamWGroup> groups{};  // the first that fits a parameter's path counts for it
 };
 
@@ -34,6 +37,7 @@ namespace detail {
 /// Of one parameter.
 struct AdamWRule {
   double rate_scale, beta1, beta2, epsilon, weight_decay;
+  bool bfloat16_state = false;
 };
 
 inline void check_adamw(const AdamWConfig& config, const SettingCheck& check) {
@@ -53,10 +57,11 @@ inline void check_adamw(const AdamWConfig& config, const SettingCheck& check) {
 inline AdamWRule adamw_rule(const AdamWConfig& config, const ParameterEntry& entry) {
   const double decay = entry.value.shape.rank() >= 2 ? config.weight_decay : 0;
   const AdamWGroup* const group = group_of(config.groups, entry.path);
-  if (group == nullptr) return {1, config.beta1, config.beta2, config.epsilon, decay};
+  const bool is_bfloat16 = config.bfloat16_state;
+  if (group == nullptr) return {1, config.beta1, config.beta2, config.epsilon, decay, is_bfloat16};
   return {group->learning_rate_scale.value_or(1), group->beta1.value_or(config.beta1),
-          group->beta2.value_or(config.beta2), group->epsilon.value_or(config.epsilon),
-          group->weight_decay.value_or(decay)};
+          group->beta2.value_or(config.beta2),    group->epsilon.value_or(config.epsilon),
+          group->weight_decay.value_or(decay),    is_bfloat16};
 }
 
 /// The state is the running means of the gradient and of its square.
@@ -69,17 +74,22 @@ void adamw_update(const AdamWRule& rule, const ParameterStep<T>& step) {
   const T fresh1 = static_cast<T>(1 - rule.beta1), fresh2 = static_cast<T>(1 - rule.beta2);
   const T scale = static_cast<T>(step.grad_scale);
   const T* const grads = step.grad;
-  T *const p = step.value, *const m = step.state[0], *const v = step.state[1];
+  T* const p = step.value;
+  const Chance chance = step.chance;
+  const Index first = step.first;
   // Like PyTorch's, down to the factor of a square that is multiplied first: (1 - beta2) g g overflows later than g g.
-  parallel_for(step.size(), 2048, [=](Index begin, Index end) {
+  step.template by_means<0, 1>([=, count = step.size()](auto m, auto v) {
+    parallel_for(count, 2048, [=](Index begin, Index end) {
 #pragma omp simd
-    for (Index i = begin; i < end; ++i) {
-      const T g = scale * grads[i];
-      const T mean = m[i] + fresh1 * (g - m[i]), square = beta2 * v[i] + fresh2 * g * g;
-      m[i] = mean;
-      v[i] = square;
-      p[i] = keep * p[i] - rate * mean / (kernels::fast_sqrt(square) * unbias + epsilon);
-    }
+      for (Index i = begin; i < end; ++i) {
+        const T g = scale * grads[i], before = m.read(i);
+        const T mean = before + fresh1 * (g - before), square = beta2 * v.read(i) + fresh2 * g * g;
+        const std::uint32_t bits = chance.of(first + i);
+        m.write(i, mean, bits);
+        v.write(i, square, bits >> 16);
+        p[i] = keep * p[i] - rate * mean / (kernels::fast_sqrt(square) * unbias + epsilon);
+      }
+    });
   });
 }
 

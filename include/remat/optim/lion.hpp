@@ -23,6 +23,7 @@ struct LionConfig {
   double beta1 = 0.9;               // share of the mean of gradients in what each step follows
   double beta2 = 0.99;              // share of it that each update keeps
   double weight_decay = 0;          // of parameters with two axes or more, decoupled as AdamW's
+  bool bfloat16_state = false;      // as of `AdamWConfig`
   std::vector<LionGroup> groups{};  // the first that fits a parameter's path counts for it
 };
 
@@ -31,6 +32,7 @@ namespace detail {
 /// Of one parameter.
 struct LionRule {
   double rate_scale, beta1, beta2, weight_decay;
+  bool bfloat16_state = false;
 };
 
 }  // namespace detail
@@ -63,9 +65,9 @@ class Lion : public Optimizer<Lion, LionConfig, detail::LionRule> {
   detail::LionRule rule_of(const ParameterEntry& entry) const {
     const double decay = entry.value.shape.rank() >= 2 ? config().weight_decay : 0;
     const LionGroup* const group = detail::group_of(config().groups, entry.path);
-    if (group == nullptr) return {1, config().beta1, config().beta2, decay};
+    if (group == nullptr) return {1, config().beta1, config().beta2, decay, config().bfloat16_state};
     return {group->learning_rate_scale.value_or(1), group->beta1.value_or(config().beta1),
-            group->beta2.value_or(config().beta2), group->weight_decay.value_or(decay)};
+            group->beta2.value_or(config().beta2), group->weight_decay.value_or(decay), config().bfloat16_state};
   }
   static detail::StateShapes state_shapes(const detail::LionRule&, const Shape& shape) { return {shape, std::nullopt}; }
 
@@ -76,17 +78,21 @@ class Lion : public Optimizer<Lion, LionConfig, detail::LionRule> {
     const T beta1 = static_cast<T>(rule.beta1), fresh1 = static_cast<T>(1 - rule.beta1);
     const T beta2 = static_cast<T>(rule.beta2), fresh2 = static_cast<T>(1 - rule.beta2);
     const T* const grads = step.grad;
-    T *const p = step.value, *const m = step.state[0];
-    parallel_for(step.size(), 2048, [=](Index begin, Index end) {
+    T* const p = step.value;
+    const detail::Chance chance = step.chance;
+    const Index first = step.first;
+    step.template by_means<0>([=, count = step.size()](auto m) {
+      parallel_for(count, 2048, [=](Index begin, Index end) {
 #pragma omp simd
-      for (Index i = begin; i < end; ++i) {
-        const T g = scale * grads[i], mean = m[i];
-        const T along = beta1 * mean + fresh1 * g;
-        // NaN stays NaN: a sign of 0 would hide it, and the parameter would never move again.
-        const T sign = along > 0 ? T(1) : along < 0 ? T(-1) : along;
-        m[i] = beta2 * mean + fresh2 * g;
-        p[i] = keep * p[i] - rate * sign;
-      }
+        for (Index i = begin; i < end; ++i) {
+          const T g = scale * grads[i], mean = m.read(i);
+          const T along = beta1 * mean + fresh1 * g;
+          // NaN stays NaN: a sign of 0 would hide it, and the parameter would never move again.
+          const T sign = along > 0 ? T(1) : along < 0 ? T(-1) : along;
+          m.write(i, beta2 * mean + fresh2 * g, chance.of(first + i));
+          p[i] = keep * p[i] - rate * sign;
+        }
+      });
     });
   }
 };

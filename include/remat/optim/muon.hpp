@@ -36,6 +36,7 @@ struct MuonConfig {
   std::array<double, 3> newton_schulz_coefficients{3.4445, -4.775, 2.0315};  // of its polynomial
   double epsilon = 1e-7;                                                     // least norm that a matrix is divided by
   MuonRate rate = MuonRate::original;                                        // what shapes do to the learning rate
+  bool bfloat16_state = false;                                               // of the matrices, as of `AdamWConfig`
   std::vector<MuonGroup> groups{};  // of the matrices: the first that fits a path counts for it
   std::vector<std::string> to_adamw{"*embedding*", "*positions*", "*/head/*"};  // patterns: matrices left to AdamW
   AdamWConfig adamw{};  // of all parameters but the matrices; groups of its own give them another rate
@@ -46,6 +47,7 @@ namespace detail {
 /// Of one parameter.
 struct MuonRule {
   double rate_scale, momentum, weight_decay;
+  bool bfloat16_state = false;
   std::optional<AdamWRule> adamw{};
 };
 
@@ -96,12 +98,12 @@ class Muon : public Optimizer<Muon, MuonConfig, detail::MuonRule> {
   detail::MuonRule rule_of(const ParameterEntry& entry) const {
     if (!is_matrix(entry.path, entry.value.shape)) {
       const detail::AdamWRule adamw = detail::adamw_rule(config().adamw, entry);
-      return {adamw.rate_scale, 0, 0, adamw};
+      return {adamw.rate_scale, 0, 0, adamw.bfloat16_state, adamw};
     }
     const MuonGroup* const group = detail::group_of(config().groups, entry.path);
-    if (group == nullptr) return {1, config().momentum, config().weight_decay};
+    if (group == nullptr) return {1, config().momentum, config().weight_decay, config().bfloat16_state};
     return {group->learning_rate_scale.value_or(1), group->momentum.value_or(config().momentum),
-            group->weight_decay.value_or(config().weight_decay)};
+            group->weight_decay.value_or(config().weight_decay), config().bfloat16_state};
   }
   static detail::StateShapes state_shapes(const detail::MuonRule& rule, const Shape& shape) {
     return {shape, rule.adamw ? std::optional(shape) : std::nullopt};
@@ -124,14 +126,16 @@ class Muon : public Optimizer<Muon, MuonConfig, detail::MuonRule> {
     const T scale = static_cast<T>(step.grad_scale), fresh = static_cast<T>(1 - rule.momentum);
     const bool nesterov = config().nesterov;
     const T* const grads = step.grad;
-    T* const m = step.state[0];
     float* const along = reinterpret_cast<float*>(step.work);
-    parallel_for(step.size(), 2048, [=](Index begin, Index end) {
-      for (Index i = begin; i < end; ++i) {
-        const T g = scale * grads[i], mean = m[i] + fresh * (g - m[i]);
-        m[i] = mean;
-        along[i] = static_cast<float>(nesterov ? mean - (mean - g) * fresh : mean);
-      }
+    const detail::Chance chance = step.chance;
+    step.template by_means<0>([=, count = step.size()](auto m) {
+      parallel_for(count, 2048, [=](Index begin, Index end) {
+        for (Index i = begin; i < end; ++i) {
+          const T g = scale * grads[i], before = m.read(i), mean = before + fresh * (g - before);
+          m.write(i, mean, chance.of(i));
+          along[i] = static_cast<float>(nesterov ? mean - (mean - g) * fresh : mean);
+        }
+      });
     });
     const Index rows = step.shape[0], columns = step.shape[1];
     kernels::orthogonalize(rows, columns, along, along + aligned_size(step.size()),

@@ -11,9 +11,11 @@
 #include <optional>
 #include <remat/core/state_dict.hpp>
 #include <remat/optim/clip.hpp>
+#include <remat/optim/kept_means.hpp>
 #include <remat/params/path_pattern.hpp>
 #include <remat/params/registry.hpp>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -61,19 +63,40 @@ struct ElementRange {
   Index begin = 0, end = 0;
 };
 
+/// Does a rule ask for its state in bfloat16?
+template <class Rule>
+bool keeps_bfloat16(const Rule& rule) {
+  if constexpr (requires { rule.bfloat16_state; }) return rule.bfloat16_state;
+  return false;
+}
+
 /// One parameter in one step: where its values lie, and what its state holds.
 template <class T>
 struct ParameterStep {
   const Shape& shape;
   T* value;
   const T* grad;
-  std::array<T*, 2> state;  // null where there is none
-  std::byte* work;          // the bytes that the optimizer asked for
-  double steps;             // of this parameter, this one among them
-  double learning_rate;     // with the factor of its group
+  std::array<std::byte*, 2> state;  // null where there is none
+  bool is_bfloat16;                 // so is the state, else of T
+  std::byte* work;                  // the bytes that the optimizer asked for
+  double steps;                     // of this parameter, this one among them
+  double learning_rate;             // with the factor of its group
   double grad_scale;
+  Index first;    // of its elements, where only some are updated
+  Chance chance;  // by which numbers of the state are rounded
 
   Index size() const { return shape.size(); }
+  template <class Stored = T>
+  KeptMeans<T, Stored> kept(std::size_t i) const {
+    return {reinterpret_cast<Stored*>(state[i])};
+  }
+  /// `rule(means)` with the state's numbers as they lie there, one array for each of I.
+  template <std::size_t... I, class Rule>
+  void by_means(Rule&& rule) const {
+    if constexpr (std::is_same_v<T, float>)
+      if (is_bfloat16) return rule(kept<std::uint16_t>(I)...);
+    rule(kept(I)...);
+  }
 };
 
 }  // namespace detail
@@ -192,12 +215,19 @@ class Optimizer {
     const detail::ElementRange range = range_of(entry);
     return self().state_shapes(rule, range_ ? Shape{range.end - range.begin} : entry.value.shape);
   }
+  /// What the state of a parameter is made of.
+  static DType state_dtype(const Rule& rule, const ParameterEntry& entry) {
+    if (!detail::keeps_bfloat16(rule)) return entry.value.dtype;
+    require(entry.value.dtype == DType::float32, Self::name, ": bfloat16_state is of float32 parameters, but ",
+            entry.path, " holds ", name_of(entry.value.dtype));
+    return DType::bfloat16;
+  }
   State begun(const ParameterEntry& entry) const {
     State state{self().rule_of(entry), {}, 0, range_of(entry)};
     const detail::StateShapes shapes = shapes_of(state.rule, entry);
     for (std::size_t i = 0; i < shapes.size(); ++i) {
       if (!shapes[i]) continue;
-      AnyTensor& tensor = state.tensors[i] = {entry.value.dtype, *shapes[i], {}, 0};
+      AnyTensor& tensor = state.tensors[i] = {state_dtype(state.rule, entry), *shapes[i], {}, 0};
       tensor.storage = pool().allocate(tensor.bytes());
       std::memset(tensor.mutable_data(), 0, tensor.bytes());
     }
@@ -226,19 +256,24 @@ class Optimizer {
   }
   template <class T>
   void apply_to(const Update& update, double learning_rate, double grad_scale, const Storage& work) const {
-    const auto typed = [](std::byte* data) { return reinterpret_cast<T*>(data); };
     State& state = *update.state;
     const Shape& whole = update.entry->value.shape;
     const Shape part{state.range.end - state.range.begin};
+    const bool is_bfloat16 = detail::keeps_bfloat16(state.rule);
+    ++state.steps;
     self().update(state.rule,
-                  detail::ParameterStep<T>{range_ ? part : whole,
-                                           typed(update.value) + state.range.begin,
-                                           reinterpret_cast<const T*>(update.entry->grad.data()) + state.range.begin,
-                                           {typed(update.tensors[0]), typed(update.tensors[1])},
-                                           work ? work->data() : nullptr,
-                                           ++state.steps,
-                                           learning_rate * state.rule.rate_scale,
-                                           grad_scale});
+                  detail::ParameterStep<T>{
+                      .shape = range_ ? part : whole,
+                      .value = reinterpret_cast<T*>(update.value) + state.range.begin,
+                      .grad = reinterpret_cast<const T*>(update.entry->grad.data()) + state.range.begin,
+                      .state = update.tensors,
+                      .is_bfloat16 = is_bfloat16,
+                      .work = work ? work->data() : nullptr,
+                      .steps = state.steps,
+                      .learning_rate = learning_rate * state.rule.rate_scale,
+                      .grad_scale = grad_scale,
+                      .first = state.range.begin,
+                      .chance = is_bfloat16 ? detail::Chance(update.entry->path, state.steps) : detail::Chance()});
   }
 
   std::shared_ptr<const ParameterRegistry> parameters_;
@@ -304,9 +339,9 @@ void Optimizer<Self, Settings, Rule>::load_state(const StateDict& saved) {
       const auto found = saved.tensors.find(name);
       require(found != saved.tensors.end(), Self::name, ": the saved state has no \"", name, '"');
       const AnyTensor& theirs = found->second;
-      require(theirs.dtype == entry->value.dtype && theirs.shape == *shapes[i], Self::name, ": the saved state has \"",
-              name, "\" as ", name_of(theirs.dtype), theirs.shape, ", ", name_of(entry->value.dtype), *shapes[i],
-              " is needed");
+      const DType dtype = state_dtype(state.rule, *entry);
+      require(theirs.dtype == dtype && theirs.shape == *shapes[i], Self::name, ": the saved state has \"", name,
+              "\" as ", name_of(theirs.dtype), theirs.shape, ", ", name_of(dtype), *shapes[i], " is needed");
       state.tensors[i] = theirs.shared();
       ++tensors;
     }

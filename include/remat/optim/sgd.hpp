@@ -1,6 +1,7 @@
 // Stochastic gradient descent with momentum (Polyak 1964; Nesterov's as in Sutskever et al. 2013).
 #pragma once
 
+#include <algorithm>
 #include <optional>
 #include <remat/core/parallel.hpp>
 #include <remat/optim/optimizer.hpp>
@@ -23,6 +24,7 @@ struct SgdConfig {
   double dampening = 0;            // what is taken from a gradient's share in the momentum, but for the first
   bool nesterov = false;           // step along the gradient and the momentum; needs momentum and no dampening
   double weight_decay = 0;         // added to the gradient, so it is no AdamW's; of parameters with two axes or more
+  bool bfloat16_state = false;     // as of `AdamWConfig`; needs momentum
   std::vector<SgdGroup> groups{};  // the first that fits a parameter's path counts for it
 };
 
@@ -31,6 +33,7 @@ namespace detail {
 /// Of one parameter.
 struct SgdRule {
   double rate_scale, momentum, weight_decay;
+  bool bfloat16_state = false;
 };
 
 }  // namespace detail
@@ -46,6 +49,10 @@ class Sgd : public Optimizer<Sgd, SgdConfig, detail::SgdRule> {
     check.size("weight_decay", config.weight_decay);
     require(!config.nesterov || (config.momentum > 0 && config.dampening == 0),
             "sgd: nesterov needs momentum > 0 and no dampening, got ", config.momentum, " and ", config.dampening);
+    require(!config.bfloat16_state || config.momentum > 0 ||
+                std::any_of(config.groups.begin(), config.groups.end(),
+                            [](const SgdGroup& group) { return group.momentum.value_or(0) > 0; }),
+            "sgd: bfloat16_state is of momentum, which is 0; there is no state");
     for (const SgdGroup& group : config.groups) {
       const detail::SettingCheck of = check.group(group.parameters);
       of.size("learning_rate_scale", group.learning_rate_scale.value_or(1));
@@ -65,9 +72,9 @@ class Sgd : public Optimizer<Sgd, SgdConfig, detail::SgdRule> {
   detail::SgdRule rule_of(const ParameterEntry& entry) const {
     const double decay = entry.value.shape.rank() >= 2 ? config().weight_decay : 0;
     const SgdGroup* const group = detail::group_of(config().groups, entry.path);
-    if (group == nullptr) return {1, config().momentum, decay};
+    if (group == nullptr) return {1, config().momentum, decay, config().bfloat16_state};
     return {group->learning_rate_scale.value_or(1), group->momentum.value_or(config().momentum),
-            group->weight_decay.value_or(decay)};
+            group->weight_decay.value_or(decay), config().bfloat16_state};
   }
   static detail::StateShapes state_shapes(const detail::SgdRule& rule, const Shape& shape) {
     return {rule.momentum > 0 ? std::optional(shape) : std::nullopt, std::nullopt};
@@ -81,20 +88,24 @@ class Sgd : public Optimizer<Sgd, SgdConfig, detail::SgdRule> {
     const T fresh = static_cast<T>(step.steps == 1 ? 1 : 1 - config().dampening);
     const T along = static_cast<T>(config().nesterov ? rule.momentum : 1), direct = config().nesterov ? T(1) : T(0);
     const T* const grads = step.grad;
-    T *const p = step.value, *const m = step.state[0];
-    parallel_for(step.size(), 2048, [=](Index begin, Index end) {
-      if (m == nullptr) {
+    T* const p = step.value;
+    const detail::Chance chance = step.chance;
+    const Index first = step.first;
+    if (step.state[0] == nullptr)
+      return parallel_for(step.size(), 2048, [=](Index begin, Index end) {
 #pragma omp simd
         for (Index i = begin; i < end; ++i) p[i] -= rate * (scale * grads[i] + decay * p[i]);
-        return;
-      }
+      });
+    step.template by_means<0>([=, count = step.size()](auto m) {
+      parallel_for(count, 2048, [=](Index begin, Index end) {
 #pragma omp simd
-      for (Index i = begin; i < end; ++i) {
-        const T g = scale * grads[i] + decay * p[i];
-        const T mean = keep * m[i] + fresh * g;
-        m[i] = mean;
-        p[i] -= rate * (direct * g + along * mean);
-      }
+        for (Index i = begin; i < end; ++i) {
+          const T g = scale * grads[i] + decay * p[i];
+          const T mean = keep * m.read(i) + fresh * g;
+          m.write(i, mean, chance.of(first + i));
+          p[i] -= rate * (direct * g + along * mean);
+        }
+      });
     });
   }
 };
