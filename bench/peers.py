@@ -1,18 +1,21 @@
 """Time and memory of a training step against PyTorch, eager and compiled, and JAX: same shapes, tokens and optimizer.
 
     ./run bench peers [--models gpt27,nanogpt,gpt2,long,attention512,attention2048] [--rounds R] [--steps N]
-                      [--dtype float32|bfloat16] [--isa native|avx2]
+                      [--dtype float32|bfloat16] [--isa native|avx2] [--llmc FOLDER] [--neighbour]
 
 Each system is a process that runs steps when asked, so that all of them take turns: A B C D, D C B A, ... On a shared
 machine times drift by far more than systems differ: what counts is the ratio within a round. A step is forward,
 backward, clipping by global norm and AdamW. Beside peers without remat stands `remat dots`, too: it keeps the results
 of products and makes what lies between them again. At context 8192 our feed-forwards work on 1024 tokens at a time.
+--llmc, with a checkout of llm.c, adds its trainer for CPUs where the model is one of its: a tied head, biases, float32,
+without remat. --neighbour measures each round twice, alone and beside a process that spins on one of the CPUs.
 Compilation and the first steps come before and are not counted. Who waits is stopped, so that its threads take no time
 from the others: OMP_WAIT_POLICY=active lets them spin within a step.
 """
 
 import argparse
 import array
+import contextlib
 import csv
 import dataclasses
 import json
@@ -128,6 +131,7 @@ class System:
 @dataclasses.dataclass
 class Outcome:
     rounds: list = dataclasses.field(default_factory=list)  # milliseconds of each step
+    beside: list = dataclasses.field(default_factory=list)  # the same beside a busy neighbour
     parameters: int = 0
     first_ms: float = 0
     peak_bytes: int = 0
@@ -145,6 +149,22 @@ class Outcome:
         """This one's time over the other's, round by round, and then the median."""
         pairs = zip(self.rounds, other.rounds)
         return statistics.median(statistics.median(mine) / statistics.median(others) for mine, others in pairs)
+
+    def slowed(self):
+        """The time beside a busy neighbour over that alone, round by round, and then the median."""
+        return statistics.median(statistics.median(b) / statistics.median(a) for b, a in zip(self.beside, self.rounds))
+
+
+@contextlib.contextmanager
+def busy_neighbour(cpu):
+    """A process that spins on one CPU."""
+    program = [sys.executable, "-c", "while True: pass"]
+    spinning = subprocess.Popen(program, preexec_fn=lambda: os.sched_setaffinity(0, {cpu}))
+    try:
+        yield
+    finally:
+        spinning.kill()
+        spinning.wait()
 
 
 def write_tokens(model, path):
@@ -167,8 +187,21 @@ def commands(args, remat, model):
         "pytorch autotuned": [*torch, "--max-autotune", *with_remat],
         "jax": [*jax, *with_remat],
     }
+    if args.llmc and not (remat or model.attention or model.untied) and model.bias and args.dtype == "float32":
+        all["llm.c"] = [args.llmc]
     ours = ("remat",) if remat or model.attention else ("remat", "remat dots")
-    return {name: all[name] for name in all if name in ours or name in args.systems}
+    return {name: all[name] for name in all if name in ours or name in args.systems or name == "llm.c"}
+
+
+def build_llmc(folder, args, into):
+    """llm.c's trainer behind our questions, compiled as its Makefile does."""
+    march = "x86-64-v3" if args.isa == "avx2" else "native"
+    program = str(pathlib.Path(into) / "steps_llmc")
+    command = ["cc", "-Ofast", f"-march={march}", "-fopenmp", "-DOMP", "-w", f"-I{folder}"]
+    command += [str(here / "peers" / "steps_llmc.c"), "-o", program, "-lm"]
+    if subprocess.run(command).returncode != 0:
+        sys.exit(f"peers: {folder}: train_gpt2.c of llm.c does not compile")
+    return program
 
 
 def start(name, command, args):
@@ -207,6 +240,9 @@ def compare(model, remat, args):
                         outcomes[name].rounds.append(answer["ms"])
                         outcomes[name].loss = answer["loss"]
                         outcomes[name].peak_bytes = systems[name].peak_bytes()
+                        if args.neighbour:
+                            with busy_neighbour(args.cpus[-1]):
+                                outcomes[name].beside.append(systems[name].ask(args.steps or model.steps)["ms"])
                     except (Failure, OSError) as failure:
                         outcomes[name].failure = str(failure)
                 peaks.append(systems["remat"].ask("peak")["gflops"])
@@ -236,7 +272,7 @@ PEERS = ("pytorch", "pytorch compiled", "pytorch autotuned", "jax")
 COLUMNS = (
     "model,dtype,with_remat,system,threads,parameters,rounds,best_ms,median_ms,tokens_per_s,fma_peak_gflops,"
     "share_of_peak,remat_times,peak_bytes,remat_bytes_times,first_peak_bytes,first_step_s,loss,failure,"
-    "dots_times,dots_bytes_times,isa"
+    "dots_times,dots_bytes_times,isa,neighbour_times"
 ).split(",")
 
 
@@ -251,6 +287,8 @@ def rows_of(name, model, remat, outcomes, peaks, args):
         if dots and not dots.failure:
             row["dots_times"] = round(dots.times(o), 4)
             row["dots_bytes_times"] = round(dots.peak_bytes / o.peak_bytes, 4)
+        if o.beside:
+            row["neighbour_times"] = round(o.slowed(), 4)
         yield row | {
             "parameters": o.parameters,
             "rounds": args.rounds,
@@ -283,6 +321,8 @@ def print_table(rows):
             f"{row['remat_bytes_times']:10.2f}",
             *(f"{row[name]:7.2f}" for name in ("dots_times", "dots_bytes_times") if name in row),
         )
+    if slowed := [f"{row['system']} {row['neighbour_times']:.2f}" for row in rows if "neighbour_times" in row]:
+        print("  time beside a process that spins on one CPU, over that alone: " + ", ".join(slowed))
     print(flush=True)
 
 
@@ -301,12 +341,17 @@ def parse_arguments():
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="to compute in")
     parser.add_argument("--remat", choices=("off", "on", "both"), default="both", help="of every layer")
     parser.add_argument("--threads", type=int, default=2, help="of each system, on as many CPUs")
+    parser.add_argument("--llmc", type=pathlib.Path, metavar="FOLDER",
+                        help="a checkout of llm.c, which is then built and compared with, too")
+    parser.add_argument("--neighbour", action="store_true", help="also beside a process that spins on one CPU")
     parser.add_argument("--out", type=pathlib.Path, default=here / "out", help="folder for peers.csv and pictures")
     args = parser.parse_args()
     if unknown := [name for name in args.models if name not in MODELS]:
         parser.error(f"no model {unknown[0]!r}; there are {', '.join(MODELS)}")
     if unknown := [name for name in args.systems if name not in PEERS]:
         parser.error(f"no system {unknown[0]!r}; there are {', '.join(PEERS)}")
+    if args.llmc and not (args.llmc / "train_gpt2.c").is_file():
+        parser.error(f"--llmc {args.llmc}: there is no train_gpt2.c")
     if args.rounds < 1 or args.threads < 1 or args.steps < 0:
         parser.error("--rounds and --threads must be at least 1, --steps at least 0")
     args.cpus = sorted(os.sched_getaffinity(0))[: args.threads]
@@ -318,6 +363,9 @@ def parse_arguments():
 def main():
     args = parse_arguments()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("peers: terminated"))  # not without ending the systems
+    folder = tempfile.TemporaryDirectory(prefix="remat_peers_")
+    if args.llmc:
+        args.llmc = build_llmc(args.llmc, args, folder.name)
     print(f"{args.threads} threads on CPUs {args.cpus}, instructions {args.isa}, OMP_WAIT_POLICY {os.environ.get('OMP_WAIT_POLICY', 'not set')}")
     args.out.mkdir(parents=True, exist_ok=True)
     with (args.out / "peers.csv").open("w", newline="") as file:
