@@ -2,6 +2,7 @@
 #pragma once
 
 #include <remat/distributed/agree.hpp>
+#include <remat/distributed/context_parallel.hpp>
 #include <remat/distributed/gradient_sum.hpp>
 #include <remat/distributed/group.hpp>
 #include <remat/distributed/mpi.hpp>

@@ -1,6 +1,7 @@
 // One rank fails, in the way that is asked for, while the others wait for it.
 #include <signal.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdlib>
 #include <filesystem>
@@ -15,7 +16,7 @@ using namespace remat;
 
 /// An op that fails where it is told to.
 struct FailsIn {
-  std::string where;
+  std::string where{};
   void at(const char* here) const { require(where != here, "failed in ", here, ", as was asked"); }
 };
 
@@ -47,12 +48,43 @@ int train(const distributed::Group& group, const FailsIn& fails, const std::stri
   return where == "return" && group.rank() == 1 ? 3 : 0;
 }
 
+/// y = x, whose backward comes between those of two attentions.
+struct FailsInBackward final : Op {
+  static constexpr In<float> x{0};
+  static constexpr Out<float> y{0};
+  FailsIn fails;
+  explicit FailsInBackward(const FailsIn& f) : Op("fails_in_backward"), fails(f) {}
+  Specs infer(const Operands& in) const override { return {y(in[x].shape)}; }
+  Residuals residuals(const Wanted&) const override { return {}; }
+  void forward(Frame& f) const override { std::copy_n(f[x].data(), f[x].size(), f[y].data()); }
+  void backward(Frame& f) const override {
+    fails.at("ring_backward");
+    std::copy_n(f.grad(y).data(), f[y].size(), f.grad(x).data());
+  }
+};
+
+/// Steps of attention over a sequence that the ranks share, while keys pass round.
+int train_in_ring(const distributed::Group& group, const FailsIn& fails) {
+  const distributed::ContextParallel context(group);
+  for (Index step = 0; step < 3; ++step) {
+    Tape tape({.seed = 1, .step = step, .ring = context.ring()});
+    Var<float> x = tape.input(Tensor<float>({1, 8, 2, 4}, 0.5F), {.wants_gradient = true});
+    x = attention(x, x, x, {.causal = true});
+    if (step == 1) fails.at("ring_forward");
+    x = record(FailsInBackward(step == 1 ? fails : FailsIn{}), x)[FailsInBackward::y];
+    x = attention(x, x, x, {.causal = true});
+    tape.backward(sum(square(x)));
+  }
+  return 0;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   const std::string where = argc > 1 ? argv[1] : "";
   return distributed::run(argc, argv, [&](const distributed::Group& group) {
-    const int code = train(group, {group.rank() == 1 ? where : ""}, where);
+    const FailsIn fails{group.rank() == 1 ? where : ""};
+    const int code = where.starts_with("ring") ? train_in_ring(group, fails) : train(group, fails, where);
     group.barrier();
     return code;
   });

@@ -56,6 +56,9 @@ class Op {
   /// False for an op whose results another run would not give again (one that reads a clock, say). A region must save
   /// its results or is refused when it closes.
   virtual bool replayable() const { return true; }
+  /// True for an op whose results are saved whatever policies say, in memory or offloaded, so that it never runs again:
+  /// one that communicates. It is not replayable either.
+  virtual bool always_saved() const { return false; }
 
  private:
   const char* name_;

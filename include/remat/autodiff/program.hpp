@@ -280,7 +280,9 @@ template <class>
 void Program::ask(Region& r, SlotId id) {
   const auto answer = [&](SlotId of) {
     // Discrete decisions are small, and recomputing one another way would change what follows.
-    return is_floating(slot(of).spec.dtype) ? r.policy(describe(of)) : Verdict::save;
+    if (!is_floating(slot(of).spec.dtype)) return Verdict::save;
+    const Verdict said = r.policy(describe(of));
+    return node(slot(of).node).op->always_saved() && said != Verdict::offload ? Verdict::save : said;
   };
   const auto [first, end] = decided_with(id);
   Verdict verdict = Verdict::recompute;

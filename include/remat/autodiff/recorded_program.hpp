@@ -12,6 +12,7 @@
 #include <remat/autodiff/graph.hpp>
 #include <remat/autodiff/master.hpp>
 #include <remat/core/offload_file.hpp>
+#include <remat/core/sequence_ring.hpp>
 #include <remat/core/trace.hpp>
 #include <remat/params/parameter.hpp>
 #include <span>
@@ -42,9 +43,10 @@ struct RecordedProgram {
   std::uint32_t step = 0;
   bool has_step = false;  // one was given
   BatchPart part{};
-  std::uint32_t next_site = 0;      // of random ops
-  std::optional<ChunkPlace> chunk;  // inside `blockwise`
-  bool finished = false;            // backward has begun
+  std::shared_ptr<SequenceRing> ring;  // of ranks that the step's sequences are cut among; null: they are whole
+  std::uint32_t next_site = 0;         // of random ops
+  std::optional<ChunkPlace> chunk;     // inside `blockwise`
+  bool finished = false;               // backward has begun
   Counted<Account> account{new Account};
   std::vector<Slot> slots;
   std::vector<Node> nodes;

@@ -6,6 +6,7 @@
 #include <remat/autodiff/region_results.hpp>
 #include <remat/autodiff/regions.hpp>
 #include <remat/autodiff/var.hpp>
+#include <remat/core/sequence_ring.hpp>
 #include <string_view>
 #include <tuple>
 #include <utility>
@@ -20,6 +21,10 @@ struct TapeOptions {
   /// those that the whole batch has there, for values whose first axis is that of rows, or rows and what lies inside
   /// them ([B T, D]). Other values, and `next_random`, draw what no other part draws.
   Index first_row = 0, rows = 0;
+  /// For a sequence in parts, one a rank (see distributed/context_parallel.hpp): attention then is over the whole
+  /// sequence, by ring attention, positions are those in the whole, and so are the masks of values [B, T, ...]. Other
+  /// values, and `next_random`, draw what no other rank draws. Null: the sequence is whole.
+  std::shared_ptr<SequenceRing> ring{};
   Mode mode = Mode::train;          // train, evaluate or plan
   std::string offload_directory{};  // where values go that a policy offloads; empty: the system's temporary folder
   bool verify = false;    // run every op twice and compare bits, in replays too; an Error names the first that differs
@@ -51,6 +56,7 @@ Counted<Program> begin_program(const TapeOptions& options) {
   program->step = static_cast<std::uint32_t>(step);
   program->has_step = options.step.has_value();
   program->part = {options.first_row, options.rows};
+  if (options.ring != nullptr && options.ring->size() > 1) program->ring = options.ring;
   program->offload_directory = options.offload_directory;
   program->tracing = options.trace;
   if (options.timeline) program->account->with_log([](MemoryLog& log) { log.keep_all(); });
@@ -215,7 +221,7 @@ class Tape {
   /// user code runs only once. An `Error` that names `op` on a tape in train mode that was given no step.
   RandomStream next_random(const char* op = "a random op") {
     RandomStream stream = next_random_of_batch(op);
-    stream.seed ^= static_cast<std::uint64_t>(program_->part.first_row) * 0x9E3779B97F4A7C15ULL;
+    stream.seed ^= static_cast<std::uint64_t>(program_->part.first_row) * 0x9E3779B97F4A7C15ULL ^ rank_seed();
     return stream;
   }
   /// The same stream in all parts of a batch, for an op that counts its elements from `part().first_row` on.
@@ -224,6 +230,17 @@ class Tape {
 
   /// The rows of the step's batch that this tape works on.
   const BatchPart& part() const { return program_->part; }
+  /// The ranks that this tape's sequences are cut among; null where they are whole.
+  const std::shared_ptr<SequenceRing>& ring() const { return program_->ring; }
+  /// The same as `TapeOptions::ring`, before the first op: for the step of a plan, whose tape is made for it.
+  void set_ring(std::shared_ptr<SequenceRing> ring) {
+    require(program_->node_count() == 0, "tape: set_ring comes before the first op that is recorded");
+    program_->ring = ring != nullptr && ring->size() > 1 ? std::move(ring) : nullptr;
+  }
+  /// What makes a stream of random words another one on each rank of the ring; 0 without one.
+  std::uint64_t rank_seed() const {
+    return ring() == nullptr ? 0 : static_cast<std::uint64_t>(ring()->rank()) * 0xD1B54A32D192ED03ULL;
+  }
   /// While the guard lives, values are not laid out by rows of the batch (tokens sorted by expert, say): in a part of a
   /// batch random ops then draw from a stream of its own, whatever their first axis is.
   class RegroupGuard {

@@ -54,6 +54,8 @@ struct DropoutMask {
   /// Of a slice: its runs of `run` elements lie `whole` apart in the tensor it was cut from, the first at `first`, and
   /// have the coordinates they have there. Run 0: all elements lie together.
   std::uint64_t run = 0, whole = 0, first = 0;
+  /// Within each run, elements from `jump_at` on lie `jump` further: of a rank's two pieces of a sequence.
+  std::uint64_t jump_at = ~std::uint64_t{0}, jump = 0;
 
   /// May it drop anything?
   bool active() const { return rate > 0; }
@@ -62,7 +64,17 @@ struct DropoutMask {
   /// What kept elements are multiplied by: 1 / (1 - rate).
   double scale() const { return 1 / (1 - rate); }
   /// Which word decides for element i.
-  std::uint64_t coordinate(std::uint64_t i) const { return first + (run == 0 ? i : i / run * whole + i % run); }
+  std::uint64_t coordinate(std::uint64_t i) const {
+    if (run == 0) return first + i;
+    const std::uint64_t within = i % run;
+    return first + i / run * whole + within + (within < jump_at ? 0 : jump);
+  }
+  /// How many elements from i on have coordinates that follow each other, `most` at most.
+  std::uint64_t together(std::uint64_t i, std::uint64_t most) const {
+    if (run == 0) return most;
+    const std::uint64_t within = i % run, end = within < jump_at && jump_at < run ? jump_at : run;
+    return end - within < most ? end - within : most;
+  }
   /// 0 or 1/(1-rate) for element i.
   template <class T>
   T factor(std::uint64_t i) const {

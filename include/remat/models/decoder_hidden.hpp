@@ -66,7 +66,8 @@ Var<T> hidden(const Model& model, Tape& tape, const Tensor<std::int32_t>& ids, c
       ": packed sequences begin at other positions than 0, but its positions are learned; give each sequence a row");
   const Index context = model.config.context, before = input.cache != nullptr ? input.cache->length() : 0;
   const Index length = ids.shape().rank() == 2 ? ids.shape()[1] : 0;
-  const Index most = input.cache != nullptr && length > 0 ? input.cache->length_with(length) : length;
+  const Index ranks = tape.ring() == nullptr ? 1 : tape.ring()->size();  // each has a part of the sequences
+  const Index most = input.cache != nullptr && length > 0 ? input.cache->length_with(length) : length * ranks;
   require(ids.shape().rank() == 2 && (context == 0 || most <= context), model.path, ": ids ", ids.shape(),
           " must be [batch, length] with length <= context ", context,
           before > 0 ? " less what the cache has seen" : "");

@@ -56,6 +56,7 @@ struct Encoder {
   Var<T> pooled(const Var<T>& hidden) const {
     require(pooler.has_value(), path, ": has no pooler; set pooler = true");
     const auto here = hidden.tape().layer(path);
+    require(hidden.tape().ring() == nullptr, path, ": its pooler reads token 0, which one rank of a ring alone has");
     return tanh((*pooler)(slice(hidden, 1, 0, 1).reshape({hidden.shape()[0], config.model_dims})));
   }
 

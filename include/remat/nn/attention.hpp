@@ -179,6 +179,7 @@ Var<T> MultiHeadAttention<T>::decode(const Var<T>& x, typename KeyValueCache<T>:
   const auto here = tape.layer(path);
   require(tape.mode() == Mode::evaluate, path, ": decodes with a cache on a tape of Mode::evaluate only");
   require(config.causal, path, ": decodes token by token, so causal must be true");
+  require(tape.ring() == nullptr, path, ": decodes whole sequences; leave TapeOptions::ring out");
   require(x.shape().rank() == 3, path, ": x has shape ", x.shape(), ", [B, T, D] is needed");
   const QueriesKeysValues fresh = qkv ? split((*qkv)(x)) : QueriesKeysValues{(*query)(x), (*key)(x), (*value)(x)};
   const Var<T> queries = normed_queries(fresh.queries);

@@ -122,6 +122,8 @@ struct TransformerLayer {
       const std::vector<std::int32_t> counts(cache->fresh.begin(), cache->fresh.end());
       lengths = Tensor<std::int32_t>({static_cast<Index>(counts.size())}, std::span<const std::int32_t>(counts));
     }
+    require(x.tape().ring() == nullptr || !lengths.has_value(), path, ": experts would take key_lengths, which are of ",
+            "whole sequences, for those of this rank's part; leave them out, or tell padding by segments");
     const auto r = routed->routed(x, lengths);
     if (auxiliary != nullptr) *auxiliary = r.auxiliary;
     return r.output;

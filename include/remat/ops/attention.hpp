@@ -34,8 +34,7 @@ struct Attention : AttentionOp<T, 3> {
   void forward(Frame& f) const override {
     this->check_threads();
     const auto p = this->with_masks(problem_of(f[q].shape(), f[k].shape()), f);
-    kernels::attention_forward(p, f[q].data(), f[k].data(), f[v].data(), f[context].data(), f[log_sum_exp].data(),
-                               f.template scratch<std::byte>(), f[rest].data());
+    this->run_forward(p, f[q].data(), f[k].data(), f[v].data(), f);
   }
   void backward(Frame& f) const override {
     this->check_threads();
@@ -43,9 +42,8 @@ struct Attention : AttentionOp<T, 3> {
     if (f.wants(q)) to.q = f.grad(q).data(), to.add_q = f.accumulate(q);
     if (f.wants(k)) to.k = f.grad(k).data(), to.add_k = f.accumulate(k);
     if (f.wants(v)) to.v = f.grad(v).data(), to.add_v = f.accumulate(v);
-    kernels::attention_backward(this->with_masks(problem_of(f[q].shape(), f[k].shape()), f), f[q].data(), f[k].data(),
-                                f[v].data(), static_cast<const T*>(f[context].data()), f[log_sum_exp].data(),
-                                f.grad(context).data(), to, f.template scratch<std::byte>(), f[rest].data());
+    const auto p = this->with_masks(problem_of(f[q].shape(), f[k].shape()), f);
+    this->run_backward(p, f[q].data(), f[k].data(), f[v].data(), to, f);
   }
 
  private:
@@ -84,8 +82,7 @@ struct AttentionQkv : AttentionOp<T, 1> {
     this->check_threads();
     const auto p = this->with_masks(problem_of(f[qkv].shape()), f);
     const T* q = f[qkv].data();
-    kernels::attention_forward(p, q, q + key_at(p), q + value_at(p), f[context].data(), f[log_sum_exp].data(),
-                               f.template scratch<std::byte>(), f[rest].data());
+    this->run_forward(p, q, q + key_at(p), q + value_at(p), f);
   }
   void backward(Frame& f) const override {
     this->check_threads();
@@ -96,9 +93,7 @@ struct AttentionQkv : AttentionOp<T, 1> {
       to.q = f.grad(qkv).data(), to.k = to.q + key_at(p), to.v = to.q + value_at(p);
       to.add_q = to.add_k = to.add_v = f.accumulate(qkv);
     }
-    kernels::attention_backward(p, q, q + key_at(p), q + value_at(p), static_cast<const T*>(f[context].data()),
-                                f[log_sum_exp].data(), f.grad(context).data(), to, f.template scratch<std::byte>(),
-                                f[rest].data());
+    this->run_backward(p, q, q + key_at(p), q + value_at(p), to, f);
   }
 
  private:

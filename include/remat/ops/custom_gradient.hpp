@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <memory>
 #include <remat/autodiff/tape.hpp>
 #include <utility>
 #include <vector>
@@ -26,6 +27,7 @@ template <class T, class Forward, class Backward>
 class CustomGradient final : public Op {
  public:
   static constexpr Out<T> y{0};
+  std::shared_ptr<SequenceRing> ring{};  // that of the tape it is recorded on
 
   CustomGradient(const char* name, Forward forward, Backward backward)
       : Op(name), forward_(std::move(forward)), backward_(std::move(backward)) {}
@@ -49,13 +51,13 @@ class CustomGradient final : public Op {
     return read.add(y, read_.back());
   }
   void forward(Frame& f) const override {
-    Tape tape;
+    Tape tape({.ring = ring});
     const Var<T> result = forward_(tape, inputs_of(tape, f));
     check(tape);
     copy(result, f.outputs[0].shape, f.outputs[0].data);
   }
   void backward(Frame& f) const override {
-    Tape tape;
+    Tape tape({.ring = ring});
     const Frame::Value& result = f.outputs[0];
     const std::vector<Var<T>> gradients =
         backward_(CustomBackward<T>{tape, inputs_of(tape, f), leaf(tape, result.data, result.shape),
@@ -103,18 +105,21 @@ class CustomGradient final : public Op {
     require(program.parameters.empty(), "its functions read the parameter ",
             program.parameters.empty() ? "" : program.parameters.front()->path,
             ", which would get no gradient; make it ", "one of the inputs with tape.parameter");
+    for (const Node& node : program.nodes)
+      require(!node.op->always_saved(), "its functions call ", node.op->name(),
+              " of a sequence that ranks share, and a ", "replay of them would communicate; call it outside");
     require(program.next_site == 0, "its functions draw random numbers; draw them outside and make them an input");
   }
 
   Planned planned_forward(const Operands& in) const {
-    Tape tape({.mode = Mode::plan});
+    Tape tape({.ring = ring, .mode = Mode::plan});
     const Var<T> result = forward_(tape, inputs_of(tape, in));
     require(static_cast<bool>(result), "its forward function returns a Var that was never given a value");
     check(tape);
     return {result.shape(), tape.stats()};
   }
   Planned planned_backward(const Operands& in, const Shape& shape) const {
-    Tape tape({.mode = Mode::plan});
+    Tape tape({.ring = ring, .mode = Mode::plan});
     wanted_.clear();
     for (int i = 0; i < in.size(); ++i) wanted_.push_back(in[i].wants_gradient);
     CustomBackward<T> values{tape, inputs_of(tape, in), leaf(tape, nullptr, shape), leaf(tape, nullptr, shape),
@@ -165,7 +170,9 @@ class CustomGradient final : public Op {
 template <class T, class Forward, class Backward>
 Var<T> custom_gradient(const char* name, const std::vector<Var<T>>& inputs, Forward forward, Backward backward) {
   using O = ops::CustomGradient<T, Forward, Backward>;
-  return record(O(name, std::move(forward), std::move(backward)), inputs)[O::y];
+  O op(name, std::move(forward), std::move(backward));
+  if (!inputs.empty()) op.ring = inputs.front().tape().ring();
+  return record(std::move(op), inputs)[O::y];
 }
 
 }}  // namespace remat

@@ -26,11 +26,37 @@ inline std::uint64_t first_in_batch(const Tape& tape, const Shape& shape) {
   return row * static_cast<std::uint64_t>(shape.size() / part.rows);
 }
 
+/// Of a tensor [B, T, ...] that is a rank's part of a sequence: the mask that the whole sequence has there.
+inline DropoutMask mask_in_ring(DropoutMask mask, const Tape& tape, const Shape& shape) {
+  const std::optional<ChunkPlace>& chunk = tape.chunk();
+  require(!chunk || (!chunk->is_cut_elsewhere && chunk->axis <= 1 && shape[chunk->axis] == chunk->length),
+          "dropout: inside blockwise of a rank's part of a sequence a tensor of shape ", shape,
+          " is cut otherwise than along axis 0 or 1; cut one of these");
+  const bool is_cut = chunk && chunk->axis == 1;
+  const SequencePieces pieces = tape.ring()->pieces(is_cut ? chunk->whole : shape[1]);
+  const Index inner = shape.size() == 0 ? 0 : shape.size() / (shape[0] * shape[1]);
+  const Index offset = is_cut ? chunk->offset : 0;
+  Shape full = shape;
+  full[1] = pieces.whole();
+  Index before = pieces[offset] * inner;
+  if (chunk && chunk->axis == 0) full[0] = chunk->whole, before += chunk->offset * pieces.whole() * inner;
+  mask.run = static_cast<std::uint64_t>(shape[1] * inner);
+  mask.whole = static_cast<std::uint64_t>(pieces.whole() * inner);
+  mask.first = first_in_batch(tape, full) + static_cast<std::uint64_t>(before);
+  if (offset < pieces.length) {
+    mask.jump_at = static_cast<std::uint64_t>((pieces.length - offset) * inner);
+    mask.jump = static_cast<std::uint64_t>(pieces.gap() * inner);
+  }
+  return mask;
+}
+
 /// The same for a tensor of this shape, whose elements keep their masks when `blockwise` cuts it, or the caller the
-/// batch.
+/// batch, or ranks the sequence.
 inline DropoutMask next_mask(Tape& tape, double rate, const Shape& shape) {
   DropoutMask mask = next_mask(tape, rate);
   if (!mask.active()) return mask;
+  if (tape.ring() != nullptr && !tape.part().is_regrouped && shape.rank() >= 3) return mask_in_ring(mask, tape, shape);
+  if (tape.ring() != nullptr) mask.stream.seed ^= tape.rank_seed();
   mask.first = first_in_batch(tape, shape);
   if (!tape.chunk()) return mask;
   const ChunkPlace& place = *tape.chunk();
@@ -56,7 +82,7 @@ template <class T>
 void mask_factors(const DropoutMask& mask, Index at, Index count, T* factors) {
   const auto begin = static_cast<std::uint64_t>(at), end = begin + static_cast<std::uint64_t>(count);
   for (std::uint64_t i = begin; i < end;) {
-    const std::uint64_t left = mask.run == 0 ? end - i : std::min(end - i, mask.run - i % mask.run);
+    const std::uint64_t left = mask.together(i, end - i);
     kernels::dropout_factors(mask, mask.coordinate(i), static_cast<Index>(left), factors + (i - begin));
     i += left;
   }

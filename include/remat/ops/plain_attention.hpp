@@ -43,6 +43,8 @@ template <class T>
 Var<T> plain_attention(const Var<T>& q, const Var<T>& k, const Var<T>& v, const AttentionOptions& options = {},
                        const std::type_identity_t<AttentionMasks<T>>& masks = {}) {
   const Shape &qs = q.shape(), &ks = k.shape();
+  require(q.tape().ring() == nullptr, "plain_attention: scores exist whole, which they never do where ranks share a ",
+          "sequence; leave out masks.weights, or call attention");
   require(qs.rank() == 4 && ks.rank() == 4 && v.shape() == ks && ks[2] > 0 && qs[2] % ks[2] == 0, "plain_attention: q ",
           qs, ", k ", ks, " and v ", v.shape(), " are not [B, T, N, H] and twice [B, S, K, H] with K that divides N");
   require(options.rotary_base == 0 && !options.alibi && !masks.relative_bias.has_value() && !masks.sinks.has_value(),

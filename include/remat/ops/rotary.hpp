@@ -2,8 +2,10 @@
 // keys that are turned once and then kept.
 #pragma once
 
+#include <remat/autodiff/tape.hpp>
 #include <remat/kernels/attention/rotary.hpp>
 #include <remat/ops/attention_options.hpp>
+#include <utility>
 
 namespace remat { inline namespace REMAT_ABI {
 
@@ -36,6 +38,7 @@ struct RotaryTurn : Op {
   static constexpr In<std::int32_t> positions{1};  // [B, T]
   static constexpr Out<T> y{0};
   RotaryOptions options;
+  std::shared_ptr<SequenceRing> ring{};  // ranks of which each has a part of the sequences; null: they are whole
 
   explicit RotaryTurn(const RotaryOptions& o) : Op("rotary"), options(o) {}
 
@@ -45,6 +48,7 @@ struct RotaryTurn : Op {
     require(!in.has(positions) || in[positions].shape == Shape({xs[0], xs[1]}), "positions have shape ",
             in.has(positions) ? in[positions].shape : Shape{}, ", x of shape ", xs, " needs [", xs[0], ", ", xs[1],
             "]");
+    if (ring != nullptr) static_cast<void>(ring->pieces(xs[1]));
     require(options.base > 0, "base ", options.base, " is not above 0");
     require(options.heads >= 0 && options.heads <= xs[2], "heads ", options.heads, " is not in [0, ", xs[2], "]");
     check_position(options.offset, "offset");
@@ -80,6 +84,7 @@ struct RotaryTurn : Op {
     how.rotary_base = options.base, how.rotary_dims = options.dims, how.rotary_scaling = options.scaling;
     const auto problem = attention_problem<T>(length, length, how);
     const std::int32_t* places = f.has(positions) ? f[positions].data() : nullptr;
+    const SequencePieces pieces = ring == nullptr ? SequencePieces{length, 0, 0, 1} : ring->pieces(length);
     const auto read = numbers(from);
     const auto write = numbers(to);
     double* frequencies = f.template scratch<double>();
@@ -88,7 +93,7 @@ struct RotaryTurn : Op {
     parallel_for(xs[0] * length, row_grain(heads * dims + 64 * pairs), [&](Index begin, Index end) {
       for (Index i = begin; i < end; ++i) {
         Accum<T>*cosines = tables + i * 2 * pairs, *sines = cosines + pairs;
-        const Index place = places == nullptr ? options.offset + i % length : places[i];
+        const Index place = places == nullptr ? options.offset + pieces[i % length] : places[i];
         for (Index j = 0; j < pairs; ++j) {
           const double angle = static_cast<double>(place) * frequencies[j];
           cosines[j] = static_cast<Accum<T>>(problem.rotary_amplitude * std::cos(angle));
@@ -113,11 +118,16 @@ struct RotaryTurn : Op {
 }  // namespace ops
 
 /// Turns the heads of x [B, T, N, H] by position: positions [B, T], or `options.offset`, one more, ... in every row ->
-/// [B, T, N, H]. Scores of turned queries and keys depend on how far they are apart.
+/// [B, T, N, H]. Scores of turned queries and keys depend on how far they are apart. Where ranks share a sequence,
+/// positions that are not given are those in the whole.
 template <class T>
 Var<T> rotary(const Var<T>& x, const RotaryOptions& options = {}, const Like<std::int32_t>& positions = {}) {
   using O = ops::RotaryTurn<T>;
-  return record(O(options), x, positions)[O::y];
+  O op(options);
+  if (!positions.has_value()) op.ring = x.tape().ring();
+  require(op.ring == nullptr || !x.tape().chunk(), "rotary: inside blockwise, a chunk of a rank's part of a sequence ",
+          "does not say where it lies; give positions");
+  return record(std::move(op), x, positions)[O::y];
 }
 
 }}  // namespace remat

@@ -140,7 +140,7 @@ class RegionChoices {
     for (std::int32_t i = r_.node_begin; i < r_.node_end; ++i)
       if (p_.node(i).live) for_each_residual(p_, p_.node(i), [this](SlotId slot) { count(slot, 1); });
     for (std::int32_t i = r_.node_end - 1; i >= r_.node_begin; --i) {
-      if (!is_read(p_.node(i))) continue;
+      if (!is_read(p_.node(i)) || p_.node(i).op->always_saved()) continue;
       replayed_[at(i)] = true;
       for (const Operand& operand : p_.operands_of(p_.node(i))) count(operand.slot, 1);
     }

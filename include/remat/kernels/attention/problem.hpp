@@ -35,6 +35,8 @@ struct AttentionProblem {
   /// queries in pieces draws the masks of one who runs them at once. Length 0: query_length. `dropout.first` is added.
   DropoutMask dropout{};
   Index dropout_first_query = 0, dropout_query_length = 0;
+  /// Key 0 is number `first_key` of `all_keys` (0: key_length), for dropout likewise and for `alibi_by_key`.
+  Index first_key = 0, all_keys = 0;
 
   /// Masks by position. Keys are seen at distances below `window` (0: any), and in batch entry b before key_lengths[b];
   /// those before prefix_lengths[b] are seen in spite of `causal`. Null: no such mask.
@@ -134,7 +136,9 @@ template <class T>
 std::uint64_t coordinate(const AttentionProblem<T>& problem, Index b, Index n, Index t, Index s) {
   const Index length = problem.dropout_query_length > 0 ? problem.dropout_query_length : problem.query_length;
   const auto row = static_cast<std::uint64_t>((b * problem.heads + n) * length + problem.dropout_first_query + t);
-  return problem.dropout.first + row * static_cast<std::uint64_t>(problem.key_length) + static_cast<std::uint64_t>(s);
+  const Index keys = problem.all_keys > 0 ? problem.all_keys : problem.key_length;
+  return problem.dropout.first + row * static_cast<std::uint64_t>(keys) +
+         static_cast<std::uint64_t>(problem.first_key + s);
 }
 
 }  // namespace attention

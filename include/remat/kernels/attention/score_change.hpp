@@ -112,7 +112,8 @@ class ScoreChange {
   void add_by_key(T* scores, Index row, Index rows, Index lane) const {
     const auto rounded = [](double x) { return widen(narrow(static_cast<float>(x))); };
     const auto of_key = [&, slope = rounded(alibi_slope(n, p.heads))](Index key) {
-      return static_cast<T>(rounded(slope * rounded(static_cast<double>(key)))) * static_cast<T>(p.scale);
+      const auto place = static_cast<double>(p.first_key + key);
+      return static_cast<T>(rounded(slope * rounded(place))) * static_cast<T>(p.scale);
     };
     T lanes[group] = {};
     for (int j = 0; KeyLanes && j < group; ++j) lanes[j] = of_key(lane + j);
