@@ -24,8 +24,8 @@ struct Running final : Op {
   static constexpr In<double> x{0};
   static constexpr Out<double> y{0};
   Seen* seen;
-  bool can_replay;
-  Running(Seen* s, bool r) : Op("running"), seen(s), can_replay(r) {}
+  bool can_replay, is_always_saved;
+  Running(Seen* s, bool r, bool a = false) : Op("running"), seen(s), can_replay(r), is_always_saved(a) {}
   Specs infer(const Operands& in) const override { return {y(in[x].shape)}; }
   Residuals residuals(const Wanted&) const override { return {}; }
   void forward(Frame& f) const override {
@@ -40,6 +40,7 @@ struct Running final : Op {
     for (Index i = 0; i < f[x].size(); ++i) f.grad(x).data()[i] = f.grad(y).data()[i];
   }
   bool replayable() const override { return can_replay; }
+  bool always_saved() const override { return is_always_saved; }
 };
 
 Seen run(const Policy& policy, bool can_replay, Mode mode = Mode::train, bool verify = false) {
@@ -95,6 +96,47 @@ TEST(Unreplayable, IsNeverReplayedByATapeUsedAfterTheRefusal) {
   expect_error({"did not return it"}, [&] { sum(y); });
   EXPECT_NO_THROW(tape.backward(sum(sin(x))));  // what does not use the region goes on
   EXPECT_EQ(seen.forwards, 1);
+}
+
+/// sin(running(sin(x))) in a region, within one under `around`; the bytes that were held and written away.
+struct Sent {
+  Seen seen;
+  TapeStats stats;
+  Tensor<double> gradient;
+};
+Sent send(const Policy& policy, const Policy& around, bool verify = false) {
+  Sent sent;
+  Tape tape({.verify = verify});
+  const auto x = tape.input(Tensor<double>({64}, 0.5), {.wants_gradient = true});
+  const auto y = tape.checkpoint(around, [&] {
+    return tape.checkpoint(policy, [&] { return sin(record(Running(&sent.seen, false, true), sin(x))[Running::y]); });
+  });
+  tape.backward(sum(y));
+  sent.stats = tape.stats();
+  sent.gradient = tape.grad(x).copy();
+  return sent;
+}
+
+// Results of an op that communicates: no policy has them recomputed, nor rounded, and all else is recomputed as ever.
+TEST(AlwaysSaved, RunsOnceUnderEveryPolicyInEveryRegion) {
+  const Tensor<double> expected = send(policy::everything, policy::everything).gradient;
+  for (const Policy& policy : {policy::nothing, policy::everything, policy::ops("sin"), Policy(policy::lossy::int8)})
+    for (const Policy& around : {policy::nothing, policy::everything, policy::ops("sin")}) {
+      const Sent sent = send(policy, around);
+      EXPECT_EQ(sent.seen.forwards, 1) << policy << ' ' << around;
+      EXPECT_EQ(sent.stats.replayed_by_op.count("running"), 0U) << policy << ' ' << around;
+      EXPECT_TRUE(same_bits(sent.gradient, expected)) << policy << ' ' << around;
+    }
+  const Sent bare = send(policy::nothing, policy::nothing);
+  EXPECT_EQ(bare.stats.saved_bytes, 512U);  // its result alone, of 64 doubles
+  EXPECT_EQ(bare.stats.replayed_by_op.count("sin"), 0U);
+  EXPECT_EQ(send(policy::nothing, policy::nothing, true).seen.forwards, 1);
+}
+
+TEST(AlwaysSaved, WaitsOnDiskWhereAPolicySaysSo) {
+  const Sent sent = send(policy::nothing, offload(policy::ops("running")));
+  EXPECT_EQ(sent.seen.forwards, 1);
+  EXPECT_EQ(sent.stats.offloaded_bytes, 512U);
 }
 
 TEST(Region, TheFirstErrorIsTheOneThatIsSeen) {

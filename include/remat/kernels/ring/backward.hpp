@@ -13,15 +13,15 @@ struct Backward {
   using A = Accum<T>;
   const AttentionProblem<T>& p;
   const AttentionGradients<T>& to;
-  Common<T> common;
+  Buffers<T> buffers;
   T *q = nullptr, *dq = nullptr, *dk = nullptr, *dv = nullptr;  // of one pair, where adding up in them would round
   A* sums = nullptr;                                            // [rows, 2 T, N, H], likewise
   std::byte* kernel;
   Index length = p.query_length / 2, width = p.heads * p.head_dims;  // of one piece; of a token
 
   Backward(const AttentionProblem<T>& problem, const AttentionGradients<T>& gradients, attention::ScratchArena& arena)
-      : p(problem), to(gradients), common(problem, true, arena) {
-    const AttentionProblem<T>& pair = common.pair;
+      : p(problem), to(gradients), buffers(problem, true, arena) {
+    const AttentionProblem<T>& pair = buffers.pair;
     if constexpr (is_rounded<T>) {
       const Index size = pair.batch * pair.query_length * pair.heads * pair.head_dims;
       q = arena.take<T>(size), dq = arena.take<T>(size), sums = arena.take<A>(2 * size);
@@ -41,7 +41,7 @@ struct Backward {
     }
   }
   /// Where the gradients of one pair go: added to those that are summed up, or where that would round, by themselves.
-  AttentionGradients<T> of_pair(Index b0, Index half, const Parcel<T>& keys) const {
+  AttentionGradients<T> of_pair(Index b0, Index half, const KeyValueBlock<T>& keys) const {
     AttentionGradients<T> part;
     part.add_sinks = part.add_relative_bias = true;
     part.relative_bias = to.relative_bias;
@@ -56,7 +56,7 @@ struct Backward {
     return part;
   }
   /// Adds what was by itself.
-  void add_pair(Index rows, Index half, const Parcel<T>& keys) const {
+  void add_pair(Index rows, Index half, const KeyValueBlock<T>& keys) const {
     if constexpr (is_rounded<T>) {
       const auto add = [](const T* from, Index count, A* sum) {
         for (Index j = 0; j < count; ++j) sum[j] += numbers(from)[j];
@@ -64,8 +64,8 @@ struct Backward {
       if (to.q != nullptr)
         each_token(rows, length, half, width,
                    [&](Index b, Index t, Index i) { add(dq + i * width, width, sums + (b * 2 * length + t) * width); });
-      const Index token = common.pair.k_token;
-      each_token(rows, common.pair.key_length, 0, token, [&](Index, Index, Index i) {
+      const Index token = buffers.pair.k_token;
+      each_token(rows, buffers.pair.key_length, 0, token, [&](Index, Index, Index i) {
         if (to.k != nullptr) add(dk + i * token, token, keys.dk + i * token);
         if (to.v != nullptr) add(dv + i * token, token, keys.dv + i * token);
       });
@@ -81,8 +81,8 @@ struct Backward {
     });
   }
   /// The gradients of the rank's own keys and values, which are whole.
-  void finish_keys(Index b0, Index rows, Index half, const Parcel<T>& own) const {
-    const Index keys = common.pair.key_length, token = common.pair.k_token;
+  void finish_keys(Index b0, Index rows, Index half, const KeyValueBlock<T>& own) const {
+    const Index keys = buffers.pair.key_length, token = buffers.pair.k_token;
     if (to.k != nullptr) write(own.dk, rows, keys, half, token, to.k + b0 * p.k_batch, p.k_batch, p.k_token, to.add_k);
     if (to.v != nullptr) write(own.dv, rows, keys, half, token, to.v + b0 * p.v_batch, p.v_batch, p.v_token, to.add_v);
   }
@@ -119,15 +119,15 @@ void ring_attention_backward(const AttentionProblem<T>& p, SequenceRing& ranks, 
   if (to.sinks != nullptr && !to.add_sinks) std::fill_n(to.sinks, p.heads, Accum<T>{0});
   if (to.relative_bias != nullptr && !to.add_relative_bias)
     std::fill_n(to.relative_bias, p.buckets * p.heads, Accum<T>{0});
-  for (Index b0 = 0; b0 < p.batch; b0 += pass.common.pair.batch) {
-    ring::Round<T> round(p, ranks, pass.common, b0);
-    pass.begin(b0, round.rows());
-    const auto meet = [&](Index half, AttentionProblem<T> pair, const ring::Parcel<T>& keys, bool is_first) {
+  for (Index b0 = 0; b0 < p.batch; b0 += pass.buffers.pair.batch) {
+    ring::Rotation<T> rotation(p, ranks, pass.buffers, b0);
+    pass.begin(b0, rotation.rows());
+    const auto attend = [&](Index half, AttentionProblem<T> pair, const ring::KeyValueBlock<T>& keys, bool is_first) {
       auto part = pass.of_pair(b0, half, keys);
       if (is_first) part.sinks = to.sinks, pair.sinks = p.sinks;  // once for each query
       const T* queries = pass.query_row(q, b0, half * length);
       if constexpr (ring::is_rounded<T>) {  // q lies as its gradient does
-        ring::each_token(round.rows(), length, half, width, [&](Index b, Index t, Index i) {
+        ring::each_token(rotation.rows(), length, half, width, [&](Index b, Index t, Index i) {
           std::copy_n(pass.query_row(q, b0 + b, t), width, pass.q + i * width);
         });
         queries = pass.q, pair.q_token = width, pair.q_batch = length * width;
@@ -136,11 +136,13 @@ void ring_attention_backward(const AttentionProblem<T>& p, SequenceRing& ranks, 
       const Index line = (half * p.batch + b0) * p.heads * length;
       attention_backward(pair, queries, keys.k, keys.v, out + at, log_sum_exp + line, dout + at, part, pass.kernel,
                          rest + line);
-      pass.add_pair(round.rows(), half, keys);
+      pass.add_pair(rotation.rows(), half, keys);
     };
-    const auto home = [&](Index half, const ring::Parcel<T>& own) { pass.finish_keys(b0, round.rows(), half, own); };
-    round.walk(k, v, to.k != nullptr || to.v != nullptr, meet, home);
-    pass.finish_queries(b0, round.rows());
+    const auto finish = [&](Index half, const ring::KeyValueBlock<T>& own) {
+      pass.finish_keys(b0, rotation.rows(), half, own);
+    };
+    rotation.run(k, v, to.k != nullptr || to.v != nullptr, attend, finish);
+    pass.finish_queries(b0, rotation.rows());
   }
 }
 

@@ -41,14 +41,14 @@ struct Merged {
 template <class T>
 struct ForwardScratch {
   using A = Accum<T>;
-  Common<T> common;
+  Buffers<T> buffers;
   T* out;                 // [rows, T, N, H] of one pair
   A *log_sum_exp, *rest;  // [rows, N, T] of one pair
   A* sums;                // [rows, 2 T, N, H], if merging in the result would round each time
   std::byte* kernel;
 
-  ForwardScratch(const AttentionProblem<T>& p, attention::ScratchArena& arena) : common(p, false, arena) {
-    const AttentionProblem<T>& pair = common.pair;
+  ForwardScratch(const AttentionProblem<T>& p, attention::ScratchArena& arena) : buffers(p, false, arena) {
+    const AttentionProblem<T>& pair = buffers.pair;
     const Index lines = pair.batch * pair.heads * pair.query_length;
     out = arena.take<T>(lines * pair.head_dims);
     log_sum_exp = arena.take<A>(lines), rest = arena.take<A>(lines);
@@ -79,20 +79,20 @@ void ring_attention_forward(const AttentionProblem<T>& p, SequenceRing& ranks, c
   const Index length = p.query_length / 2, h = p.head_dims, lines = p.batch * p.heads * length;
   std::fill_n(log_sum_exp, 2 * lines, -std::numeric_limits<A>::infinity());
   std::fill_n(rest, 2 * lines, std::numeric_limits<A>::min());
-  for (Index b0 = 0; b0 < p.batch; b0 += scratch.common.pair.batch) {
-    ring::Round<T> round(p, ranks, scratch.common, b0);
+  for (Index b0 = 0; b0 < p.batch; b0 += scratch.buffers.pair.batch) {
+    ring::Rotation<T> rotation(p, ranks, scratch.buffers, b0);
     A* sums = scratch.sums;
     if constexpr (!ring::is_rounded<T>) sums = out + b0 * p.out_batch;
-    std::fill_n(sums, round.rows() * p.out_batch, A{0});
+    std::fill_n(sums, rotation.rows() * p.out_batch, A{0});
     const auto merged = [&](Index half, Index b, Index t, Index n) {
       const Index line = ((half * p.batch + b0 + b) * p.heads + n) * length + t % length;
       return ring::Merged<A>{sums + b * p.out_batch + t * p.out_token + n * h, log_sum_exp + line, rest + line};
     };
-    const auto meet = [&](Index half, AttentionProblem<T> pair, const ring::Parcel<T>& keys, bool) {
+    const auto attend = [&](Index half, AttentionProblem<T> pair, const ring::KeyValueBlock<T>& keys, bool) {
       pair.out_batch = length * pair.out_token;
       attention_forward(pair, q + b0 * p.q_batch + half * length * p.q_token, keys.k, keys.v, scratch.out,
                         scratch.log_sum_exp, scratch.kernel, scratch.rest);
-      ring::each_token(round.rows(), length, half, 2 * p.out_token, [&](Index b, Index t, Index i) {
+      ring::each_token(rotation.rows(), length, half, 2 * p.out_token, [&](Index b, Index t, Index i) {
         for (Index n = 0; n < p.heads; ++n) {
           const Index line = (b * p.heads + n) * length + t % length;
           const auto other = numbers(static_cast<const T*>(scratch.out) + i * pair.out_token + n * h);
@@ -102,9 +102,9 @@ void ring_attention_forward(const AttentionProblem<T>& p, SequenceRing& ranks, c
         }
       });
     };
-    round.walk(k, v, false, meet, [](Index, const ring::Parcel<T>&) {});
+    rotation.run(k, v, false, attend, [](Index, const ring::KeyValueBlock<T>&) {});
     for (Index half = 0; half < 2; ++half)
-      ring::each_token(round.rows(), length, half, 2 * p.out_token, [&](Index b, Index t, Index) {
+      ring::each_token(rotation.rows(), length, half, 2 * p.out_token, [&](Index b, Index t, Index) {
         if (p.sinks != nullptr)  // a key that everybody sees, whose value is zeros
           for (Index n = 0; n < p.heads; ++n)
             merged(half, b, t, n).add(p.sinks[n], std::numeric_limits<A>::min(), h, [](Index) { return A{0}; });

@@ -1,4 +1,4 @@
-// Ring attention's walk: which piece of keys meets which queries when, and what travels between ranks.
+// Ring attention's rotation: which piece of keys meets which queries when, and what travels between ranks.
 #pragma once
 
 #include <algorithm>
@@ -33,7 +33,7 @@ AttentionProblem<T> pair_sizes(const AttentionProblem<T>& p) {
 
 /// Keys, values and segments of one piece, and in backward what is summed of their gradients, in one run of bytes.
 template <class T>
-struct Parcel {
+struct KeyValueBlock {
   std::byte* begin;
   T *k, *v;                // [rows, S, K, H]
   std::int32_t* segments;  // [rows, S]; zeros where there are none
@@ -42,7 +42,7 @@ struct Parcel {
   Accum<T>*dk, *dv;
   std::size_t gradient_bytes;
 
-  Parcel(const AttentionProblem<T>& pair, bool with_gradients, attention::ScratchArena& arena)
+  KeyValueBlock(const AttentionProblem<T>& pair, bool with_gradients, attention::ScratchArena& arena)
       : begin(arena.take<std::byte>(0)) {
     const Index tokens = pair.batch * pair.key_length, size = tokens * pair.k_token;
     std::size_t used = arena.used();
@@ -70,13 +70,13 @@ void each_token(Index rows, Index length, Index half, Index work, F&& body) {
 
 /// What both passes hold beside the kernel's own scratch.
 template <class T>
-struct Common {
+struct Buffers {
   AttentionProblem<T> pair;  // sizes
-  Parcel<T> here, next;
+  KeyValueBlock<T> here, next;
   std::int32_t *key_lengths, *prefix_lengths, *query_offsets;  // [rows], as one pair of pieces sees them
   std::int32_t* query_segments;                                // [2][rows, T]
 
-  Common(const AttentionProblem<T>& p, bool with_gradients, attention::ScratchArena& arena)
+  Buffers(const AttentionProblem<T>& p, bool with_gradients, attention::ScratchArena& arena)
       : pair(pair_sizes(p)), here(pair, with_gradients, arena), next(pair, with_gradients, arena) {
     for (std::int32_t** numbers : {&key_lengths, &prefix_lengths, &query_offsets})
       *numbers = arena.take<std::int32_t>(pair.batch);
@@ -84,31 +84,31 @@ struct Common {
   }
 };
 
-/// Rows [first_row, first_row + rows) of the batch on their way round the ring. All ranks walk alike, each with its own
+/// Rows [first_row, first_row + rows) of the batch on their way round the ring. All ranks do alike, each with its own
 /// queries: first the keys of each rank's first piece come by, then those of the second, always from the rank before.
 template <class T>
-class Round {
+class Rotation {
  public:
-  Round(const AttentionProblem<T>& problem, SequenceRing& ranks, Common<T>& scratch, Index first_row)
+  Rotation(const AttentionProblem<T>& problem, SequenceRing& ranks, Buffers<T>& scratch, Index first_row)
       : p(problem),
         ring_(ranks),
-        common_(scratch),
+        buffers_(scratch),
         queries_(ranks.pieces(problem.query_length)),
         keys_(ranks.pieces(problem.key_length)),
         first_row_(first_row),
         rows_(std::min(scratch.pair.batch, problem.batch - first_row)) {
     if (p.query_segments == nullptr) return;
     for (Index half = 0; half < 2; ++half)
-      copy_pieces(p.query_segments, p.query_length, half, common_.query_segments + half * segments_of_half());
+      copy_pieces(p.query_segments, p.query_length, half, buffers_.query_segments + half * segments_of_half());
   }
 
   Index rows() const { return rows_; }
 
-  /// Calls `meet(half, pair, parcel, is_first)` for this rank's first (half 0) or second piece of queries and each
+  /// Calls `attend(half, pair, block, is_first)` for this rank's first (half 0) or second piece of queries and each
   /// piece of keys that the masks by position let them see, and once for each half with is_first, whatever it sees;
-  /// with gradients also `home(half, parcel)` when those of the rank's own keys are whole.
-  template <class Meet, class Home>
-  void walk(const T* k, const T* v, bool with_gradients, Meet&& meet, Home&& home) {
+  /// with gradients also `finish(half, block)` when those of the rank's own keys are whole.
+  template <class Attend, class Finish>
+  void run(const T* k, const T* v, bool with_gradients, Attend&& attend, Finish&& finish) {
     const Index ranks = ring_.size(), rank = ring_.rank();
     for (Index half = 0; half < 2; ++half) {
       pack(k, v, half, with_gradients);
@@ -117,26 +117,26 @@ class Round {
         for (const Index of : {Index{0}, Index{1}}) {
           const AttentionProblem<T> pair = pair_of(of, half == 0 ? owner : keys_.count - 1 - owner);
           const bool is_first = half == 0 && step == 0;
-          if (is_first || sees_any(pair)) meet(of, pair, common_.here, is_first);
+          if (is_first || sees_any(pair)) attend(of, pair, buffers_.here, is_first);
         }
         pass(step + 1 < ranks, with_gradients);
       }
-      if (with_gradients) home(half, common_.here);
+      if (with_gradients) finish(half, buffers_.here);
     }
   }
 
  private:
-  Index segments_of_half() const { return rows_ * common_.pair.query_length; }
+  Index segments_of_half() const { return rows_ * buffers_.pair.query_length; }
 
-  /// Of numbers [B, length] those of one half of each row of this round.
+  /// Of numbers [B, length] those of one half of each row.
   void copy_pieces(const std::int32_t* from, Index length, Index half, std::int32_t* to) const {
     for (Index b = 0; b < rows_; ++b)
       std::copy_n(from + (first_row_ + b) * length + half * (length / 2), length / 2, to + b * (length / 2));
   }
 
   void pack(const T* k, const T* v, Index half, bool with_gradients) {
-    const AttentionProblem<T>& pair = common_.pair;
-    Parcel<T>& own = common_.here;
+    const AttentionProblem<T>& pair = buffers_.pair;
+    KeyValueBlock<T>& own = buffers_.here;
     const Index tokens = rows_ * pair.key_length, size = pair.k_token;
     parallel_for(tokens, row_grain(2 * size), [&](Index begin, Index end) {
       for (Index i = begin; i < end; ++i) {
@@ -157,7 +157,7 @@ class Round {
   /// Keys go one rank on, but for the last step, when their gradients alone are still to come home.
   void pass(bool with_keys, bool with_gradients) {
     if (!with_keys && !with_gradients) return;
-    Parcel<T>&from = common_.here, &to = common_.next;
+    KeyValueBlock<T>&from = buffers_.here, &to = buffers_.next;
     const std::size_t bytes = (with_keys ? from.key_bytes : 0) + (with_gradients ? from.gradient_bytes : 0);
     ring_.pass({with_keys ? from.begin : from.gradients, bytes}, {with_keys ? to.begin : to.gradients, bytes});
     std::swap(from, to);
@@ -165,7 +165,7 @@ class Round {
 
   /// Piece `of` of this rank's queries against piece number `piece` of all keys.
   AttentionProblem<T> pair_of(Index of, Index piece) const {
-    AttentionProblem<T> pair = common_.pair;
+    AttentionProblem<T> pair = buffers_.pair;
     const Index query = of == 0 ? queries_.first : queries_.second;
     const Index before_queries = query * queries_.length, before_keys = piece * keys_.length;
     pair.batch = rows_;
@@ -181,11 +181,12 @@ class Round {
       for (Index b = 0; b < rows_; ++b) to[b] = static_cast<std::int32_t>(numbers[first_row_ + b] + by);
       return to;
     };
-    pair.key_lengths = moved(p.key_lengths, common_.key_lengths, -before_keys);
-    pair.prefix_lengths = moved(p.prefix_lengths, common_.prefix_lengths, -before_keys);
-    pair.query_offsets = moved(p.query_offsets, common_.query_offsets, before_queries - before_keys);
+    pair.key_lengths = moved(p.key_lengths, buffers_.key_lengths, -before_keys);
+    pair.prefix_lengths = moved(p.prefix_lengths, buffers_.prefix_lengths, -before_keys);
+    pair.query_offsets = moved(p.query_offsets, buffers_.query_offsets, before_queries - before_keys);
     if (p.query_segments != nullptr)
-      pair.query_segments = common_.query_segments + of * segments_of_half(), pair.key_segments = common_.here.segments;
+      pair.query_segments = buffers_.query_segments + of * segments_of_half(),
+      pair.key_segments = buffers_.here.segments;
     return pair;
   }
 
@@ -202,7 +203,7 @@ class Round {
 
   const AttentionProblem<T>& p;
   SequenceRing& ring_;
-  Common<T>& common_;
+  Buffers<T>& buffers_;
   SequencePieces queries_, keys_;
   Index first_row_, rows_;
 };
