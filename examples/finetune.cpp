@@ -2,9 +2,11 @@
 //
 //   ./run finetune [--model FILE.gguf] [--data FILE.jsonl] [--memory MIB]      (--help lists every flag)
 #include <chrono>
+#include <cmath>
 #include <filesystem>
 #include <iomanip>
 #include <iostream>
+#include <memory>
 #include <optional>
 #include <remat/core/process_memory.hpp>
 #include <remat/io.hpp>
@@ -14,6 +16,7 @@
 #include <vector>
 
 #include "finetune/export.hpp"
+#include "finetune/model.hpp"
 #include "finetune/questions.hpp"
 #include "finetune/saving.hpp"
 #include "finetune/settings.hpp"
@@ -44,20 +47,42 @@ remat::io::Matrices matrices_of(const Settings& s) {
 struct Steps {
   Index parts = 1;
   std::optional<remat::StepWithinMemory> plan{};
+  bool in_backward = false;  // weights are updated, and gradients are not clipped
 };
-Steps plan_steps(const Settings& s, Model& model, const remat::ParameterRegistry& parameters, const Batch& batch) {
+Steps plan_steps(const Settings& s, const CLI::App& app, Model& model, const remat::ParameterRegistry& parameters,
+                 const Batch& batch) {
   if (s.memory == 0) {
     if (!s.policy.empty()) model.set_remat(remat::policy::parse(s.policy));
     return {};
   }
-  const auto plan_of = [&](Index rows) {
+  const auto plan_of = [&](const remat::StepCut& cut) {
+    model.set_chunks(cut.head_chunk, cut.ffn_chunk);
     return remat::plan(
-        [&](remat::Tape& tape) { return share_of_loss(model, tape, batch.rows(0, rows), batch.target_count()); });
+        [&](remat::Tape& tape) { return share_of_loss(model, tape, batch.rows(0, cut.rows), batch.target_count()); });
   };
   model.set_remat(remat::policy::nothing);  // a region to each layer, of which the plan decides
-  auto chosen = remat::plan_within_memory(static_cast<std::size_t>(s.memory) << 20, parameters, s.batch, plan_of);
+  const std::size_t cast = s.dtype == "bf16" ? 2 : 0;
+  remat::MemorySearch how{.state_bytes = 12 + cast, .may_be_lossy = s.lossy, .head_chunks = {16}, .ffn_chunks = {64}};
+  if (s.full && (app.count("--clip") == 0 || s.clip == 0)) how.in_backward_bytes = 8 + cast;
+  auto chosen = remat::plan_within_memory(static_cast<std::size_t>(s.memory) << 20, parameters, s.batch, plan_of, how);
+  model.set_chunks(chosen.cut.head_chunk, chosen.cut.ffn_chunk);
   model.set_remat(chosen.policy.policy);
-  return {chosen.parts, chosen};
+  return {chosen.parts, chosen, chosen.in_backward};
+}
+
+/// What was chosen beside the policy, each with a comma behind it.
+std::string choices(const Settings& s, const remat::StepWithinMemory& plan) {
+  std::string all;
+  const auto add = [&](bool is_so, const std::string& text) { all += is_so ? text + ", " : ""; };
+  add(true, text_of("%lld part%s of %lld rows", static_cast<long long>(plan.parts), plan.parts > 1 ? "s" : "",
+                    static_cast<long long>(s.batch / plan.parts)));
+  add(plan.cut.head_chunk > 0, "the head by " + std::to_string(plan.cut.head_chunk) + " tokens");
+  add(plan.cut.ffn_chunk > 0, "feed-forward by " + std::to_string(plan.cut.ffn_chunk) + " tokens");
+  const std::size_t offloaded = plan.policy.stats.offloaded_bytes;
+  add(offloaded > 0, text_of("%.0f MiB on disk", mib(offloaded)));
+  add(plan.is_lossy(), "what is kept is rounded and gradients are near, not equal");
+  add(plan.in_backward, std::string("updates in backward") + (s.clip > 0 ? " without clipping" : ""));
+  return all;
 }
 
 void print_memory(const Settings& s, const Steps& steps) {
@@ -65,22 +90,22 @@ void print_memory(const Settings& s, const Steps& steps) {
   const remat::StepWithinMemory& plan = *steps.plan;
   row("promised", text_of("%d MiB beside mapped files: %.0f for weights, optimizer and all else, %.0f for a step",
                           s.memory, mib(plan.standing), mib(plan.budget)));
-  row("chosen",
-      text_of("%lld part%s of %lld rows, %s: %.0f MiB, about %.1f s a step", static_cast<long long>(plan.parts),
-              plan.parts > 1 ? "s" : "", static_cast<long long>(s.batch / plan.parts),
-              remat::policy::to_string(plan.policy.policy).substr(0, 60).c_str(), mib(plan.policy.stats.peak_bytes),
-              plan.policy.seconds));
+  row("chosen", choices(s, plan) + text_of("%s: %.0f MiB, about %.1f s a step",
+                                           remat::policy::to_string(plan.policy.policy).substr(0, 60).c_str(),
+                                           mib(plan.policy.stats.peak_bytes), plan.policy.seconds));
 }
 
 /// How many steps, by what the flags say or by the time that a few take; these change nothing.
 int choose_steps(const Settings& s, const Model& model, const remat::ParameterRegistry& parameters,
-                 const remat::data::InstructionBatches& batches, Index parts) {
+                 const remat::data::InstructionBatches& batches, const Steps& how) {
   if (s.steps > 0) return s.steps;
   const auto epoch = static_cast<int>(batches.steps_per_epoch());
   if (s.epochs > 0) return s.epochs * epoch;
   const double seconds = remat::io::median_seconds(
       [&] {
-        forward_backward(model, batches.at(0), 0, parts, s.seed);
+        const auto drop = [](remat::ParameterEntry& entry) { entry.drop_grad(); };
+        forward_backward(model, batches.at(0), 0, how.parts, s.seed,
+                         how.in_backward ? remat::GradientHook(drop) : remat::GradientHook());
         parameters.zero_grad();
       },
       1, 1);
@@ -97,15 +122,23 @@ int finetune_model(const Settings& s, const CLI::App& app) {
   remat::require(!s.merge || (!s.full && !std::filesystem::is_directory(s.model)),
                  "--merge writes a GGUF model with adapters merged: give a GGUF file, and no --full");
   remat::require(!s.dora || !s.full, "--dora is of adapters, of which --full has none");
+  remat::require(s.dtype == "float32" || s.full, "--dtype ", s.dtype,
+                 " is of --full; adapters are trained beside activations in float32");
+  remat::require(!s.lossy || s.memory > 0,
+                 "--lossy is what --memory may choose; with --memory 0 write --policy "
+                 "\"lossy::int8(...)\"");
   programs::make_folder(s.out);
 
   auto start = Clock::now();
   remat::ParameterRegistry parameters(s.seed);
-  auto loaded = remat::models::load<float>(parameters / "model", s.model, {.matrices = matrices_of(s)});
-  Model& model = loaded.model;
+  const std::unique_ptr<Model> loaded =
+      s.dtype == "bf16" ? bfloat16_model(parameters / "model", s.model)
+                        : std::make_unique<ModelOf<float>>(parameters / "model", s.model, matrices_of(s));
+  Model& model = *loaded;
+  const remat::text::Tokenizer& tokenizer = model.tokenizer();
   const double load_seconds = seconds_since(start);
-  remat::require(model.config.context == 0 || s.context <= model.config.context, "--context ", s.context,
-                 " is above the model's ", model.config.context);
+  remat::require(model.context() == 0 || s.context <= model.context(), "--context ", s.context,
+                 " is above the model's ", model.context());
   std::optional<remat::nn::Lora<float>> lora;
   if (!s.full)
     lora.emplace(parameters, parameters / "adapter",
@@ -118,9 +151,9 @@ int finetune_model(const Settings& s, const CLI::App& app) {
 
   start = Clock::now();
   std::optional<remat::text::ChatFormat> format;  // a model without a template learned none: texts are as they are
-  if (!loaded.chat_template.empty()) format = remat::text::recognize_chat(loaded.chat_template);
+  if (!model.chat_template().empty()) format = remat::text::recognize_chat(model.chat_template());
   const auto data = remat::io::cached_instructions(
-      programs::in_folder(s.out, "tokens.cache"), s.data, loaded.tokenizer,
+      programs::in_folder(s.out, "tokens.cache"), s.data, tokenizer,
       {.chat = format, .context = static_cast<std::size_t>(s.context), .skip_bad_lines = s.skip_bad_lines});
   const remat::data::TokenSamples samples = data.samples();
   const auto split = remat::data::split_held_out(samples.size(), s.held_out, s.seed);
@@ -131,7 +164,7 @@ int finetune_model(const Settings& s, const CLI::App& app) {
   const double data_seconds = seconds_since(start);
   if (!s.exported.empty()) {
     remat::require(lora.has_value(), "--export writes adapters, of which --full has none");
-    write_export(s, model, *lora, batches, held_out);
+    write_export(s, of_floats(model).model, *lora, batches, held_out);
     std::cout << "wrote " << s.exported << "/batches.safetensors, adapter\n";
     return 0;
   }
@@ -143,7 +176,8 @@ int finetune_model(const Settings& s, const CLI::App& app) {
                          lora ? text_of("%zu adapters of rank %d%s", lora->parts().size(), s.rank,
                                         s.dora ? ", and magnitudes" : "")
                                     .c_str()
-                              : "all weights"));
+                         : s.dtype == "bf16" ? "all weights, which layers read as bfloat16"
+                                             : "all weights"));
   const auto& counts = data.counts();
   row("data",
       text_of("%lld samples, %lld tokens, %lld to be learned; %lld cut, %lld without an answer, %lld malformed; "
@@ -156,28 +190,35 @@ int finetune_model(const Settings& s, const CLI::App& app) {
               100 * batches.fill(), static_cast<long long>(batches.steps_per_epoch()), split.held_out.size()));
   for (const auto& [name, value] : programs::machine_facts(remat::machine::peak_fma_gflops(remat::machine::threads())))
     row(name, value);
-  const Steps how = plan_steps(s, model, parameters, batches.at(0));
+  const Steps how = plan_steps(s, app, model, parameters, batches.at(0));
   print_memory(s, how);
   std::cout << std::endl;
 
-  const std::vector<Question> questions = questions_of(loaded.tokenizer, samples, split.held_out, s.questions);
+  const std::vector<Question> questions = questions_of(tokenizer, samples, split.held_out, s.questions);
   const double before = held_out_loss(model, held_out, s.eval_batches);
   std::vector<std::string> first_answers;
   for (const Question& question : questions)
-    first_answers.push_back(answer_of(model, loaded.tokenizer, question, s.answer_length));
+    first_answers.push_back(answer_of(model, tokenizer, question, s.answer_length));
   std::cout << text_of("held-out loss before: %.4f\n", before);
 
   remat::optim::AdamW adamw(parameters, {.weight_decay = s.full ? 0.01 : 0});
   remat::optim::GradientWatch watch(parameters);
   programs::SavedRun run(s.states, s.out, parameters, s.memory == 0);  // a copy is not in the promise
   run.may_differ("parts of a batch", std::to_string(how.parts));
+  if (how.plan) {
+    run.may_differ("tokens of a piece of head and feed-forward",
+                   text_of("%lld, %lld", static_cast<long long>(how.plan->cut.head_chunk),
+                           static_cast<long long>(how.plan->cut.ffn_chunk)));
+    run.may_differ("rounding of what is kept", how.plan->is_lossy() ? "some" : "none");
+  }
+  const double clip = how.in_backward ? 0 : s.clip;
   int steps = 0;
-  const int first = begin(s, app, run, adamw, steps);
+  const int first = begin(s, app, run, adamw, steps, clip);
   const auto log =
       remat::io::JsonLines::before(programs::in_folder(s.out, "train.jsonl"), "step", first == 0 ? 0 : first + 1);
   run.keep_log(log);
   if (first == 0) {
-    steps = choose_steps(s, model, parameters, batches, how.parts);
+    steps = choose_steps(s, model, parameters, batches, how);
     log.write({{"step", 0}, {"held_out_loss", before}});
   }
   const remat::optim::WarmupCosine schedule{
@@ -186,10 +227,12 @@ int finetune_model(const Settings& s, const CLI::App& app) {
     remat::io::ProgressLine progress(steps);
     for (int step = first; step < steps; ++step) {
       start = Clock::now();
-      const StepResult result = forward_backward(model, batches.at(step), step, how.parts, s.seed);
+      const double lr = schedule(step);
+      const remat::GradientHook update = how.in_backward ? watch.in_backward(adamw.in_backward(lr)) : nullptr;
+      const StepResult result = forward_backward(model, batches.at(step), step, how.parts, s.seed, update);
       watch.check();
-      const double norm = remat::optim::global_norm(parameters), lr = schedule(step);
-      adamw.step(lr, remat::optim::clip_scale(norm, s.clip));
+      const double norm = how.in_backward ? std::nan("") : remat::optim::global_norm(parameters);
+      if (!how.in_backward) adamw.step(lr, clip > 0 ? remat::optim::clip_scale(norm, clip) : 1);
       const double seconds = seconds_since(start);
       const auto memory = remat::machine::process_memory();
       log.write({{"step", step + 1},
@@ -202,8 +245,9 @@ int finetune_model(const Settings& s, const CLI::App& app) {
                  {"anonymous_bytes", memory.anonymous},
                  {"peak_resident_bytes", memory.peak_resident}});
       progress.show(
-          step, text_of("step %d/%d  loss %.4f  lr %.1e  norm %.2f  %.1f s  %.0f tok/s  %.0f MiB held", step + 1, steps,
-                        result.loss, lr, norm, seconds, double(s.batch) * s.context / seconds, mib(memory.anonymous)));
+          step, text_of("step %d/%d  loss %.4f  lr %.1e  %s  %.1f s  %.0f tok/s  %.0f MiB held", step + 1, steps,
+                        result.loss, lr, how.in_backward ? "not clipped" : text_of("norm %.2f", norm).c_str(), seconds,
+                        double(s.batch) * s.context / seconds, mib(memory.anonymous)));
       if (run.is_stopped(step + 1, steps, [&](const std::string& text) { progress.note(text); }))
         return programs::stopped;
     }
@@ -214,16 +258,16 @@ int finetune_model(const Settings& s, const CLI::App& app) {
   std::cout << text_of("held-out loss %.4f -> %.4f\n\n", before, after);
   for (std::size_t i = 0; i < questions.size(); ++i)
     std::cout << questions[i].asked << "\n  before:    " << first_answers[i]
-              << "\n  after:     " << answer_of(model, loaded.tokenizer, questions[i], s.answer_length)
+              << "\n  after:     " << answer_of(model, tokenizer, questions[i], s.answer_length)
               << "\n  the data:  " << questions[i].answer << "\n\n";
 
-  save_trained(s, parameters, loaded, lora);
+  save_trained(s, parameters, model, lora);
   const auto memory = remat::machine::process_memory();
   std::cout << text_of(
       "peak resident memory %.0f MiB, %.0f MiB now without files; files of %.0f MiB are mapped%s\n",
       mib(memory.peak_resident), mib(memory.anonymous), mib(memory.mapped_files),
       s.memory == 0 ? "" : text_of("; promised: %d + %.0f", s.memory, mib(memory.mapped_files)).c_str());
-  if (s.merge) save_merged(s, loaded, *lora);
+  if (s.merge) save_merged(s, of_floats(model), *lora);
   return 0;
 }
 

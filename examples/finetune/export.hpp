@@ -15,8 +15,8 @@ namespace finetune {
 
 /// `batches.safetensors` in the folder of --export: inputs, targets and segments of --steps batches one below the
 /// other, and `held_out_` before the same names; `adapter` beside it.
-inline void write_export(const Settings& s, const Model& model, const remat::nn::Lora<float>& lora,
-                         const remat::data::InstructionBatches& batches,
+inline void write_export(const Settings& s, const remat::models::Decoder<float>& model,
+                         const remat::nn::Lora<float>& lora, const remat::data::InstructionBatches& batches,
                          const remat::data::SequentialInstructionBatches& held_out) {
   remat::require(s.steps > 0, "--export writes the batches of --steps; give their number");
   std::vector<remat::io::SafetensorsOutput> tensors;

@@ -40,7 +40,7 @@ inline std::string answer_of(const Model& model, const remat::text::Tokenizer& t
                              int length) {
   std::vector<std::int32_t> answer;
   const auto end = tokenizer.special_ids().eos;
-  model.generate(question.prompt, {.length = length, .temperature = 0}, [&](std::int32_t token) {
+  model.generate(question.prompt, length, [&](std::int32_t token) {
     if (token != end) answer.push_back(token);
     return token != end;
   });

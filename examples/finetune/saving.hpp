@@ -15,22 +15,35 @@
 namespace finetune {
 
 /// How many steps are behind a run that is resumed, of `steps` then. Model, data and flags must be those that it began
-/// with, but for those that change no bit of it.
+/// with, but for those that change no bit of it; `clip` is the largest norm, 0 where gradients are not clipped.
 inline int begin(const Settings& s, const CLI::App& app, programs::SavedRun& run, remat::optim::AdamW& adamw,
-                 int& steps) {
+                 int& steps, double clip) {
   const bool is_folder = std::filesystem::is_directory(s.model);
   return run.begin(app, "adamw", adamw, steps,
                    {.files = {{"text of --data", s.data},
                               {"model", is_folder ? programs::in_folder(s.model, "config.json") : s.model}},
+                    .values = {{"clipping", clip > 0 ? "yes" : "none, updates are made in backward or --clip is 0"}},
                     .free_flags = {"memory", "policy", "epochs", "minutes", "eval-batches", "questions",
                                    "answer-length", "merge", "export", "skip-bad-lines"}});
 }
 
+/// All weights, as the model's own format has them.
+inline void save_all(const Settings& s, const remat::ParameterRegistry& parameters, const Model& model) {
+  const std::string name = std::filesystem::is_directory(s.model) ? "model" : "model.gguf";
+  try {
+    model.save(programs::in_folder(s.out, name));
+    std::cout << "wrote " << s.out << "/train.jsonl, " << name << '\n';
+  } catch (const remat::Error& error) {  // what was learned is not lost
+    remat::io::save_safetensors(parameters, programs::in_folder(s.out, "weights.safetensors"));
+    std::cout << "wrote " << s.out << "/train.jsonl, weights.safetensors; no " << name << ": " << error.what() << '\n';
+  }
+}
+
 /// The adapters in two formats, or all weights.
-inline void save_trained(const Settings& s, const remat::ParameterRegistry& parameters,
-                         const remat::models::Pretrained<float>& loaded,
+inline void save_trained(const Settings& s, const remat::ParameterRegistry& parameters, const Model& model,
                          const std::optional<remat::nn::Lora<float>>& lora) {
   if (lora) {
+    const auto& loaded = of_floats(model);
     std::cout << "wrote " << s.out << "/train.jsonl" << std::flush;
     if (!s.dora) {  // llama.cpp knows no magnitudes
       remat::io::save_gguf_lora(*lora, loaded.model, programs::in_folder(s.out, "adapter.gguf"), loaded.architecture);
@@ -43,8 +56,7 @@ inline void save_trained(const Settings& s, const remat::ParameterRegistry& para
       std::cout << "; none for PEFT: " << error.what() << '\n';
     }
   } else {
-    remat::io::save_safetensors(parameters, programs::in_folder(s.out, "model.safetensors"));
-    std::cout << "wrote " << s.out << "/train.jsonl, model.safetensors\n";
+    save_all(s, parameters, model);
   }
 }
 

@@ -11,12 +11,13 @@
 namespace finetune {
 
 struct Settings {
-  std::string model, data, out = "finetuned", policy, base = "as-stored", exported;
+  std::string model, data, out = "finetuned", policy, base = "as-stored", dtype = "float32", exported;
   std::vector<std::string> lora{"*/attention/*", "*/ffn/*"};
   int memory = 400, rank = 8, context = 512, batch = 4, steps = 0, epochs = 0, warmup = 10, threads = 0;
   int eval_batches = 6, questions = 3, answer_length = 60;
   double alpha = 16, dropout = 0, lr = 5e-4, clip = 1, held_out = 0.05, minutes = 8;
-  bool full = false, rank_stabilized = false, skip_bad_lines = false, no_packing = false, merge = false, dora = false;
+  bool full = false, rank_stabilized = false, skip_bad_lines = false, no_packing = false, merge = false, dora = false,
+       lossy = false;
   std::uint64_t seed = 1;
   programs::StateSettings states{};
 };
@@ -43,6 +44,10 @@ inline void add_options(CLI::App& app, Settings& s) {
   app.add_option("--dropout", s.dropout, "on what adapters read")->check(fraction);
   app.add_flag("--dora", s.dora, "adapters that train the length of each column apart (Liu et al. 2024)");
   app.add_flag("--full", s.full, "train all weights, as floats, in the place of adapters");
+  app.add_option("--dtype", s.dtype, "of activations, with --full; bf16 keeps float weights, sums and statistics")
+      ->check(CLI::IsMember({"float32", "bf16"}));
+  app.add_flag("--lossy", s.lossy,
+               "what --memory keeps may be rounded to 16 or 8 bits, so that gradients are near, not equal");
   app.add_option("--base", s.base, "how matrices that are not trained are kept: in their file, or quantized anew")
       ->check(CLI::IsMember({"as-stored", "int8", "nf4", "floats"}));
   app.add_option("--policy", s.policy, "with --memory 0: the remat policy; without it nothing is recomputed");
@@ -57,7 +62,10 @@ inline void add_options(CLI::App& app, Settings& s) {
       ->check(above_zero);
   app.add_option("--lr", s.lr, "highest learning rate")->check(above_zero);
   app.add_option("--warmup", s.warmup, "steps of linear warmup")->check(not_negative);
-  app.add_option("--clip", s.clip, "largest gradient norm")->check(above_zero);
+  app.add_option("--clip", s.clip,
+                 "largest gradient norm; 0: any. With --full, where nothing else fits into --memory and this flag is "
+                 "not given, weights are updated in backward and not clipped")
+      ->check(programs::between(0, 1e12));
   app.add_option("--held-out", s.held_out, "part of the data that is not learned but evaluated")->check(fraction);
   app.add_option("--eval-batches", s.eval_batches, "batches of the held-out loss")->check(positive);
   app.add_option("--questions", s.questions, "held-out questions that are answered before and after")

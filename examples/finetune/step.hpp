@@ -6,13 +6,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <remat/data.hpp>
-#include <remat/models.hpp>
 #include <remat/remat.hpp>
 
-namespace finetune {
+#include "finetune/model.hpp"
 
-using Model = remat::models::Decoder<float>;
-using Batch = remat::data::InstructionBatch;
+namespace finetune {
 
 struct StepResult {
   double loss = 0;             // the mean over the target tokens of the whole batch
@@ -26,9 +24,10 @@ inline remat::Var<float> share_of_loss(const Model& model, remat::Tape& tape, co
   return model.loss(tape, part) * (static_cast<double>(part.target_count()) / static_cast<double>(targets));
 }
 
-/// Adds the gradients of a batch to the parameters, in `parts` parts one after another.
+/// Adds the gradients of a batch to the parameters, in `parts` parts one after another. With the last of them
+/// `when_complete` gets each.
 inline StepResult forward_backward(const Model& model, const Batch& batch, int step, remat::Index parts,
-                                   std::uint64_t seed) {
+                                   std::uint64_t seed, const remat::GradientHook& when_complete = {}) {
   StepResult result;
   result.targets = batch.target_count();
   const remat::Index rows = batch.inputs.shape()[0] / parts;
@@ -37,11 +36,11 @@ inline StepResult forward_backward(const Model& model, const Batch& batch, int s
     if (part.target_count() == 0) continue;
     remat::Tape tape({.seed = seed, .step = step, .first_row = i * rows, .rows = rows});
     const auto share = share_of_loss(model, tape, part, result.targets);
-    tape.backward(share);
     result.loss += static_cast<double>(share.item());
+    remat::require(std::isfinite(result.loss), "step ", step + 1, ": the loss is not finite; lower --lr");
+    tape.backward(share, i + 1 == parts ? when_complete : remat::GradientHook());
     result.peak_bytes = std::max(result.peak_bytes, tape.stats().peak_bytes);
   }
-  remat::require(std::isfinite(result.loss), "step ", step + 1, ": the loss is not finite; lower --lr");
   return result;
 }
 

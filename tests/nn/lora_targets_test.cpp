@@ -4,6 +4,7 @@
 #include <remat/models/decoder.hpp>
 #include <remat/nn/lora.hpp>
 #include <remat/ops/reduce.hpp>
+#include <remat/optim/adamw.hpp>
 #include <remat/optim/gradient_watch.hpp>
 #include <string>
 #include <utility>
@@ -78,6 +79,25 @@ TEST(GradientWatch, NamesWhatIsNotTrained) {
   expect_error({"after 2 steps 2 of", "unused/b, unused/w"}, step);
   parameters.freeze("*");
   expect_error({"all 12 parameters are frozen"}, [&] { optim::GradientWatch none(parameters); });
+}
+
+// Updates in backward use gradients up: they are looked at before.
+TEST(GradientWatch, NamesWhatIsNotTrainedInBackward) {
+  ParameterRegistry parameters;
+  const nn::Linear<float> used(parameters / "used", {.input_dims = 2, .output_dims = 2}),
+      unused(parameters / "unused", {.input_dims = 2, .output_dims = 2});
+  optim::GradientWatch watch(parameters, 2);
+  optim::AdamW adamw(parameters);
+  const Tensor<float> before = used.w.value();
+  const auto step = [&] {
+    Tape tape({.step = 1});
+    tape.backward(sum(used(tape.input(Tensor<float>({3, 2}, 1.0F)))), watch.in_backward(adamw.in_backward(0.1)));
+    EXPECT_FALSE(used.w.has_grad());
+    watch.check();
+  };
+  step();
+  EXPECT_NE(before.data()[0], used.w.value().data()[0]);
+  expect_error({"after 2 steps 2 of", "unused/b, unused/w"}, step);
 }
 
 }  // namespace

@@ -15,6 +15,8 @@ TEST(Calibration, MeasuresWhatTheMachineCanDo) {
   EXPECT_GT(model.bytes_per_second, 1e7);
   EXPECT_GT(model.batched_factor, 0.1);
   EXPECT_LT(model.batched_factor, 20);
+  EXPECT_GT(model.offload_bytes_per_second, 1e5);
+  EXPECT_LT(model.offload_bytes_per_second, 1e12);
 }
 
 }  // namespace

@@ -220,12 +220,14 @@ TEST_F(Rates, AreMeasuredOnceAndReadAgain) {
 }
 
 TEST_F(Rates, ADamagedTextGivesNone) {
-  for (const char* text : {"", "nan 1e10 1", "1e11", "1e11 1e10", "1e11 1e10 1e5", "-1 1e10 1", "1e99 1e10 1"})
+  for (const char* text : {"", "nan 1e10 1 1e9", "1e11", "1e11 1e10", "1e11 1e10 1", "1e11 1e10 1e5 1e9",
+                           "-1 1e10 1 1e9", "1e99 1e10 1 1e9", "1e11 1e10 1 0"})
     EXPECT_FALSE(detail::parsed_rates(text)) << text;
   const CostModel model = CostModel::measured();
   const auto again = detail::parsed_rates(detail::text_of_rates(model));
   ASSERT_TRUE(again);
   EXPECT_EQ(again->batched_factor, model.batched_factor);
+  EXPECT_EQ(again->offload_bytes_per_second, model.offload_bytes_per_second);
 }
 
 TEST_F(Rates, AFolderThatCannotBeWrittenIsNoError) {

@@ -1,14 +1,17 @@
 // XXH3-128 of files: tells bytes that were damaged from those that were written.
 #pragma once
 
+#include <fcntl.h>
 #include <xxhash.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdio>
 #include <memory>
 #include <new>
-#include <remat/io/mapped_file.hpp>
+#include <remat/core/file.hpp>
 #include <string>
+#include <vector>
 
 namespace remat { inline namespace REMAT_ABI { namespace io {
 
@@ -34,11 +37,18 @@ class FileHash {
   std::unique_ptr<XXH3_state_t, XXH_errorcode (*)(XXH3_state_t*)> state_;
 };
 
-/// Of all bytes of a regular file.
+/// Of all bytes of a regular file. They are read and not mapped: pages of a state as large as the model would count as
+/// resident in a process that has promised how much it is.
 inline std::string hash_of_file(const std::string& path) {
-  const MappedFile file(path);
+  const File file(path, O_RDONLY | O_NONBLOCK);
+  const std::size_t size = file.size();
+  std::vector<std::byte> strip(std::min<std::size_t>(size, std::size_t{1} << 20));
   FileHash hash;
-  hash.add(file.bytes().data(), file.bytes().size());
+  for (std::size_t at = 0; at < size; at += strip.size()) {
+    const std::size_t count = std::min(strip.size(), size - at);
+    file.read(strip.data(), count, at);
+    hash.add(strip.data(), count);
+  }
   return hash.text();
 }
 

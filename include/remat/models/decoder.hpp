@@ -26,6 +26,7 @@ struct Decoder {
   nn::StackedTransformer<T> decoder;        // the layers
   nn::Norm<T> final_norm;                   // before the head
   std::optional<Parameter<Accum<T>>> head;  // [V, D] when not tied
+  Index head_chunk;                         // as of the config, of the steps recorded from now on
 
   /// Makes its parameters in `where`. An `Error` names the first setting that is out of its range.
   Decoder(const Scope& where, const DecoderConfig& c)
@@ -33,6 +34,9 @@ struct Decoder {
 
   /// Of the steps recorded from now on. An `Error` while gradient checkpointing is on.
   void set_remat(const Policy& policy) { decoder.set_remat(policy); }
+  /// Of the steps recorded from now on: tokens whose logits exist at one time in a loss, and tokens that a feed-forward
+  /// without experts takes at one time; 0: as the config says. Losses then differ by rounding.
+  void set_chunks(Index of_head, Index of_ffn) { detail::set_chunks(*this, of_head, of_ffn); }
   /// Layers are recomputed in backward from the next step on, whatever `remat` says; embeddings and head are not: the
   /// same bits for less memory. An `Error` unless every_n_layers is above 0.
   void enable_gradient_checkpointing(const nn::GradientCheckpointing& how = {}) {
@@ -94,7 +98,8 @@ Decoder<T>::Decoder(const LayerScope& scope, const DecoderConfig& c, int)
       embedding(scope / "embedding",
                 {.vocabulary = c.vocabulary, .model_dims = c.model_dims, .init = init::normal(c.init_deviation)}),
       decoder(scope / "decoder", detail::stack_of(c)),
-      final_norm(scope / "final_norm", c.norm, c.model_dims, c.norm_bias, c.norm_epsilon, c.norm_scale) {
+      final_norm(scope / "final_norm", c.norm, c.model_dims, c.norm_bias, c.norm_epsilon, c.norm_scale),
+      head_chunk(c.head_chunk) {
   const auto table = [&](const char* name, const char* what, Index rows) {
     return (scope / name).template parameter<Accum<T>>(what, {rows, c.model_dims}, init::normal(c.init_deviation));
   };
@@ -134,7 +139,7 @@ Var<Accum<T>> Decoder<T>::loss(Tape& tape, const Tensor<std::int32_t>& inputs, c
       linear_cross_entropy<T>(h, head_table(), {}, tape.input(targets),
                               {.soft_cap = config.logit_soft_cap,
                                .transposed = true,
-                               .chunk = config.head_chunk,
+                               .chunk = head_chunk,
                                .keep_gradients = config.keep_head_gradients || head_table().is_frozen(),
                                .logit_multiplier = config.logit_multiplier});
   return auxiliary ? loss + auxiliary : loss;

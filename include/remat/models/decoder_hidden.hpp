@@ -88,6 +88,16 @@ Var<T> last_tokens(const Var<T>& h, const std::vector<Index>& lengths) {
   return take_rows(h.reshape({rows * length, dims}), Tensor<std::int32_t>({rows}, std::span<const std::int32_t>(last)));
 }
 
+/// As the model's `set_chunks` says; an `Error` for a negative one.
+template <class Model>
+void set_chunks(Model& model, Index of_head, Index of_ffn) {
+  nn::detail::check_not_negative(model.path, "set_chunks: of_head", of_head);
+  nn::detail::check_not_negative(model.path, "set_chunks: of_ffn", of_ffn);
+  model.head_chunk = of_head > 0 ? of_head : model.config.head_chunk;
+  for (auto& layer : model.decoder.layers)
+    if (!layer.routed) layer.ffn.chunk = of_ffn > 0 ? of_ffn : layer.ffn.config.blockwise.ffn_chunk;
+}
+
 /// What the head makes of it: logits by the config's multiplier, then cap tanh(logits / cap) where there is a cap.
 template <class T>
 Var<T> capped(const Var<T>& logits, const DecoderConfig& config) {

@@ -42,11 +42,12 @@ template <class T>
 struct FeedForward {
   const FeedForwardConfig config;             // as built
   std::string path;                           // the layer's path in the model
+  Index chunk;                                // as blockwise.ffn_chunk, of the steps recorded from now on
   std::optional<Linear<T>> ffn1, gate, ffn2;  // [D, F], [D, F] when gated, [F, D]
 
   /// Makes its parameters in `where`. An `Error` names the first setting that is out of its range.
   FeedForward(const Scope& where, const FeedForwardConfig& c)
-      : config(checked(c, where.use_path())), path(where.use_path()) {
+      : config(checked(c, where.use_path())), path(where.use_path()), chunk(c.blockwise.ffn_chunk) {
     const LayerScope scope(where, c.shared_weight_id);
     const LinearConfig in{.input_dims = c.model_dims, .output_dims = c.hidden_dims, .bias = c.bias, .init = c.init};
     LinearConfig first = in;
@@ -61,12 +62,11 @@ struct FeedForward {
     scope.complete();
   }
   /// Without weights: what a transformer layer has in this place whose config has `routed`.
-  FeedForward(std::string where, const FeedForwardConfig& c) : config(c), path(std::move(where)) {}
+  FeedForward(std::string where, const FeedForwardConfig& c) : config(c), path(std::move(where)), chunk(0) {}
   /// x [..., D] -> [..., D]
   Var<T> operator()(const Var<T>& x) const {
     const auto here = x.tape().layer(path);
     require(ffn1.has_value(), path, ": the layer has experts here; call its `routed`");
-    const Index chunk = config.blockwise.ffn_chunk;
     if (chunk == 0 || x.shape().rank() < 2 || x.shape()[x.shape().rank() - 2] <= chunk) return feed(x);
     return blockwise(x, -2, chunk, config.blockwise.policy, [this](const Var<T>& part, Index) { return feed(part); });
   }

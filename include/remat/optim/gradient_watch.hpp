@@ -5,6 +5,7 @@
 #include <memory>
 #include <remat/params/registry.hpp>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace remat { inline namespace REMAT_ABI { namespace optim {
@@ -19,6 +20,15 @@ class GradientWatch {
       if (!entry->is_frozen) waiting_.push_back(entry);
     require(!waiting_.empty(), "nothing would be trained: all ", parameters.count(),
             " parameters are frozen; unfreeze some, or add adapters");
+  }
+
+  /// Of steps whose updates are made in backward: `tape.backward(loss, watch.in_backward(adamw.in_backward(rate)))`
+  /// looks at each gradient before it is used up; `check` follows as ever.
+  GradientHook in_backward(GradientHook update) {
+    return [this, update = std::move(update)](ParameterEntry& entry) {
+      std::erase_if(waiting_, [&](const auto& waiting) { return waiting.get() == &entry && has_any(entry.grad); });
+      update(entry);
+    };
   }
 
   /// After each backward and before the update. At the last step that is watched, an `Error` names the parameters that

@@ -8,6 +8,7 @@
 #include <limits>
 #include <optional>
 #include <remat/core/machine_cache.hpp>
+#include <remat/core/offload_file.hpp>
 #include <remat/core/tensor.hpp>
 #include <remat/kernels/activations.hpp>
 #include <remat/kernels/attention.hpp>
@@ -90,14 +91,37 @@ double seconds_per_byte() {
   return seconds / (2 * 12.0 * static_cast<double>(count));
 }
 
+/// Seconds of a byte that is written to the system's folder for temporary files, or read from there. A short
+/// measurement sees the system's cache of files; steps that write much wait for its disk, so that no more than 500 MB/s
+/// are believed. Where no file can be made there: so many that no plan offloads anything.
+template <class = void>
+double seconds_per_offloaded_byte() {
+  constexpr Index count = Index{1} << 21;  // floats, 8 MiB: a few values of a layer
+  const Tensor<float> from({count}, 1.0F);
+  Tensor<float> to({count}, 0.0F);
+  constexpr std::size_t bytes = count * sizeof(float);
+  try {
+    OffloadFile file({}, "TMPDIR");
+    const std::size_t at = file.reserve(bytes);
+    const double seconds = shortest(3, [&] {
+      file.write(reinterpret_cast<const std::byte*>(from.data()), bytes, at);
+      file.read(reinterpret_cast<std::byte*>(to.write().data()), bytes, at);
+    });
+    return std::max(seconds / (2.0 * static_cast<double>(bytes)), 1 / 5e8);
+  } catch (const Error&) {
+    return 1;
+  }
+}
+
 /// The rates in a kept text; nothing for a damaged one, which must not make plans absurd.
 template <class = void>
 std::optional<CostModel> parsed_rates(const std::string& text) {
   std::istringstream in(text);
   CostModel read;
-  if (in >> read.flops_per_second >> read.bytes_per_second >> read.batched_factor && read.flops_per_second > 1e6 &&
-      read.flops_per_second < 1e18 && read.bytes_per_second > 1e6 && read.bytes_per_second < 1e16 &&
-      read.batched_factor > 0.1 && read.batched_factor < 100)
+  if (in >> read.flops_per_second >> read.bytes_per_second >> read.batched_factor >> read.offload_bytes_per_second &&
+      read.flops_per_second > 1e6 && read.flops_per_second < 1e18 && read.bytes_per_second > 1e6 &&
+      read.bytes_per_second < 1e16 && read.batched_factor > 0.1 && read.batched_factor < 100 &&
+      read.offload_bytes_per_second > 0.1 && read.offload_bytes_per_second < 1e16)
     return read;
   return std::nullopt;
 }
@@ -106,7 +130,8 @@ template <class = void>
 std::string text_of_rates(const CostModel& model) {
   std::ostringstream text;
   text.precision(17);
-  text << model.flops_per_second << ' ' << model.bytes_per_second << ' ' << model.batched_factor;
+  text << model.flops_per_second << ' ' << model.bytes_per_second << ' ' << model.batched_factor << ' '
+       << model.offload_bytes_per_second;
   return text.str();
 }
 
@@ -120,7 +145,7 @@ bool is_machine_quiet() {
 /// From the cache in `folder`, or measured and put there; an empty folder: always measured.
 template <class = void>
 CostModel calibrated(const std::filesystem::path& folder, bool may_write = true) {
-  const std::string machine = machine_line("rates-2; " + std::string(kernels::gemm_backend()));
+  const std::string machine = machine_line("rates-3; " + std::string(kernels::gemm_backend()));
   return kept_or_measured(
       folder, machine, [](const std::string& text) { return parsed_rates(text); }, [] { return CostModel::measured(); },
       [](const CostModel& model) { return text_of_rates(model); }, may_write);
@@ -137,6 +162,7 @@ CostModel CostModel::measured() {
   model.flops_per_second = 1 / flop;
   model.bytes_per_second = 1 / detail::seconds_per_byte();
   model.batched_factor = detail::seconds_per_attention_flop() / flop;
+  model.offload_bytes_per_second = 1 / detail::seconds_per_offloaded_byte();
   return model;
 }
 

@@ -11,6 +11,7 @@ struct CostModel {
   double bytes_per_second = 1e10;  // of everything else
   double seconds_per_op = 2e-6;    // recording, threads starting and joining
   double batched_factor = 2;       // small products between softmaxes take that many times as long as those of layers
+  double offload_bytes_per_second = 5e8;  // written to the offload file, or read from it
 
   /// The time of so many flops, `batched_flops` among them, bytes moved and ops run.
   double seconds(double flops, double batched_flops, double bytes, double ops) const {
@@ -23,9 +24,10 @@ struct CostModel {
   }
   /// The time of a step.
   double seconds(const TapeStats& stats) const {
-    // Each recorded op runs forward and, mostly, backward.
+    // Each recorded op runs forward and, mostly, backward. What is written away is read once.
     return seconds(stats.forward_flops + stats.backward_flops, stats.batched_flops, stats.moved_bytes,
-                   static_cast<double>(2 * stats.ops_recorded + stats.ops_replayed));
+                   static_cast<double>(2 * stats.ops_recorded + stats.ops_replayed)) +
+           2 * static_cast<double>(stats.offloaded_bytes) / offload_bytes_per_second;
   }
   /// Measured once on a machine and kept in the user's cache folder (REMAT_CACHE, if set, or the system's), for plans
   /// that do not change from run to run; an empty REMAT_CACHE measures anew in each process.

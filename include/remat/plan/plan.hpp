@@ -62,6 +62,11 @@ class Plan {
     return best->policy;
   }
 
+  /// The most that gradients of parameters take at one time where each is freed as soon as it is complete, as by
+  /// updates in backward. Without these they take as much as what is trained.
+  template <class = void>
+  std::size_t gradient_bytes_at_once() const;
+
   ///@{
   /// Policies none of which is both slower and larger than another, by growing peak.
   template <class = void>
@@ -119,6 +124,35 @@ void Plan::make_rows() {
     rows_.back().name = phrase.name;
     rows_.back().policy = phrase.policy;
   }
+}
+
+template <class>
+std::size_t Plan::gradient_bytes_at_once() const {
+  const Program& program = tape_->program();
+  struct Life {
+    std::int32_t first = -1, last = -1;  // nodes that read it; backward meets the last one first
+  };
+  std::vector<Life> lives(program.parameters.size());
+  for (std::int32_t i = 0; i < program.node_count(); ++i)
+    for (const Operand& operand : program.operands_of(program.node(i))) {
+      if (operand.slot < 0 || program.slot(operand.slot).parameter < 0) continue;
+      Life& life = lives[static_cast<std::size_t>(program.slot(operand.slot).parameter)];
+      if (life.first < 0) life.first = i;
+      if (program.wants_gradient(operand)) life.last = i;
+    }
+  std::vector<std::size_t> begin(static_cast<std::size_t>(program.node_count())), end = begin;
+  for (std::size_t i = 0; i < lives.size(); ++i) {
+    if (lives[i].last < 0) continue;
+    const std::size_t bytes = round_up(program.parameters[i]->value.bytes());
+    begin[static_cast<std::size_t>(lives[i].last)] += bytes;
+    end[static_cast<std::size_t>(lives[i].first)] += bytes;
+  }
+  std::size_t now = 0, most = 0;
+  for (std::size_t i = begin.size(); i-- > 0;) {
+    most = std::max(most, now += begin[i]);
+    now -= end[i];
+  }
+  return most;
 }
 
 template <class>
