@@ -1,54 +1,22 @@
 // A group of processes: transfers of numbers, texts and tensors, and sums in the order of ranks.
 #pragma once
 
-#include <algorithm>
-#include <array>
 #include <cstdint>
-#include <cstdlib>
-#include <cstring>
 #include <memory>
 #include <remat/core/tensor.hpp>
+#include <remat/distributed/call_check.hpp>
+#include <remat/distributed/group_options.hpp>
+#include <remat/distributed/pieces.hpp>
+#include <remat/distributed/tensor_header.hpp>
 #include <remat/distributed/transport.hpp>
 #include <remat/distributed/watch.hpp>
-#include <remat/io/fingerprint.hpp>
 #include <span>
 #include <string>
-#include <string_view>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
 namespace remat { inline namespace REMAT_ABI { namespace distributed {
-
-/// How a `Group` transfers.
-struct GroupOptions {
-  std::size_t piece_bytes = std::size_t{1} << 30;  // of one message at most; longer ones go in several
-  bool check = false;   // compare number, name, bytes and result of every collective call between all ranks; also by
-                        // REMAT_CHECK_COLLECTIVES=1 in the environment
-  double patience = 0;  // seconds that a transfer may take, waiting for its rank included, before all ranks are
-                        // stopped; 0: without end; also by REMAT_RANK_PATIENCE in the environment
-};
-
-namespace detail {
-
-/// With what the environment says.
-template <class = void>
-GroupOptions checked(GroupOptions options) {
-  require(options.piece_bytes > 0 && options.piece_bytes <= (std::size_t{1} << 30), "group: piece_bytes is ",
-          options.piece_bytes, ", must be from 1 to 2^30");
-  const char* const check = std::getenv("REMAT_CHECK_COLLECTIVES");
-  if (check != nullptr && std::string_view(check) == "1") options.check = true;
-  if (const char* const seconds = std::getenv("REMAT_RANK_PATIENCE"); seconds != nullptr && *seconds != '\0') {
-    char* end = nullptr;
-    options.patience = std::strtod(seconds, &end);
-    require(*end == '\0', "group: REMAT_RANK_PATIENCE is \"", seconds, "\", must be seconds");
-  }
-  require(options.patience >= 0 && options.patience <= 1e6, "group: patience is ", options.patience,
-          ", must be from 0 to 1e6 seconds");
-  return options;
-}
-
-}  // namespace detail
 
 /// Processes that work together, numbered from 0 by rank. All of them make the same collective calls (`sum`, `gather`,
 /// `broadcast`, `scatter`, `barrier`, `sub`) in the same order. Nothing here adds floats in an order that depends on
@@ -101,7 +69,8 @@ class Group {
     static_assert(std::is_trivially_copyable_v<T>);
     const auto bytes = std::as_writable_bytes(values);
     enter("broadcast", bytes.size(), from);
-    broadcast_bytes(bytes, from);
+    require(from >= 0 && from < size(), "group: rank ", from, " of ", size(), " cannot broadcast");
+    pieces().broadcast(bytes, from);
     agree("broadcast", bytes);
   }
   /// A number, as rank `from` has it. Collective.
@@ -157,47 +126,41 @@ class Group {
   void send(std::span<const T> values, int to) const {
     static_assert(std::is_trivially_copyable_v<T>);
     check_other(to);
-    send_bytes(std::as_bytes(values), to);
+    pieces().send(std::as_bytes(values), to);
   }
   /// What rank `from` sends.
   template <class T>
   void receive(std::span<T> values, int from) const {
     static_assert(std::is_trivially_copyable_v<T>);
     check_other(from);
-    receive_bytes(std::as_writable_bytes(values), from);
+    pieces().receive(std::as_writable_bytes(values), from);
   }
   /// A tensor, its shape and type with it.
   template <class T>
   void send(const Tensor<T>& tensor, int to) const {
     check_other(to);
-    const Header header = header_of(tensor.any());
-    send_bytes(std::as_bytes(std::span(header)), to);
-    send_bytes({tensor.any().data(), tensor.any().bytes()}, to);
+    const auto header = detail::header_of(tensor.any());
+    pieces().send(std::as_bytes(std::span(header)), to);
+    pieces().send({tensor.any().data(), tensor.any().bytes()}, to);
   }
   /// A tensor that rank `from` sends; an `Error` where its type is another.
   template <class T>
   Tensor<T> receive(int from) const {
     check_other(from);
-    Header header{};
-    receive_bytes(std::as_writable_bytes(std::span(header)), from);
-    AnyTensor tensor = made_of(header);
-    receive_bytes({tensor.storage->data(), tensor.bytes()}, from);
+    detail::TensorHeader header{};
+    pieces().receive(std::as_writable_bytes(std::span(header)), from);
+    AnyTensor tensor = detail::made_of(header);
+    pieces().receive({tensor.storage->data(), tensor.bytes()}, from);
     return Tensor<T>(std::move(tensor));
   }
   /// Sends to one rank while it receives from another, each with its own length.
   void exchange(std::span<const std::byte> out, int to, std::span<std::byte> in, int from) const {
-    const std::size_t piece = options().piece_bytes;
-    const auto part = [piece](auto bytes, std::size_t begin) {
-      return begin < bytes.size() ? bytes.subspan(begin, std::min(piece, bytes.size() - begin)) : bytes.first(0);
-    };
-    detail::for_pieces(std::max(out.size(), in.size()), piece, [&](std::size_t begin, std::size_t) {
-      transport().exchange(part(out, begin), to, part(in, begin), from);
-    });
+    pieces().exchange(out, to, in, from);
   }
   /// Calls `step(to, from)` once for every other rank, so that every `to` meets its `from`.
   template <class Step>
   void each_other(Step&& step) const {
-    for (int k = 1; k < size(); ++k) step((rank() + k) % size(), (rank() - k + size()) % size());
+    pieces().each_other(std::forward<Step>(step));
   }
 
   /// An `Error` on every rank, which names `what` and the ranks that differ, unless `value` is the same on all.
@@ -215,47 +178,16 @@ class Group {
   ///@}
 
  private:
-  using Header = std::array<std::int64_t, 2 + Shape::max_rank>;
   struct State {
     std::shared_ptr<Transport> transport;
     GroupOptions options;
     std::int64_t calls = 0;
   };
-  struct Call {
-    std::int64_t number, bytes, root;
-    char op[24];
-  };
-
-  static Header header_of(const AnyTensor& tensor) {
-    Header header{static_cast<std::int64_t>(tensor.dtype), tensor.shape.rank()};
-    std::copy(tensor.shape.begin(), tensor.shape.end(), header.begin() + 2);
-    return header;
-  }
-  static AnyTensor made_of(const Header& header) {
-    AnyTensor tensor{static_cast<DType>(header[0]), Shape(header.begin() + 2, header.begin() + 2 + header[1]), {}, 0};
-    tensor.storage = pool().allocate(tensor.bytes());
-    return tensor;
-  }
   void check_other(int other) const {
     require(other >= 0 && other < size() && other != rank(), "group: rank ", rank(), " of ", size(),
             " cannot send to or receive from rank ", other);
   }
-  void send_bytes(std::span<const std::byte> bytes, int to) const {
-    detail::for_pieces(bytes.size(), options().piece_bytes,
-                       [&](std::size_t begin, std::size_t n) { transport().send(bytes.subspan(begin, n), to); });
-  }
-  void receive_bytes(std::span<std::byte> bytes, int from) const {
-    detail::for_pieces(bytes.size(), options().piece_bytes,
-                       [&](std::size_t begin, std::size_t n) { transport().receive(bytes.subspan(begin, n), from); });
-  }
-  void broadcast_bytes(std::span<std::byte> bytes, int from) const {
-    require(from >= 0 && from < size(), "group: rank ", from, " of ", size(), " cannot broadcast");
-    detail::for_pieces(bytes.size(), options().piece_bytes,
-                       [&](std::size_t begin, std::size_t n) { transport().broadcast(bytes.subspan(begin, n), from); });
-  }
-  /// `gather` without checks, for the checks themselves.
-  template <class T>
-  std::vector<std::vector<T>> gathered(std::span<const T> mine) const;
+  detail::Pieces pieces() const { return {transport(), options().piece_bytes}; }
 
   std::shared_ptr<State> state_;
 };
@@ -263,34 +195,18 @@ class Group {
 /// @cond inside
 template <class>
 AnyTensor Group::broadcast(const AnyTensor& tensor, int from) const {
-  Header header = rank() == from ? header_of(tensor) : Header{};
+  detail::TensorHeader header = rank() == from ? detail::header_of(tensor) : detail::TensorHeader{};
   broadcast(std::span<std::int64_t>(header), from);
-  AnyTensor made = rank() == from ? tensor : made_of(header);
+  AnyTensor made = rank() == from ? tensor : detail::made_of(header);
   std::byte* const bytes = const_cast<std::byte*>(made.data());  // of `from` only read
   broadcast(std::span(bytes, made.bytes()), from);
   return made;
 }
 
 template <class T>
-std::vector<std::vector<T>> Group::gathered(std::span<const T> mine) const {
-  static_assert(std::is_trivially_copyable_v<T>);
-  std::vector<std::vector<T>> all(static_cast<std::size_t>(size()));
-  all[static_cast<std::size_t>(rank())].assign(mine.begin(), mine.end());
-  each_other([&](int to, int from) {
-    const std::uint64_t own = mine.size();
-    std::uint64_t other = 0;
-    transport().exchange(std::as_bytes(std::span(&own, 1)), to, std::as_writable_bytes(std::span(&other, 1)), from);
-    auto& theirs = all[static_cast<std::size_t>(from)];
-    theirs.resize(static_cast<std::size_t>(other));
-    exchange(std::as_bytes(mine), to, std::as_writable_bytes(std::span(theirs)), from);
-  });
-  return all;
-}
-
-template <class T>
 std::vector<std::vector<T>> Group::gather(std::span<const T> mine) const {
   enter("gather", 0);  // lengths may differ
-  auto all = gathered(mine);
+  auto all = pieces().gather(mine);
   if (options().check) {
     std::vector<T> joined;
     for (const auto& one : all) joined.insert(joined.end(), one.begin(), one.end());
@@ -359,30 +275,12 @@ void Group::require_equal(const std::string& what, const std::string& value) con
 template <class>
 void Group::enter(const char* op, std::size_t bytes, int root) const {
   const std::int64_t number = ++state_->calls;
-  if (!options().check || size() == 1) return;
-  Call mine{number, static_cast<std::int64_t>(bytes), root, {}};
-  std::strncpy(mine.op, op, sizeof mine.op - 1);
-  const auto all = gathered(std::span<const Call>(&mine, 1));
-  const Call& first = all.front().front();
-  for (int r = 1; r < size(); ++r) {
-    const Call& other = all[static_cast<std::size_t>(r)].front();
-    require(std::memcmp(&first, &other, sizeof first) == 0, "group: collective call ", first.number, " of rank 0 is ",
-            first.op, " of ", first.bytes, " bytes by rank ", first.root, ", but call ", other.number, " of rank ", r,
-            " is ", other.op, " of ", other.bytes, " bytes by rank ", other.root,
-            "; all ranks must make the same calls in the same order");
-  }
+  if (options().check && size() > 1) detail::check_call(pieces(), number, op, bytes, root);
 }
 
 template <class>
 void Group::agree(const char* op, std::span<const std::byte> result) const {
-  if (!options().check || size() == 1) return;
-  io::Fingerprint hash;
-  hash.add(result);
-  const std::uint64_t mine = hash.value();
-  const auto all = gathered(std::span<const std::uint64_t>(&mine, 1));
-  for (int r = 1; r < size(); ++r)
-    require(all[static_cast<std::size_t>(r)] == all.front(), "group: collective call ", state_->calls, ", ", op,
-            ", gave rank ", r, " other bytes than rank 0; memory or network are broken, or a rank wrote meanwhile");
+  if (options().check && size() > 1) detail::check_result(pieces(), state_->calls, op, result);
 }
 /// @endcond
 
