@@ -17,6 +17,7 @@
 #include <string>
 #include <vector>
 
+#include "ranks.hpp"
 #include "run_program.hpp"
 #include "saved_run.hpp"
 #include "text_of.hpp"
@@ -25,12 +26,13 @@ namespace {
 
 using programs::text_of;
 using remat::Index, remat::Tape;
+using remat::distributed::Group;
 using Model = remat::models::SequenceClassification<float>;
 
 struct Settings {
   std::string model, out = "classified";
   std::vector<std::string> texts;
-  int batch = 32, length = 64, steps = 0, threads = 0, checkpointing = 0;
+  int batch = 32, micro_batches = 1, length = 64, steps = 0, threads = 0, checkpointing = 0;
   double minutes = 3, lr = 1e-4, dropout = 0.1, held_out = 0.2;
   std::uint64_t seed = 1;
   programs::StateSettings states{};
@@ -46,6 +48,8 @@ void add_options(CLI::App& app, Settings& s) {
       ->required()
       ->check(CLI::ExistingFile);
   app.add_option("--batch", s.batch, "passages of a step")->check(CLI::Range(1, 1 << 20));
+  app.add_option("--micro-batches", s.micro_batches, "parts of a batch, one after another or by several ranks")
+      ->check(CLI::Range(1, 1 << 20));
   app.add_option("--length", s.length, "tokens of a passage at most")->check(CLI::Range(3, 1 << 20));
   app.add_option("--steps", s.steps, "optimizer steps; 0: by --minutes")->check(not_negative);
   app.add_option("--minutes", s.minutes, "time of training where --steps is not given, 3 epochs at most")
@@ -101,6 +105,10 @@ Passages read_passages(const Settings& s, const remat::text::Tokenizer& tokenize
 struct Batch {
   remat::models::EncoderInput input;
   remat::Tensor<std::int32_t> labels;
+
+  Batch rows(Index begin, Index end) const {
+    return {{.ids = input.ids.slice(begin, end), .lengths = input.lengths.slice(begin, end)}, labels.slice(begin, end)};
+  }
 };
 Batch batch_of(const Passages& all, const std::vector<Index>& which) {
   const auto rows = static_cast<Index>(which.size());
@@ -129,16 +137,21 @@ Batch batch_at(const Passages& all, const std::vector<Index>& train, const Setti
 
 /// [is][was told] of passages.
 using Confusion = std::vector<std::vector<Index>>;
-Confusion confusion_of(const Model& model, const Passages& all, const std::vector<Index>& which) {
-  Confusion table(all.names.size(), std::vector<Index>(all.names.size()));
-  for (std::size_t begin = 0; begin < which.size(); begin += 64) {
-    const auto end = which.begin() + static_cast<std::ptrdiff_t>(std::min(which.size(), begin + 64));
-    const Batch batch = batch_of(all, {which.begin() + static_cast<std::ptrdiff_t>(begin), end});
+Confusion confusion_of(const Model& model, const Passages& all, const std::vector<Index>& which, const Group& group) {
+  const auto count = static_cast<Index>(which.size());
+  const std::size_t classes = all.names.size();
+  const auto sums = programs::summed_by_ranks(group, (count + 63) / 64, classes * classes, [&](Index i) {
+    const auto begin = which.begin() + i * 64;
+    const Batch batch = batch_of(all, {begin, begin + std::min<Index>(64, count - i * 64)});
     Tape tape({.mode = remat::Mode::evaluate});
     const auto told = argmax(model.logits(tape, batch.input), 1).value();
+    std::vector<double> counts(classes * classes);
     for (Index r = 0; r < told.size(); ++r)
-      ++table[static_cast<std::size_t>(batch.labels[r])][static_cast<std::size_t>(told[r])];
-  }
+      ++counts[static_cast<std::size_t>(batch.labels[r]) * classes + static_cast<std::size_t>(told[r])];
+    return counts;
+  });
+  Confusion table(classes, std::vector<Index>(classes));
+  for (std::size_t i = 0; i < sums.size(); ++i) table[i / classes][i % classes] = static_cast<Index>(sums[i]);
   return table;
 }
 double accuracy_of(const Confusion& table) {
@@ -157,8 +170,11 @@ void print(const Confusion& table, const std::vector<std::string>& names) {
   std::cout << "\n\n";
 }
 
-int classify(const Settings& s, const CLI::App& app) {
-  if (s.threads > 0) omp_set_num_threads(s.threads);
+int classify(const Settings& given, const CLI::App& app, const Group& group) {
+  Settings s = given;
+  const std::string ranks = programs::begin_ranks(group, s.threads);
+  if (app.count("--micro-batches") == 0) s.micro_batches = programs::micro_batches_of(s.batch, group);
+  programs::check_micro_batches(s.batch, s.micro_batches, group);
   const auto tokenizer = remat::text::load_tokenizer(s.model + "/tokenizer.json");
   const Passages all = read_passages(s, tokenizer);
   const auto split = remat::data::split_held_out(static_cast<Index>(all.ids.size()), s.held_out, s.seed);
@@ -170,25 +186,32 @@ int classify(const Settings& s, const CLI::App& app) {
   std::cout << text_of("%s: %.1f million parameters; %zu passages of %zu texts to learn, %zu held out\n",
                        s.model.c_str(), 1e-6 * static_cast<double>(parameters.count()), split.train.size(),
                        all.names.size(), split.held_out.size());
-  const double before = accuracy_of(confusion_of(model, all, split.held_out));
+  if (group.size() > 1) std::cout << "ranks: " << ranks << '\n';
+  remat::distributed::require_equal(group, parameters);
+  const double before = accuracy_of(confusion_of(model, all, split.held_out, group));
   std::cout << text_of("held-out accuracy before: %.1f%%\n", 100 * before) << std::flush;
 
+  programs::RankTraining training(group, parameters, {});
   const auto gradients = [&](Index step) {
     const Batch batch = batch_at(all, split.train, s, step);
-    Tape tape({.seed = s.seed, .step = step});
-    const auto loss = model.loss(tape, batch.input, batch.labels);
-    tape.backward(loss);
-    return static_cast<double>(loss.item());
+    const double share = 1.0 / s.micro_batches;
+    return training.gradients(s.batch, s.micro_batches, {.seed = s.seed, .step = step},
+                              [&](Tape& tape, Index begin, Index end) {
+                                const Batch part = batch.rows(begin, end);
+                                return model.loss(tape, part.input, part.labels) * share;
+                              });
   };
-  remat::optim::AdamW adamw(parameters);
-  programs::SavedRun run(s.states, s.out, parameters, true);
+  programs::SavedRun run(s.states, s.out, parameters, true, group);
   programs::RunFacts facts{.files = {{"model", s.model + "/config.json"}}, .free_flags = {"minutes", "checkpointing"}};
   for (const std::string& path : s.texts) facts.files["text " + path] = path;
   int steps = s.steps;
-  const int first = run.begin(app, "adamw", adamw, steps, facts);
+  run.keep_number("micro_batches", s.micro_batches, true);
+  const int first = run.begin(app, "adamw", training.optimizer(), steps, facts);
+  programs::check_micro_batches(s.batch, s.micro_batches, group);
   if (first == 0 && steps == 0) {
     const auto epoch = (static_cast<Index>(split.train.size()) + s.batch - 1) / s.batch;
-    const double seconds = remat::io::median_seconds([&] { gradients(0), parameters.zero_grad(); }, 3, 1);
+    const double seconds = programs::median_of_ranks(
+        group, [&] { gradients(0), parameters.zero_grad(); }, 3, 1);
     steps = static_cast<int>(remat::io::steps_within(60 * s.minutes, seconds, 10, 3 * epoch));
     std::cout << text_of("%d steps of about %.2f s; --steps or --minutes say otherwise\n", steps, seconds);
   }
@@ -196,14 +219,15 @@ int classify(const Settings& s, const CLI::App& app) {
   {
     remat::io::ProgressLine progress(steps);
     for (int step = first; step < steps; ++step) {
-      const double loss = gradients(step);
-      adamw.step(schedule(step), remat::optim::clip_scale(remat::optim::global_norm(parameters), 1));
+      const double loss = gradients(step).loss;
+      training.step(schedule(step), remat::optim::clip_scale(training.norm(), 1));
       progress.show(step, text_of("step %d/%d  loss %.4f  lr %.1e", step + 1, steps, loss, schedule(step)));
       if (run.is_stopped(step + 1, steps, [&](const std::string& text) { progress.note(text); }))
         return programs::stopped;
     }
   }
-  const Confusion table = confusion_of(model, all, split.held_out);
+  const Confusion table = confusion_of(model, all, split.held_out, group);
+  if (!group.is_first()) return 0;
   print(table, all.names);
   std::cout << text_of("held-out accuracy %.1f%% -> %.1f%%\n", 100 * before, 100 * accuracy_of(table));
   remat::io::save_bert(model, s.out + "/model");
@@ -216,7 +240,11 @@ int classify(const Settings& s, const CLI::App& app) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  return programs::run_program(argc, argv, "classify",
-                               "Fine-tunes a BERT to tell which of several texts a passage is from.", Settings{},
-                               add_options, classify);
+  return programs::run_ranks(argc, argv, [&](const Group& group) {
+    return programs::run_program(argc, argv, "classify",
+                                 "Fine-tunes a BERT to tell which of several texts a passage is from.", Settings{},
+                                 add_options, [&](const Settings& s, const CLI::App& app) {
+                                   return programs::or_stop_all(group, [&] { return classify(s, app, group); });
+                                 });
+  });
 }

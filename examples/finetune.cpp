@@ -22,6 +22,7 @@
 #include "finetune/settings.hpp"
 #include "finetune/step.hpp"
 #include "machine_facts.hpp"
+#include "ranks.hpp"
 #include "text_of.hpp"
 
 namespace {
@@ -29,6 +30,7 @@ namespace {
 using namespace finetune;
 using programs::mib, programs::text_of;
 using remat::Index;
+using remat::distributed::Group;
 using Clock = std::chrono::steady_clock;
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
@@ -49,11 +51,16 @@ struct Steps {
   std::optional<remat::StepWithinMemory> plan{};
   bool in_backward = false;  // weights are updated, and gradients are not clipped
 };
-Steps plan_steps(const Settings& s, const CLI::App& app, Model& model, const remat::ParameterRegistry& parameters,
-                 const Batch& batch) {
+/// Ranks make the same parts of a batch under one policy, each within the memory that was promised.
+Steps plan_steps(const Settings& s, const CLI::App& app, const Group& group, Model& model,
+                 const remat::ParameterRegistry& parameters, const Batch& batch) {
+  const Index asked = s.micro_batches > 0 ? s.micro_batches
+                      : group.size() > 1  ? programs::micro_batches_of(s.batch, group)
+                                          : 0;
+  if (asked > 0) programs::check_micro_batches(s.batch, static_cast<int>(asked), group);
   if (s.memory == 0) {
     if (!s.policy.empty()) model.set_remat(remat::policy::parse(s.policy));
-    return {};
+    return {std::max<Index>(1, asked)};
   }
   const auto plan_of = [&](const remat::StepCut& cut) {
     model.set_chunks(cut.head_chunk, cut.ffn_chunk);
@@ -62,9 +69,16 @@ Steps plan_steps(const Settings& s, const CLI::App& app, Model& model, const rem
   };
   model.set_remat(remat::policy::nothing);  // a region to each layer, of which the plan decides
   const std::size_t cast = s.dtype == "bf16" ? 2 : 0;
-  remat::MemorySearch how{.state_bytes = 12 + cast, .may_be_lossy = s.lossy, .head_chunks = {16}, .ffn_chunks = {64}};
-  if (s.full && (app.count("--clip") == 0 || s.clip == 0)) how.in_backward_bytes = 8 + cast;
+  remat::MemorySearch how{.state_bytes = 12 + cast, .may_be_lossy = s.lossy, .parts = asked};
+  how.head_chunks = {16}, how.ffn_chunks = {64};
+  // Gradients wait for others in the tree of micro-batches.
+  how.waiting_bytes = [&](Index parts) {
+    return 4 * static_cast<std::size_t>(remat::distributed::waiting_gradients(parts, group.size()));
+  };
+  if (s.full && group.size() == 1 && (app.count("--clip") == 0 || s.clip == 0)) how.in_backward_bytes = 8 + cast;
   auto chosen = remat::plan_within_memory(static_cast<std::size_t>(s.memory) << 20, parameters, s.batch, plan_of, how);
+  chosen.policy.policy = remat::distributed::agree_on_policy(group, [&] { return chosen.policy.policy; });
+  for (Index* const chunk : {&chosen.cut.head_chunk, &chosen.cut.ffn_chunk}) *chunk = group.broadcast(*chunk);
   model.set_chunks(chosen.cut.head_chunk, chosen.cut.ffn_chunk);
   model.set_remat(chosen.policy.policy);
   return {chosen.parts, chosen, chosen.in_backward};
@@ -96,15 +110,17 @@ void print_memory(const Settings& s, const Steps& steps) {
 }
 
 /// How many steps, by what the flags say or by the time that a few take; these change nothing.
-int choose_steps(const Settings& s, const Model& model, const remat::ParameterRegistry& parameters,
-                 const remat::data::InstructionBatches& batches, const Steps& how) {
+int choose_steps(const Settings& s, const Group& group, programs::RankTraining& training, const Model& model,
+                 const remat::ParameterRegistry& parameters, const remat::data::InstructionBatches& batches,
+                 const Steps& how) {
   if (s.steps > 0) return s.steps;
   const auto epoch = static_cast<int>(batches.steps_per_epoch());
   if (s.epochs > 0) return s.epochs * epoch;
-  const double seconds = remat::io::median_seconds(
+  const double seconds = programs::median_of_ranks(
+      group,
       [&] {
         const auto drop = [](remat::ParameterEntry& entry) { entry.drop_grad(); };
-        forward_backward(model, batches.at(0), 0, how.parts, s.seed,
+        forward_backward(training, model, batches.at(0), 0, how.parts, s.seed,
                          how.in_backward ? remat::GradientHook(drop) : remat::GradientHook());
         parameters.zero_grad();
       },
@@ -115,8 +131,8 @@ int choose_steps(const Settings& s, const Model& model, const remat::ParameterRe
   return steps;
 }
 
-int finetune_model(const Settings& s, const CLI::App& app) {
-  if (s.threads > 0) omp_set_num_threads(s.threads);
+int finetune_model(const Settings& s, const CLI::App& app, const Group& group) {
+  const std::string ranks = programs::begin_ranks(group, s.threads);
   remat::require(s.memory == 0 || s.policy.empty(), "--policy ", s.policy,
                  " is chosen by the plan where --memory is given; with --memory 0 it counts");
   remat::require(!s.merge || (!s.full && !std::filesystem::is_directory(s.model)),
@@ -152,9 +168,17 @@ int finetune_model(const Settings& s, const CLI::App& app) {
   start = Clock::now();
   std::optional<remat::text::ChatFormat> format;  // a model without a template learned none: texts are as they are
   if (!model.chat_template().empty()) format = remat::text::recognize_chat(model.chat_template());
-  const auto data = remat::io::cached_instructions(
-      programs::in_folder(s.out, "tokens.cache"), s.data, tokenizer,
-      {.chat = format, .context = static_cast<std::size_t>(s.context), .skip_bad_lines = s.skip_bad_lines});
+  const auto read_data = [&] {
+    return remat::io::cached_instructions(
+        programs::in_folder(s.out, "tokens.cache"), s.data, tokenizer,
+        {.chat = format, .context = static_cast<std::size_t>(s.context), .skip_bad_lines = s.skip_bad_lines});
+  };
+  // The first rank writes what the others read.
+  std::optional<decltype(read_data())> read;
+  if (group.is_first()) read.emplace(read_data());
+  group.barrier();
+  if (!group.is_first()) read.emplace(read_data());
+  const auto& data = *read;
   const remat::data::TokenSamples samples = data.samples();
   const auto split = remat::data::split_held_out(samples.size(), s.held_out, s.seed);
   const remat::data::InstructionBatchesConfig cut{
@@ -164,6 +188,7 @@ int finetune_model(const Settings& s, const CLI::App& app) {
   const double data_seconds = seconds_since(start);
   if (!s.exported.empty()) {
     remat::require(lora.has_value(), "--export writes adapters, of which --full has none");
+    if (!group.is_first()) return 0;
     write_export(s, of_floats(model).model, *lora, batches, held_out);
     std::cout << "wrote " << s.exported << "/batches.safetensors, adapter\n";
     return 0;
@@ -188,22 +213,25 @@ int finetune_model(const Settings& s, const CLI::App& app) {
   row("batches",
       text_of("%d x %d tokens, %.0f%% of them data, %lld steps an epoch; %zu samples held out", s.batch, s.context,
               100 * batches.fill(), static_cast<long long>(batches.steps_per_epoch()), split.held_out.size()));
+  if (group.size() > 1) row("ranks", ranks);
   for (const auto& [name, value] : programs::machine_facts(remat::machine::peak_fma_gflops(remat::machine::threads())))
     row(name, value);
-  const Steps how = plan_steps(s, app, model, parameters, batches.at(0));
+  const Steps how = plan_steps(s, app, group, model, parameters, batches.at(0));
   print_memory(s, how);
   std::cout << std::endl;
 
   const std::vector<Question> questions = questions_of(tokenizer, samples, split.held_out, s.questions);
-  const double before = held_out_loss(model, held_out, s.eval_batches);
+  remat::distributed::require_equal(group, parameters);
+  const double before = held_out_loss(model, held_out, s.eval_batches, group);
   std::vector<std::string> first_answers;
-  for (const Question& question : questions)
-    first_answers.push_back(answer_of(model, tokenizer, question, s.answer_length));
+  if (group.is_first())
+    for (const Question& question : questions)
+      first_answers.push_back(answer_of(model, tokenizer, question, s.answer_length));
   std::cout << text_of("held-out loss before: %.4f\n", before);
 
-  remat::optim::AdamW adamw(parameters, {.weight_decay = s.full ? 0.01 : 0});
+  programs::RankTraining training(group, parameters, {.weight_decay = s.full ? 0.01 : 0});
   remat::optim::GradientWatch watch(parameters);
-  programs::SavedRun run(s.states, s.out, parameters, s.memory == 0);  // a copy is not in the promise
+  programs::SavedRun run(s.states, s.out, parameters, s.memory == 0, group);  // a copy is not in the promise
   run.may_differ("parts of a batch", std::to_string(how.parts));
   if (how.plan) {
     run.may_differ("tokens of a piece of head and feed-forward",
@@ -213,13 +241,12 @@ int finetune_model(const Settings& s, const CLI::App& app) {
   }
   const double clip = how.in_backward ? 0 : s.clip;
   int steps = 0;
-  const int first = begin(s, app, run, adamw, steps, clip);
-  const auto log =
-      remat::io::JsonLines::before(programs::in_folder(s.out, "train.jsonl"), "step", first == 0 ? 0 : first + 1);
+  const int first = begin(s, app, run, training.optimizer(), steps, clip);
+  const auto log = programs::open_log(group, s.out, first == 0 ? 0 : first + 1);
   run.keep_log(log);
   if (first == 0) {
-    steps = choose_steps(s, model, parameters, batches, how);
-    log.write({{"step", 0}, {"held_out_loss", before}});
+    steps = choose_steps(s, group, training, model, parameters, batches, how);
+    if (log) log->write({{"step", 0}, {"held_out_loss", before}});
   }
   const remat::optim::WarmupCosine schedule{
       .peak = s.lr, .minimum = s.lr / 10, .warmup = std::min(s.warmup, steps / 4), .steps = steps};
@@ -228,22 +255,23 @@ int finetune_model(const Settings& s, const CLI::App& app) {
     for (int step = first; step < steps; ++step) {
       start = Clock::now();
       const double lr = schedule(step);
-      const remat::GradientHook update = how.in_backward ? watch.in_backward(adamw.in_backward(lr)) : nullptr;
-      const StepResult result = forward_backward(model, batches.at(step), step, how.parts, s.seed, update);
+      const remat::GradientHook update = how.in_backward ? watch.in_backward(training.in_backward(lr)) : nullptr;
+      const auto result = forward_backward(training, model, batches.at(step), step, how.parts, s.seed, update);
       watch.check();
-      const double norm = how.in_backward ? std::nan("") : remat::optim::global_norm(parameters);
-      if (!how.in_backward) adamw.step(lr, clip > 0 ? remat::optim::clip_scale(norm, clip) : 1);
+      const double norm = how.in_backward ? std::nan("") : training.norm();
+      if (!how.in_backward) training.step(lr, clip > 0 ? remat::optim::clip_scale(norm, clip) : 1);
       const double seconds = seconds_since(start);
       const auto memory = remat::machine::process_memory();
-      log.write({{"step", step + 1},
-                 {"loss", result.loss},
-                 {"lr", lr},
-                 {"grad_norm", norm},
-                 {"ms", 1e3 * seconds},
-                 {"tokens_per_s", double(s.batch) * s.context / seconds},
-                 {"activation_bytes", result.peak_bytes},
-                 {"anonymous_bytes", memory.anonymous},
-                 {"peak_resident_bytes", memory.peak_resident}});
+      if (log)
+        log->write({{"step", step + 1},
+                    {"loss", result.loss},
+                    {"lr", lr},
+                    {"grad_norm", norm},
+                    {"ms", 1e3 * seconds},
+                    {"tokens_per_s", double(s.batch) * s.context / seconds},
+                    {"activation_bytes", result.peak_bytes},
+                    {"anonymous_bytes", memory.anonymous},
+                    {"peak_resident_bytes", memory.peak_resident}});
       progress.show(
           step, text_of("step %d/%d  loss %.4f  lr %.1e  %s  %.1f s  %.0f tok/s  %.0f MiB held", step + 1, steps,
                         result.loss, lr, how.in_backward ? "not clipped" : text_of("norm %.2f", norm).c_str(), seconds,
@@ -253,8 +281,9 @@ int finetune_model(const Settings& s, const CLI::App& app) {
     }
   }
 
-  const double after = held_out_loss(model, held_out, s.eval_batches);
-  log.write({{"step", steps}, {"held_out_loss", after}});
+  const double after = held_out_loss(model, held_out, s.eval_batches, group);
+  if (!group.is_first()) return 0;
+  log->write({{"step", steps}, {"held_out_loss", after}});
   std::cout << text_of("held-out loss %.4f -> %.4f\n\n", before, after);
   for (std::size_t i = 0; i < questions.size(); ++i)
     std::cout << questions[i].asked << "\n  before:    " << first_answers[i]
@@ -274,7 +303,11 @@ int finetune_model(const Settings& s, const CLI::App& app) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  return programs::run_program(argc, argv, "finetune",
-                               "Adapts a language model to instruction data within a memory that was promised.",
-                               Settings{}, add_options, finetune_model);
+  return programs::run_ranks(argc, argv, [&](const Group& group) {
+    return programs::run_program(argc, argv, "finetune",
+                                 "Adapts a language model to instruction data within a memory that was promised.",
+                                 Settings{}, add_options, [&](const Settings& s, const CLI::App& app) {
+                                   return programs::or_stop_all(group, [&] { return finetune_model(s, app, group); });
+                                 });
+  });
 }

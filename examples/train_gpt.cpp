@@ -2,7 +2,7 @@
 //
 //   train_gpt --data FILE [--steps N] [--remat POLICY] ...      (--help lists every flag)
 //   train_gpt --data FILE --preset nanogpt-cpu                  nanoGPT's CPU setting; validation loss about 1.89 nats
-#include <algorithm>
+#include <cmath>
 #include <iostream>
 #include <memory>
 #include <remat/data.hpp>
@@ -41,67 +41,6 @@ remat::models::GptConfig config_of(const Settings& s, remat::Index vocabulary, c
           .remat_every = s.remat_every};
 }
 
-/// Ranks work on parts of the batch: without the flag as many as divide it and leave no rank without one, at least 4,
-/// so that up to 4 ranks cut it alike.
-void choose_micro_batches(Settings& s, const CLI::App& app, const Group& group) {
-  if (group.size() > 1 && app.count("--micro-batches") == 0) {
-    s.micro_batches = std::min(s.batch, std::max(4, group.size()));
-    while (s.batch % s.micro_batches != 0) ++s.micro_batches;
-    std::cout << s.micro_batches << " micro-batches, for " << group.size() << " ranks; --micro-batches "
-              << s.micro_batches << " gives the same bits on any number of them\n";
-  }
-}
-void check_micro_batches(const Settings& s, const Group& group) {
-  remat::require(s.batch % s.micro_batches == 0, "--micro-batches ", s.micro_batches, " does not divide --batch ",
-                 s.batch);
-  remat::require(s.micro_batches >= group.size(), "--micro-batches ", s.micro_batches, " leave some of ", group.size(),
-                 " ranks nothing to do");
-}
-
-/// What follows when the optimizer is made.
-template <class Optimizer>
-int train(Settings& s, const CLI::App& app, const Group& group, const std::string& ranks,
-          const remat::ParameterRegistry& parameters, train_gpt::Model& gpt, const remat::data::TextCorpus& corpus,
-          const std::vector<std::int32_t>& prompt, Optimizer& adamw) {
-  const auto batches = corpus.train_batches(s.batch, s.context, s.seed);
-  const auto validation = corpus.validation_batches(s.batch, s.context);
-  const auto plan = [&] {
-    return remat::plan(
-        [&](remat::Tape& tape) { return gpt.loss(tape, batches.at(0).rows(0, s.batch / s.micro_batches)); });
-  };
-  const auto keep_to_memory = [&] {
-    if (s.memory > 0) gpt.set_remat(plan().within(static_cast<std::size_t>(s.memory) << 20));
-  };
-  if (s.plan) {
-    std::cout << plan();
-    return 0;
-  }
-  keep_to_memory();
-  if (group.is_first()) programs::make_folder(s.out);
-  const double peak_gflops = group.sum(remat::machine::peak_fma_gflops(remat::machine::threads()));
-  train_gpt::print_start(s, app, parameters, corpus, peak_gflops, ranks);
-
-  programs::SavedRun run(s.states, s.out, parameters, s.memory == 0, group);
-  const int micro_batches = s.micro_batches, first = train_gpt::begin(s, app, run, adamw);
-  check_micro_batches(s, group);
-  if (s.micro_batches != micro_batches) keep_to_memory();  // the run began with another number
-  remat::distributed::require_equal(group, parameters);
-  std::unique_ptr<const remat::io::JsonLines> log;
-  if (group.is_first()) {
-    log.reset(new const auto(remat::io::JsonLines::before(programs::in_folder(s.out, "train.jsonl"), "step", first)));
-    run.keep_log(*log);
-  }
-  Stepper step(s, gpt, parameters, batches, group);
-  if (first == 0 && app.count("--steps") == 0 && s.preset.empty())
-    train_gpt::choose_steps(s, app, step, parameters, validation.size(), group);
-  const auto trace = train_gpt::run_steps(s, gpt, step, adamw, run, first, validation, log.get(), peak_gflops, group);
-  if (!trace) return programs::stopped;
-  if (!group.is_first()) return 0;
-  train_gpt::save(s, parameters, *trace);
-  train_gpt::show_and_save_sample(s, corpus.decode(gpt.generate(prompt, s.sample_length, s.temperature, s.seed)));
-  return 0;
-}
-
 int train(const Settings& given, const CLI::App& app, const Group& group) {
   Settings s = given;
   const std::string ranks = programs::begin_ranks(group, s.threads);
@@ -110,21 +49,60 @@ int train(const Settings& given, const CLI::App& app, const Group& group) {
                                           : remat::data::TextCorpus::read_characters(s.data);
   const std::vector<std::int32_t> prompt =
       s.prompt.empty() ? std::vector{corpus.tokens().front()} : corpus.encode(s.prompt);
-  choose_micro_batches(s, app, group);
-  check_micro_batches(s, group);
+  if (app.count("--micro-batches") == 0) s.micro_batches = programs::micro_batches_of(s.batch, group);
+  programs::check_micro_batches(s.batch, s.micro_batches, group);
 
   remat::ParameterRegistry parameters(s.seed);
   const auto config = config_of(s, corpus.vocabulary_size(), policy);
   const std::unique_ptr<train_gpt::Model> gpt =
       s.dtype == "bf16" ? train_gpt::bfloat16_model(parameters / "gpt", config)
                         : std::make_unique<train_gpt::ModelOf<float>>(parameters / "gpt", config);
-  const remat::optim::AdamWConfig adamw{.beta1 = s.beta1, .beta2 = s.beta2, .weight_decay = s.weight_decay};
-  if (group.size() == 1) {
-    remat::optim::AdamW whole(parameters, adamw);
-    return train(s, app, group, ranks, parameters, *gpt, corpus, prompt, whole);
+  const auto batches = corpus.train_batches(s.batch, s.context, s.seed);
+  const auto validation = corpus.validation_batches(s.batch, s.context);
+  const auto plan = [&] {
+    return remat::plan(
+        [&](remat::Tape& tape) { return gpt->loss(tape, batches.at(0).rows(0, s.batch / s.micro_batches)); });
+  };
+  const auto waiting = [&] { return programs::waiting_bytes(parameters, s.micro_batches, group.size()); };
+  const auto keep_to_memory = [&] {
+    if (s.memory == 0) return;
+    const std::size_t memory = static_cast<std::size_t>(s.memory) << 20;
+    remat::require(waiting() < memory, "--memory ", s.memory, " MiB: gradients that wait for those of others of ",
+                   s.micro_batches, " micro-batches take ", std::lround(programs::mib(waiting())),
+                   "; give more, or fewer --micro-batches");
+    gpt->set_remat(remat::distributed::agree_on_policy(group, [&] { return plan().within(memory - waiting()); }));
+  };
+  if (s.plan) {
+    if (!group.is_first()) return 0;
+    std::cout << plan();
+    if (waiting() > 0)
+      std::cout << "beside each: " << waiting() / 1024
+                << " KiB of gradients that wait for those of other micro-batches\n";
+    return 0;
   }
-  remat::distributed::ShardedAdamW shard(group, parameters, adamw);
-  return train(s, app, group, ranks, parameters, *gpt, corpus, prompt, shard);
+  keep_to_memory();
+  if (group.is_first()) programs::make_folder(s.out);
+  const double peak_gflops = group.sum(remat::machine::peak_fma_gflops(remat::machine::threads()));
+  train_gpt::print_start(s, app, parameters, corpus, peak_gflops, ranks);
+
+  programs::RankTraining training(group, parameters,
+                                  {.beta1 = s.beta1, .beta2 = s.beta2, .weight_decay = s.weight_decay}, s.zero);
+  programs::SavedRun run(s.states, s.out, parameters, s.memory == 0, group);
+  const int micro_batches = s.micro_batches, first = train_gpt::begin(s, app, run, training.optimizer());
+  programs::check_micro_batches(s.batch, s.micro_batches, group);
+  if (s.micro_batches != micro_batches) keep_to_memory();  // the run began with another number
+  remat::distributed::require_equal(group, parameters);
+  const auto log = programs::open_log(group, s.out, first);
+  run.keep_log(log);
+  Stepper step(s, *gpt, batches, training);
+  if (first == 0 && app.count("--steps") == 0 && s.preset.empty())
+    train_gpt::choose_steps(s, app, step, parameters, validation.size(), group);
+  const auto trace = train_gpt::run_steps(s, *gpt, step, run, first, validation, log.get(), peak_gflops, group);
+  if (!trace) return programs::stopped;
+  if (!group.is_first()) return 0;
+  train_gpt::save(s, parameters, *trace);
+  train_gpt::show_and_save_sample(s, corpus.decode(gpt->generate(prompt, s.sample_length, s.temperature, s.seed)));
+  return 0;
 }
 
 }  // namespace

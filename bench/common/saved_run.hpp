@@ -6,6 +6,7 @@
 #include <functional>
 #include <iostream>
 #include <map>
+#include <memory>
 #include <optional>
 #include <remat/core/machine.hpp>
 #include <remat/core/state_dict.hpp>
@@ -33,6 +34,14 @@ inline void make_folder(const std::string& out) {
   std::error_code failure;
   std::filesystem::create_directories(out, failure);
   remat::require(!failure, "--out: folder ", out, " cannot be made: ", failure.message());
+}
+
+/// The log of a run that goes on from the step `from`, which the first rank writes; null on the others.
+inline std::unique_ptr<const remat::io::JsonLines> open_log(const remat::distributed::Group& group,
+                                                            const std::string& out, int from) {
+  if (!group.is_first()) return nullptr;
+  return std::unique_ptr<const remat::io::JsonLines>(
+      new const auto(remat::io::JsonLines::before(in_folder(out, "train.jsonl"), "step", from)));
 }
 
 struct StateSettings {
@@ -102,7 +111,7 @@ class SavedRun {
   }
 
   /// The log is on the disk before a state is: it has a line of each step behind that. It outlives this.
-  void keep_log(const remat::io::JsonLines& log) { log_ = &log; }
+  void keep_log(const std::unique_ptr<const remat::io::JsonLines>& log) { log_ = log.get(); }
   /// Goes on as it was chosen when the run began.
   void keep_number(const std::string& name, int& number, bool may_lack = false) { chosen_.add(name, number, may_lack); }
   /// Where it differs from that of the run's beginning, bits may differ from there on: a note says so.

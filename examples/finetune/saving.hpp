@@ -16,8 +16,8 @@ namespace finetune {
 
 /// How many steps are behind a run that is resumed, of `steps` then. Model, data and flags must be those that it began
 /// with, but for those that change no bit of it; `clip` is the largest norm, 0 where gradients are not clipped.
-inline int begin(const Settings& s, const CLI::App& app, programs::SavedRun& run, remat::optim::AdamW& adamw,
-                 int& steps, double clip) {
+inline int begin(const Settings& s, const CLI::App& app, programs::SavedRun& run,
+                 remat::distributed::ShardedAdamW& adamw, int& steps, double clip) {
   const bool is_folder = std::filesystem::is_directory(s.model);
   return run.begin(app, "adamw", adamw, steps,
                    {.files = {{"text of --data", s.data},

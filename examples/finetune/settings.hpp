@@ -13,7 +13,8 @@ namespace finetune {
 struct Settings {
   std::string model, data, out = "finetuned", policy, base = "as-stored", dtype = "float32", exported;
   std::vector<std::string> lora{"*/attention/*", "*/ffn/*"};
-  int memory = 400, rank = 8, context = 512, batch = 4, steps = 0, epochs = 0, warmup = 10, threads = 0;
+  int memory = 400, rank = 8, context = 512, batch = 4, micro_batches = 0, steps = 0, epochs = 0, warmup = 10,
+      threads = 0;
   int eval_batches = 6, questions = 3, answer_length = 60;
   double alpha = 16, dropout = 0, lr = 5e-4, clip = 1, held_out = 0.05, minutes = 8;
   bool full = false, rank_stabilized = false, skip_bad_lines = false, no_packing = false, merge = false, dora = false,
@@ -53,6 +54,9 @@ inline void add_options(CLI::App& app, Settings& s) {
   app.add_option("--policy", s.policy, "with --memory 0: the remat policy; without it nothing is recomputed");
   app.add_option("--context", s.context, "tokens of a row")->check(positive);
   app.add_option("--batch", s.batch, "rows of a step")->check(positive);
+  app.add_option("--micro-batches", s.micro_batches,
+                 "parts of a batch, one after another; 0: as the plan for --memory has it, by several ranks at least 4")
+      ->check(not_negative);
   app.add_flag("--no-packing", s.no_packing, "one sample to a row");
   app.add_flag("--skip-bad-lines", s.skip_bad_lines, "count malformed lines of --data and go on");
   app.add_option("--steps", s.steps, "optimizer steps; 0: by --epochs or --minutes")->check(not_negative);

@@ -2,11 +2,11 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <remat/data.hpp>
 #include <remat/distributed.hpp>
-#include <span>
-#include <vector>
 
+#include "ranks.hpp"
 #include "train_gpt/model.hpp"
 
 namespace train_gpt {
@@ -14,21 +14,13 @@ namespace train_gpt {
 /// Mean loss over the first `most` batches, each weighted by its number of predicted tokens. Ranks share them out.
 inline double validation_loss(const Model& gpt, const remat::data::SequentialBatches& batches, remat::Index most,
                               const remat::distributed::Group& group) {
-  const auto mine = remat::distributed::range_of(std::min(most, batches.size()), group.rank(), group.size());
-  std::vector<double> losses, tokens;
-  for (remat::Index i = mine.begin; i < mine.end; ++i) {
+  const auto sums = programs::summed_by_ranks(group, std::min(most, batches.size()), 2, [&](remat::Index i) {
     const remat::data::Batch batch = batches.at(i);
     remat::Tape tape({.mode = remat::Mode::evaluate});
-    tokens.push_back(static_cast<double>(batch.targets.size()));
-    losses.push_back(static_cast<double>(gpt.loss(tape, batch).item()) * tokens.back());
-  }
-  const auto in_order = [&](const std::vector<double>& own) {
-    double sum = 0;
-    for (const auto& theirs : group.gather(std::span<const double>(own)))
-      for (const double each : theirs) sum += each;
-    return sum;
-  };
-  return in_order(losses) / in_order(tokens);
+    const auto tokens = static_cast<double>(batch.targets.size());
+    return std::array{static_cast<double>(gpt.loss(tape, batch).item()) * tokens, tokens};
+  });
+  return sums[0] / sums[1];
 }
 
 }  // namespace train_gpt

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <iostream>
-#include <limits>
 #include <remat/distributed.hpp>
 #include <remat/io/progress.hpp>
 #include <remat/remat.hpp>
@@ -20,15 +19,13 @@ inline constexpr double default_seconds = 100;
 /// says.
 inline void choose_steps(Settings& s, const CLI::App& app, Stepper& step, const remat::ParameterRegistry& parameters,
                          remat::Index validation_batches, const remat::distributed::Group& group) {
-  // Several ranks take as many steps for practice, however long they are, and as many then.
-  const double patience = group.size() == 1 ? 10 : std::numeric_limits<double>::infinity();
-  const double own_seconds = remat::io::median_seconds(
+  const double seconds = programs::median_of_ranks(
+      group,
       [&] {
         step(0, false);
         parameters.zero_grad();
       },
-      5, 2, patience);
-  const double seconds = group.broadcast(own_seconds);
+      5, 2);
   // The last evaluation sees the whole split; a batch takes a third of a step there, forward alone.
   const double evaluation = std::min(default_seconds / 2, static_cast<double>(validation_batches) * seconds / 3);
   const int most = s.steps;

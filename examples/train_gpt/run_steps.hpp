@@ -20,16 +20,16 @@ namespace train_gpt {
 
 /// The steps from `first` on, each with its line in train.jsonl and on the screen. Returns the trace of the last one;
 /// nothing when the run was told to stop. The first rank has the log and the screen.
-template <class Optimizer>
-std::optional<std::vector<remat::TraceSlice>> run_steps(const Settings& s, const Model& gpt, Stepper& forward_backward,
-                                                        Optimizer& adamw, programs::SavedRun& run, int first,
-                                                        const remat::data::SequentialBatches& validation,
-                                                        const remat::io::JsonLines* log, double peak_gflops,
-                                                        const remat::distributed::Group& group) {
+inline std::optional<std::vector<remat::TraceSlice>> run_steps(const Settings& s, const Model& gpt,
+                                                               Stepper& forward_backward, programs::SavedRun& run,
+                                                               int first,
+                                                               const remat::data::SequentialBatches& validation,
+                                                               const remat::io::JsonLines* log, double peak_gflops,
+                                                               const remat::distributed::Group& group) {
   using Clock = std::chrono::steady_clock;
   const remat::optim::WarmupCosine schedule{
       .peak = s.lr, .minimum = std::min(s.min_lr, s.lr), .warmup = std::min(s.warmup, s.steps - 1), .steps = s.steps};
-  StepResult result;
+  RankStep result;
   std::optional<remat::io::ProgressLine> progress;
   if (group.is_first()) progress.emplace(s.steps);
   const auto note = [&](const std::string& text) {
@@ -49,7 +49,7 @@ std::optional<std::vector<remat::TraceSlice>> run_steps(const Settings& s, const
       note(programs::text_of("step %d/%d  loss %.4f  lr %.2e  stopped", step + 1, s.steps, result.loss, lr));
       remat::fail("step ", step + 1, ": ", error.what());
     }
-    adamw.step(lr, remat::optim::clip_scale(norm, s.clip));
+    forward_backward.update(lr, remat::optim::clip_scale(norm, s.clip));
     const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
 
     const double mfu = result.flops / seconds / (peak_gflops * 1e9), tokens = double(s.batch) * s.context / seconds;

@@ -19,7 +19,7 @@ int begin(Settings& s, const CLI::App& app, programs::SavedRun& run, Optimizer& 
   return run.begin(app, "adamw", adamw, s.steps,
                    {.files = {{"text of --data", s.data}},
                     .free_flags = {"plan", "remat", "remat-every", "memory", "trace", "prompt", "sample-length",
-                                   "temperature", "eval-every", "eval-batches", "preset", "warmup"}});
+                                   "temperature", "eval-every", "eval-batches", "preset", "warmup", "zero"}});
 }
 
 /// Weights first: a bad path of the trace must not cost them.

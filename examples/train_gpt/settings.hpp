@@ -16,7 +16,8 @@ struct Settings {
   std::string data, corpus = "characters", dtype = "float32", out = "out", preset, trace,
                     remat = "save_dot_except_logits", prompt;
   int steps = 1200, layers = 4, dims = 192, heads = 6, kv_heads = 0, context = 128, batch = 16, micro_batches = 1;
-  int warmup = 100, eval_every = 200, eval_batches = 20, remat_every = 1, threads = 0, sample_length = 600, memory = 0;
+  int warmup = 100, eval_every = 200, eval_batches = 20, remat_every = 1, threads = 0, sample_length = 600, memory = 0,
+      zero = 1;
   double lr = 2e-3, min_lr = 2e-4, beta1 = 0.9, beta2 = 0.99, weight_decay = 0.1, clip = 1, dropout = 0;
   double temperature = 0.8;
   bool bias = false, plan = false;
@@ -65,8 +66,13 @@ inline void add_options(CLI::App& app, Settings& s) {
   app.add_option("--seed", s.seed, "of initial values, batches, dropout and the sample")->check(between(0, 0x1p64));
   app.add_option("--remat", s.remat, "remat policy: \"nothing\", \"dots & !batched\", \"save_out_proj\", ...");
   app.add_option("--remat-every", s.remat_every, "layers to a checkpoint region")->check(positive);
-  app.add_option("--memory", s.memory, "MiB of activations at most: the fastest policy within it; 0: --remat decides")
+  app.add_option(
+         "--memory", s.memory,
+         "MiB of activations, and of gradients that wait for those of other micro-batches, at most: the fastest "
+         "policy within it; 0: --remat decides")
       ->check(not_negative);
+  app.add_option("--zero", s.zero, "of several ranks, each keeps its shard of the moments (1), and of gradients (2)")
+      ->check(CLI::Range(1, 2));
   app.add_flag("--plan", s.plan, "print what a step would take under every policy, and exit");
   app.add_option("--eval-every", s.eval_every, "steps between validation losses")->check(positive);
   app.add_option("--eval-batches", s.eval_batches, "batches of a validation loss; the last one sees the whole split")

@@ -83,6 +83,18 @@ TEST(GradientSum, WhatHasNoGradientIsNotAddedAsZero) {
   EXPECT_FALSE(c.has_grad());
 }
 
+TEST(GradientSum, ForeseesWhatWaits) {
+  const ParameterRegistry parameters;
+  made(parameters, "a", {64}), made(parameters, "b", {3});
+  const GradientSum sum(parameters);
+  EXPECT_EQ(sum.waiting_bytes(1), 0U);
+  EXPECT_EQ(sum.waiting_bytes(2), 67 * sizeof(float));
+  EXPECT_EQ(sum.waiting_bytes(8), 3 * 67 * sizeof(float));
+  EXPECT_EQ(waiting_gradients(8, 2), 2);  // each has four
+  EXPECT_EQ(waiting_gradients(8, 8), 0);
+  EXPECT_EQ(waiting_gradients(5, 2), 1);
+}
+
 TEST(GradientSum, RefusesWhatWouldBeCountedWrong) {
   const ParameterRegistry parameters;
   const auto w = made(parameters, "w", {2});
@@ -124,10 +136,44 @@ TEST(Shards, OwnEveryElementOnceInWholeBlocks) {
       EXPECT_EQ(next, entry->value.size()) << entry->path << " by " << ranks;
     }
     for (int r = 0; r < ranks; ++r) {
-      EXPECT_LE(shards.of(r).size(), 11U / static_cast<std::size_t>(ranks) + 1);
-      EXPECT_GE(shards.of(r).size(), 11U / static_cast<std::size_t>(ranks));
+      EXPECT_LE(shards.of(r, 0).size(), 11U / static_cast<std::size_t>(ranks) + 1);
+      EXPECT_GE(shards.of(r, 0).size(), 11U / static_cast<std::size_t>(ranks));
     }
   }
+}
+
+// From the last parameter to the first, each as full as was asked; what fills one has it alone.
+TEST(Shards, FallIntoBucketsFromTheEnd) {
+  const ParameterRegistry parameters;
+  made(parameters, "a", {10}), made(parameters, "b", {10}), made(parameters, "c", {100}), made(parameters, "d", {10}),
+      made(parameters, "e", {20}), made(parameters, "f", {5});
+  using Bucket = Shards::Bucket;
+  const auto buckets = [&](std::size_t bytes) { return Shards(parameters, 2, bytes).buckets(); };
+  EXPECT_EQ(buckets(90), (std::vector<Bucket>{{4, 6}, {3, 4}, {2, 3}, {0, 2}}));
+  EXPECT_EQ(buckets(1), (std::vector<Bucket>{{5, 6}, {4, 5}, {3, 4}, {2, 3}, {1, 2}, {0, 1}}));
+  EXPECT_EQ(buckets(1 << 20), (std::vector<Bucket>{{0, 6}}));
+  EXPECT_FALSE(Shards(parameters, 2, 90).same_as(Shards(parameters, 2, 1)));
+  EXPECT_TRUE(Shards(parameters, 2, 90).same_as(Shards(parameters, 2, 90)));
+}
+
+TEST(Shards, OfSeveralBucketsOwnEveryElementOnce) {
+  const ParameterRegistry parameters;
+  made(parameters, "a", {3, 5000}), made(parameters, "b", {7}), made(parameters, "c", {4096}),
+      made(parameters, "d", {0});
+  for (const int ranks : {1, 2, 3, 4})
+    for (const std::size_t bytes : {std::size_t{1}, std::size_t{16000}}) {
+      const Shards shards(parameters, ranks, bytes);
+      for (const auto& entry : parameters.entries()) {
+        Index owned = 0;
+        for (int r = 0; r < ranks; ++r) owned += shards.range(r, *entry).second - shards.range(r, *entry).first;
+        EXPECT_EQ(owned, entry->value.size()) << entry->path << " by " << ranks;
+      }
+      std::size_t blocks = 0;
+      for (std::size_t b = 0; b < shards.buckets().size(); ++b)
+        for (int r = 0; r < ranks; ++r)
+          for (std::size_t w = 0; w < shards.windows(b, 2); ++w) blocks += shards.window(r, b, w, 2).size();
+      EXPECT_EQ(blocks, 11U) << ranks;
+    }
 }
 
 template <class Optimizer>

@@ -17,7 +17,7 @@ set(data_may core params)
 set(text_may core)
 set(models_may core params policy autodiff ops nn)
 set(io_may core params kernels text nn models)  # models of files; the other way would tie every model to files
-set(distributed_may core params kernels optim io)
+set(distributed_may core params policy kernels optim io)
 set(remat_may core params policy kernels autodiff plan ops nn optim)  # remat.hpp: what every trainer needs
 set(compiled_may remat kernels models)
 set(pretrained_may io text)

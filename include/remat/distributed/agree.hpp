@@ -3,12 +3,16 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <remat/distributed/group.hpp>
 #include <remat/io/fingerprint.hpp>
 #include <remat/kernels/gemm.hpp>
 #include <remat/params/registry.hpp>
+#include <remat/policy/parse.hpp>
+#include <remat/policy/policy.hpp>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace remat { inline namespace REMAT_ABI { namespace distributed {
@@ -57,6 +61,44 @@ void broadcast_values(const Group& group, const ParameterRegistry& parameters) {
 inline void agree_on_products(const Group& group) {
   if (group.size() == 1) return;
   kernels::set_gemm_choice(kernels::GemmChoice::parse(group.broadcast(kernels::gemm_choice().text())));
+}
+
+/// An `Error` on every rank, which names one that differs, unless all have the same policy. Collective.
+template <class = void>
+void require_same_policy(const Group& group, const Policy& policy) {
+  const std::string text = policy::to_string(policy);
+  io::Fingerprint hash;
+  hash.add(text);
+  const auto hashes = group.gather(hash.value());
+  for (int r = 1; r < group.size(); ++r)
+    require(hashes[static_cast<std::size_t>(r)] == hashes.front(), "distributed: rank ", r,
+            " has another policy than rank 0; rank ", group.rank(), " has ", text.substr(0, 200),
+            "; choose it on one rank, by agree_on_policy");
+}
+
+/// The policy that `choose()` gives on rank 0, on all ranks: for a plan, which ranks that measured or may hold other
+/// than each other would make otherwise. What a replay recomputes changes no bit and never communicates, but ranks of
+/// one plan take one time. The others do not call `choose`; all get its `Error`. A hash of what each then has is
+/// compared. An `Error` for a policy whose text cannot be read back, one made of a function. Collective.
+template <class Choose>
+Policy agree_on_policy(const Group& group, Choose&& choose) {
+  std::string text, failure;
+  std::optional<Policy> chosen;
+  if (group.is_first()) try {
+      chosen = choose();
+      if (group.size() == 1) return *chosen;
+      text = policy::to_string(*chosen);
+      static_cast<void>(policy::parse(text));
+    } catch (const Error& error) {
+      if (group.size() == 1) throw;
+      failure = error.what();
+    }
+  failure = group.broadcast(std::move(failure));
+  require(failure.empty(), failure);
+  text = group.broadcast(std::move(text));
+  if (!chosen) chosen = policy::parse(text);
+  require_same_policy(group, *chosen);
+  return *chosen;
 }
 
 /// What the mean loss of each of this rank's micro-batches counts in the mean over the target tokens of all ranks, of

@@ -49,13 +49,23 @@ struct Pieces {
     static_assert(std::is_trivially_copyable_v<T>);
     std::vector<std::vector<T>> all(static_cast<std::size_t>(transport.size()));
     all[static_cast<std::size_t>(transport.rank())].assign(mine.begin(), mine.end());
+    // Length and beginning together: most of what is gathered is short, and a message costs more than its bytes.
+    struct Begin {
+      std::uint64_t length;
+      std::byte bytes[504];
+    };
+    const auto bytes = std::as_bytes(mine);
+    const auto rest = [](auto all_bytes) { return all_bytes.subspan(std::min(all_bytes.size(), sizeof Begin::bytes)); };
+    Begin own{mine.size(), {}};
+    std::copy_n(bytes.begin(), bytes.size() - rest(bytes).size(), own.bytes);
     each_other([&](int to, int from) {
-      const std::uint64_t own = mine.size();
-      std::uint64_t other = 0;
-      transport.exchange(std::as_bytes(std::span(&own, 1)), to, std::as_writable_bytes(std::span(&other, 1)), from);
+      Begin other{};
+      exchange(std::as_bytes(std::span(&own, 1)), to, std::as_writable_bytes(std::span(&other, 1)), from);
       auto& theirs = all[static_cast<std::size_t>(from)];
-      theirs.resize(static_cast<std::size_t>(other));
-      exchange(std::as_bytes(mine), to, std::as_writable_bytes(std::span(theirs)), from);
+      theirs.resize(static_cast<std::size_t>(other.length));
+      const auto place = std::as_writable_bytes(std::span(theirs));
+      std::copy_n(other.bytes, place.size() - rest(place).size(), place.begin());
+      exchange(rest(bytes), to, rest(place), from);
     });
     return all;
   }

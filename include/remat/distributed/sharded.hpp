@@ -1,4 +1,4 @@
-// An optimizer whose state lies in shards, one a rank: ZeRO, first stage (Rajbhandari et al. 2020).
+// An optimizer whose state lies in shards, one a rank: ZeRO, first and second stage (Rajbhandari et al. 2020).
 #pragma once
 
 #include <cstddef>
@@ -6,6 +6,7 @@
 #include <cstring>
 #include <memory>
 #include <remat/core/state_dict.hpp>
+#include <remat/distributed/gradient_sum.hpp>
 #include <remat/distributed/shards.hpp>
 #include <remat/optim/adamw.hpp>
 #include <remat/optim/optimizer.hpp>
@@ -20,7 +21,7 @@ namespace remat { inline namespace REMAT_ABI { namespace distributed {
 
 /// Of `AdamW`, `Sgd` or `Lion`: each rank keeps the state of its own shard of the parameters, about 1/R of it, updates
 /// that shard, and gets the rest of the new values from the others. The bits are those of the optimizer itself.
-/// Every rank has all gradients, from `GradientSum::finish`; freeze parameters before it is made.
+/// Every rank has all gradients, or its own shard of them, from `GradientSum::finish`; freeze parameters before.
 template <class Inner>
 class Sharded {
  public:
@@ -29,31 +30,30 @@ class Sharded {
 
   /// Of all parameters of the registry that are not frozen.
   Sharded(Group group, const ParameterRegistry& parameters, const Config& config = {})
-      : group_(std::move(group)),
-        shards_(std::make_shared<const Shards>(parameters, group_.size())),
-        inner_(parameters, config) {
-    inner_.update_only([shards = shards_, rank = group_.rank()](const ParameterEntry& entry) {
-      const auto [begin, end] = shards->range(rank, entry);
-      return optim::detail::ElementRange{begin, end};
-    });
-  }
+      : Sharded(group, std::make_shared<const Shards>(parameters, group.size()), parameters, config) {}
+  /// Of the parameters whose gradients are summed there.
+  explicit Sharded(const GradientSum& gradients, const Config& config = {})
+      : Sharded(gradients.group(), gradients.shards(), gradients.parameters(), config) {}
 
-  /// As `Optimizer::step`, on all ranks with the same arguments. Collective.
+  /// As `Optimizer::step`, on all ranks with the same arguments; every rank has all gradients. Collective.
   void step(double learning_rate, double grad_scale = 1) {
-    std::vector<bool> is_updated;
-    for (const auto& entry : shards_->entries()) is_updated.push_back(entry->has_grad);
+    std::vector<std::uint8_t> is_updated;
+    for (const auto& entry : shards_->entries()) is_updated.push_back(entry->has_grad ? 1 : 0);
     inner_.step(learning_rate, grad_scale);
-    std::vector<ParameterUseGuard> uses;
-    std::vector<std::byte*> values(shards_->entries().size());
-    for (std::size_t e = 0; e < values.size(); ++e) {
-      if (!is_updated[e]) continue;
-      uses.push_back(shards_->entries()[e]->used(ParameterUse::write));
-      values[e] = shards_->entries()[e]->writable();
-    }
-    group_.enter("values", 0);
-    detail::spread(group_, *shards_, values, detail::window_blocks(std::size_t{8} << 20));
-    for (std::size_t e = 0; e < values.size(); ++e)
-      if (values[e]) group_.agree("values", {values[e], shards_->entries()[e]->value.bytes()});
+    detail::spread_values(group_, *shards_, is_updated);
+  }
+  /// The same by what `gradients` has summed: all gradients, or with `own_shard_only` this rank's shard of them, which
+  /// must be dealt out as this optimizer's state is. Collective.
+  void step(GradientSum& gradients, double learning_rate, double grad_scale = 1) {
+    if (!gradients.own_shard_only()) return step(learning_rate, grad_scale);
+    require(gradients.shards()->same_as(*shards_),
+            "sharded optimizer: gradients are dealt out to ranks otherwise than its state; make it of the GradientSum");
+    detail::spread_values(group_, *shards_, gradients.update_shard(inner_.in_backward(learning_rate, grad_scale)));
+  }
+  /// For `gradients.begin(micro_batches, adamw.in_backward(rate))`, of the sum that it was made of: one step, each
+  /// parameter as soon as its gradient is the sum of all ranks. Clipping by the global norm needs all of them first.
+  ShardUpdate in_backward(double learning_rate, double grad_scale = 1) {
+    return {inner_.in_backward(learning_rate, grad_scale), shards_};
   }
 
   /// See `Optimizer`.
@@ -73,6 +73,13 @@ class Sharded {
   void load_state_dict(const StateDict& state);
 
  private:
+  Sharded(Group group, std::shared_ptr<const Shards> shards, const ParameterRegistry& parameters, const Config& config)
+      : group_(std::move(group)), shards_(std::move(shards)), inner_(parameters, config) {
+    inner_.update_only([shards = shards_, rank = group_.rank()](const ParameterEntry& entry) {
+      const auto [begin, end] = shards->range(rank, entry);
+      return optim::detail::ElementRange{begin, end};
+    });
+  }
   const ParameterEntry* entry_of(const std::string& name) const {
     const std::string path = name.substr(0, name.rfind('/'));
     for (const auto& entry : shards_->entries())
@@ -100,8 +107,13 @@ StateDict Sharded<Inner>::state_dict() const {
   group_.enter("state_dict", 0);
   StateDict mine = inner_.state_dict(), whole;
   whole.numbers = std::move(mine.numbers);
-  for (const auto& [name, piece] : mine.tensors) {  // of the same names on all ranks
+  for (auto& [name, piece] : mine.tensors) {  // of the same names on all ranks
     const ParameterEntry* const entry = entry_of(name);
+    if (group_.size() == 1) {  // all of it, and not copied
+      piece.shape = entry->value.shape;
+      whole.tensors.emplace(name, std::move(piece));
+      continue;
+    }
     if (!group_.is_first()) {
       if (piece.size() > 0) group_.send(std::span<const std::byte>(piece.data(), piece.bytes()), 0);
       continue;
@@ -157,6 +169,11 @@ void Sharded<Inner>::load_state_dict(const StateDict& state) {
     const DType dtype = entry->value.dtype;
     const auto [begin, end] = shards_->range(group_.rank(), *entry);
     AnyTensor piece{dtype, Shape{end - begin}, {}, 0};
+    if (group_.size() == 1) {
+      const AnyTensor& all = state.tensors.at(name);
+      mine.tensors.emplace(name, AnyTensor{dtype, piece.shape, all.storage, all.offset});
+      continue;
+    }
     piece.storage = pool().allocate(piece.bytes());
     if (!group_.is_first()) {
       if (piece.size() > 0) group_.receive(std::span(piece.mutable_data(), piece.bytes()), 0);

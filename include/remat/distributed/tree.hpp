@@ -1,7 +1,9 @@
 // The one tree in which what micro-batches gave is added, whoever computed which.
 #pragma once
 
+#include <algorithm>
 #include <bit>
+#include <cstddef>
 #include <cstdint>
 #include <remat/core/shape.hpp>
 #include <vector>
@@ -77,5 +79,20 @@ inline std::vector<Join> joins_of(const std::vector<Range>& nodes, Index count) 
 }
 
 }  // namespace detail
+
+/// How many sums of gradients wait on any of `ranks` processes, at most, while the gradients of another micro-batch are
+/// computed: log2 of their number where one process has them all.
+inline Index waiting_gradients(Index micro_batches, int ranks = 1) {
+  std::size_t most = 0;
+  for (int r = 0; r < ranks; ++r) {
+    const Range run = range_of(micro_batches, r, ranks);
+    std::vector<Range> stack;
+    for (Index i = run.begin; i < run.end; ++i) {
+      most = std::max(most, stack.size());
+      detail::push_node(stack, {i, i + 1}, micro_batches, [] {});
+    }
+  }
+  return static_cast<Index>(most);
+}
 
 }}}  // namespace remat::distributed

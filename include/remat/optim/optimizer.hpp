@@ -259,13 +259,15 @@ class Optimizer {
     State& state = *update.state;
     const Shape& whole = update.entry->value.shape;
     const Shape part{state.range.end - state.range.begin};
+    const AnyTensor& grad = update.entry->grad;  // of the part alone, or of all
+    const Index before = grad.size() == whole.size() ? state.range.begin : 0;
     const bool is_bfloat16 = detail::keeps_bfloat16(state.rule);
     ++state.steps;
     self().update(state.rule,
                   detail::ParameterStep<T>{
                       .shape = range_ ? part : whole,
                       .value = reinterpret_cast<T*>(update.value) + state.range.begin,
-                      .grad = reinterpret_cast<const T*>(update.entry->grad.data()) + state.range.begin,
+                      .grad = reinterpret_cast<const T*>(grad.data()) + before,
                       .state = update.tensors,
                       .is_bfloat16 = is_bfloat16,
                       .work = work ? work->data() : nullptr,

@@ -2,7 +2,9 @@
 #pragma once
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <remat/core/pool.hpp>
 #include <remat/core/process_memory.hpp>
@@ -31,6 +33,10 @@ struct MemorySearch {
   std::optional<std::size_t> in_backward_bytes{};
   bool may_offload = true;    // values that are kept, and what enters layers, may wait on disk
   bool may_be_lossy = false;  // values that are kept may be rounded to 16 or 8 bits: gradients are then near, not equal
+  Index parts = 0;            // into which the batch is cut; 0: as many as are fastest
+  /// For each value that is trained, of gradients that wait for others where the batch is cut into so many parts, as
+  /// those of `distributed::GradientSum` do (4 times `waiting_gradients` of floats). Empty: none.
+  std::function<std::size_t(Index parts)> waiting_bytes{};
   std::vector<Index> head_chunks{}, ffn_chunks{};  // sizes that are tried where nothing fits by those of the model
 };
 
@@ -69,7 +75,8 @@ class StepSearch {
       for (const Index ffn : ffns)
         for (const Index head : heads) {
           const bool is_cut = ffn > 0 || head > 0;
-          if (rows_ % parts == 0 && (resort == Resort::in_backward || is_cut == (resort == Resort::chunks)))
+          if (rows_ % parts == 0 && (how_.parts == 0 || how_.parts == parts) &&
+              (resort == Resort::in_backward || is_cut == (resort == Resort::chunks)))
             all.push_back({rows_ / parts, head, ffn});
         }
     return all;
@@ -99,13 +106,14 @@ class StepSearch {
 template <class>
 void StepSearch::consider(const StepCut& cut, const Plan& plan, bool in_backward) {
   pool().trim();
-  const std::size_t each = in_backward ? *how_.in_backward_bytes : how_.state_bytes;
+  const Index parts = rows_ / cut.rows;
+  const std::size_t each =
+      (in_backward ? *how_.in_backward_bytes : how_.state_bytes) + (how_.waiting_bytes ? how_.waiting_bytes(parts) : 0);
   const std::size_t standing = machine::process_memory().anonymous + slack +
                                static_cast<std::size_t>(parameters_.trainable_count()) * each +
                                (in_backward ? plan.gradient_bytes_at_once() : 0);
   // The pool rounds blocks up; those of a model's sizes by little.
   const std::size_t budget = bytes_ > standing ? (bytes_ - standing) / 100 * 95 : 0;
-  const Index parts = rows_ / cut.rows;
   const auto fits = [&](const PlannedPolicy& point) {
     least_ = std::min(least_, standing + point.stats.peak_bytes / 95 * 100);
     if (point.stats.peak_bytes > budget) return false;
