@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 #include <sys/mman.h>
 
+#include <chrono>
 #include <cmath>
 #include <cstdlib>
 #include <remat/distributed/agree.hpp>
@@ -89,6 +90,18 @@ TEST(Group, PatienceIsANumberOfSeconds) {
   setenv("REMAT_RANK_PATIENCE", "0.5", 1);
   EXPECT_EQ(Group(std::make_shared<Noted>()).options().patience, 0.5);
   unsetenv("REMAT_RANK_PATIENCE");
+}
+
+TEST(Group, WaitsBeforeTransfersWhereItIsAsked) {
+  for (const double delay : {-1.0, 61.0, std::nan("")})
+    EXPECT_THROW(Group(std::make_shared<Noted>(), {.delay = delay}), Error) << delay;
+  const auto noted = std::make_shared<Noted>();
+  const Group slow(noted, {.delay = 0.02});
+  const std::vector<float> one{1};
+  const auto start = std::chrono::steady_clock::now();
+  slow.send(std::span(one), 1), slow.send(std::span(one), 1);
+  EXPECT_GE(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(), 0.04);
+  EXPECT_EQ(noted->sent.size(), 2U);
 }
 
 TEST(Group, RefusesToSendToItselfOrToNobody) {

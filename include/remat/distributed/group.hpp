@@ -5,6 +5,7 @@
 #include <memory>
 #include <remat/core/tensor.hpp>
 #include <remat/distributed/call_check.hpp>
+#include <remat/distributed/delay.hpp>
 #include <remat/distributed/group_options.hpp>
 #include <remat/distributed/pieces.hpp>
 #include <remat/distributed/tensor_header.hpp>
@@ -28,6 +29,8 @@ class Group {
   /// Over processes that `transport` connects; `distributed::init` makes one over MPI.
   explicit Group(std::shared_ptr<Transport> transport, const GroupOptions& options = {})
       : state_(std::make_shared<State>(State{std::move(transport), detail::checked(options)})) {
+    if (const double delay = state_->options.delay; delay > 0 && size() > 1)
+      state_->transport = std::make_shared<detail::Delayed>(std::move(state_->transport), delay);
     if (const double patience = state_->options.patience; patience > 0 && size() > 1)
       state_->transport = std::make_shared<detail::Watched>(std::move(state_->transport), patience);
   }

@@ -15,6 +15,8 @@ struct GroupOptions {
                         // REMAT_CHECK_COLLECTIVES=1 in the environment
   double patience = 0;  // seconds that a transfer may take, waiting for its rank included, before all ranks are
                         // stopped; 0: without end; also by REMAT_RANK_PATIENCE in the environment
+  double delay = 0;     // seconds that each transfer waits before it begins, as over a slow network: to look for what
+                        // depends on who is first; also by REMAT_RANK_DELAY in the environment
 };
 
 namespace detail {
@@ -26,11 +28,17 @@ GroupOptions checked(GroupOptions options) {
           options.piece_bytes, ", must be from 1 to 2^30");
   const char* const check = std::getenv("REMAT_CHECK_COLLECTIVES");
   if (check != nullptr && std::string_view(check) == "1") options.check = true;
-  if (const char* const seconds = std::getenv("REMAT_RANK_PATIENCE"); seconds != nullptr && *seconds != '\0') {
+  const auto read_seconds = [](const char* name, double& number) {
+    const char* const seconds = std::getenv(name);
+    if (seconds == nullptr || *seconds == '\0') return;
     char* end = nullptr;
-    options.patience = std::strtod(seconds, &end);
-    require(*end == '\0', "group: REMAT_RANK_PATIENCE is \"", seconds, "\", must be seconds");
-  }
+    number = std::strtod(seconds, &end);
+    require(*end == '\0', "group: ", name, " is \"", seconds, "\", must be seconds");
+  };
+  read_seconds("REMAT_RANK_PATIENCE", options.patience);
+  read_seconds("REMAT_RANK_DELAY", options.delay);
+  require(options.delay >= 0 && options.delay <= 60, "group: delay is ", options.delay,
+          ", must be from 0 to 60 seconds");
   require(options.patience >= 0 && options.patience <= 1e6, "group: patience is ", options.patience,
           ", must be from 0 to 1e6 seconds");
   return options;
