@@ -102,6 +102,31 @@ TEST(Ranks, KeepAShardOfTheMoments) {
   for (const double bytes : all) EXPECT_LE(bytes, sum / world().size() + block);
 }
 
+// Chance in rounding is of the element, whoever has it.
+TEST(Ranks, KeepMeansInBfloat16WithTheBitsOfOneProcess) {
+  const optim::AdamWConfig config{.bfloat16_state = true};
+  ParameterRegistry of_all(5), of_one(5);
+  const models::Gpt<float> a(of_all / "gpt", Trainer<float>::config({})), b(of_one / "gpt", Trainer<float>::config({}));
+  std::optional<ShardedAdamW> shard(std::in_place, world(), of_all, config);
+  optim::AdamW whole(of_one, config);
+  for (int step = 0; step < 4; ++step) {
+    for (const auto* const parameters : {&of_all, &of_one})
+      for (const auto& entry : parameters->entries())
+        Parameter<float>(entry).set_grad(Parameter<float>(entry).value().copy());
+    shard->step(0.01), whole.step(0.01);
+    const StateDict state = shard->state_dict(), expected = whole.state_dict();
+    if (world().is_first())
+      for (const auto& [name, tensor] : expected.tensors) {
+        EXPECT_EQ(tensor.dtype, DType::bfloat16);
+        EXPECT_TRUE(same_bits(Tensor<bfloat16>(state.tensors.at(name)), Tensor<bfloat16>(tensor))) << name;
+      }
+    shard.emplace(world(), of_all, config);
+    shard->load_state_dict(state);
+  }
+  for (const auto& entry : of_one.entries())
+    EXPECT_TRUE(same_bits(of_all.at<float>(entry->path).value(), Parameter<float>(entry).value())) << entry->path;
+}
+
 std::string folder_of_all(const char* name) {
   const auto made = std::filesystem::temp_directory_path() / ("remat_" + std::string(name) + std::to_string(getpid()));
   return world().broadcast(made.string());
