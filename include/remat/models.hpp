@@ -1,6 +1,7 @@
 // Models, beside the layers of remat.hpp.
 #pragma once
 
+#include <remat/models/checkpointed.hpp>
 #include <remat/models/continuation.hpp>
 #include <remat/models/decoder.hpp>
 #include <remat/models/decoder_config.hpp>

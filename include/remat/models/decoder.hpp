@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <optional>
+#include <remat/models/checkpointed.hpp>
 #include <remat/models/continuation.hpp>
 #include <remat/models/decoder_config.hpp>
 #include <remat/models/decoder_hidden.hpp>
@@ -18,7 +19,7 @@ namespace remat { inline namespace REMAT_ABI { namespace models {
 /// Token embeddings (and position embeddings where positions are learned), a stack of layers, a norm, and a head.
 /// A copy is a handle to the same weights: for weights of its own, build it on a registry of its own and `copy_values`.
 template <class T>
-struct Decoder {
+struct Decoder : Checkpointed<Decoder<T>> {
   const DecoderConfig config;               // as built; what still rules is set by set_remat and in the parts
   std::string path;                         // the model's path in the registry
   nn::Embedding<T> embedding;               // of tokens: [V, D]
@@ -37,17 +38,6 @@ struct Decoder {
   /// Of the steps recorded from now on: tokens whose logits exist at one time in a loss, and tokens that a feed-forward
   /// without experts takes at one time; 0: as the config says. Losses then differ by rounding.
   void set_chunks(Index of_head, Index of_ffn) { detail::set_chunks(*this, of_head, of_ffn); }
-  /// Layers are recomputed in backward from the next step on, whatever `remat` says; embeddings and head are not: the
-  /// same bits for less memory. An `Error` unless every_n_layers is above 0.
-  void enable_gradient_checkpointing(const nn::GradientCheckpointing& how = {}) {
-    decoder.enable_gradient_checkpointing(how);
-  }
-  /// The same, nothing kept of each n-th layer but what it makes, which waits in memory or on disk.
-  void activation_checkpointing_enable(Index every_n_layers = 1, bool is_offloaded = false) {
-    decoder.enable_gradient_checkpointing(nn::activation_checkpointing(every_n_layers, is_offloaded));
-  }
-  /// Steps are recorded as `remat` says, from the next on.
-  void disable_gradient_checkpointing() { decoder.disable_gradient_checkpointing(); }
 
   /// ids [B, T] -> logits [B, T, V]
   Var<T> logits(Tape& tape, const Tensor<std::int32_t>& ids) const;
@@ -84,6 +74,8 @@ struct Decoder {
                                      const std::function<bool(std::int32_t)>& more) const;
 
  private:
+  friend Checkpointed<Decoder>;
+  void for_each_stack(auto&& f) { f(decoder); }
   Decoder(const LayerScope& scope, const DecoderConfig& c, int);
   Var<T> by_head(const Var<T>& x) const {
     return detail::capped(linear<T>(x, head_table(), {}, {.transposed = true}), config);

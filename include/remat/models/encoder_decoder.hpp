@@ -1,6 +1,7 @@
 // An encoder-decoder transformer (Vaswani et al. 2017): a source is read whole, a target token by token.
 #pragma once
 
+#include <remat/models/checkpointed.hpp>
 #include <remat/models/encoder_decoder_config.hpp>
 #include <remat/models/translation.hpp>
 #include <remat/nn/embedding.hpp>
@@ -16,7 +17,7 @@ namespace remat { inline namespace REMAT_ABI { namespace models {
 /// Token embeddings (and positions where there are), two stacks, a norm behind each, and a head.
 /// A copy is a handle to the same weights.
 template <class T>
-struct EncoderDecoder {
+struct EncoderDecoder : Checkpointed<EncoderDecoder<T>> {
   const EncoderDecoderConfig config;                            // as built
   std::string path;                                             // the model's path in the registry
   nn::Embedding<T> source_embedding, embedding;                 // [V, D]; one table where it is shared
@@ -28,20 +29,6 @@ struct EncoderDecoder {
   /// Makes its parameters in `where`. An `Error` names the first setting that is out of its range.
   EncoderDecoder(const Scope& where, const EncoderDecoderConfig& c)
       : EncoderDecoder(LayerScope(where), detail::checked(c, where.use_path()), 0) {}
-
-  /// Layers of both stacks are recomputed in backward from the next step on, whatever `remat` says; embeddings and head
-  /// are not: the same bits for less memory. An `Error` unless every_n_layers is above 0.
-  void enable_gradient_checkpointing(const nn::GradientCheckpointing& how = {}) {
-    encoder.enable_gradient_checkpointing(how), decoder.enable_gradient_checkpointing(how);
-  }
-  /// The same, nothing kept of each n-th layer but what it makes, which waits in memory or on disk.
-  void activation_checkpointing_enable(Index every_n_layers = 1, bool is_offloaded = false) {
-    enable_gradient_checkpointing(nn::activation_checkpointing(every_n_layers, is_offloaded));
-  }
-  /// Steps are recorded as `remat` says, from the next on.
-  void disable_gradient_checkpointing() {
-    encoder.disable_gradient_checkpointing(), decoder.disable_gradient_checkpointing();
-  }
 
   /// What the decoder looks at: ids [B, S] -> [B, S, D].
   Var<T> encode(Tape& tape, const Tensor<std::int32_t>& ids, const Tensor<std::int32_t>& lengths = {}) const {
@@ -83,6 +70,8 @@ struct EncoderDecoder {
   }
 
  private:
+  friend Checkpointed<EncoderDecoder>;
+  void for_each_stack(auto&& f) { f(encoder), f(decoder); }
   EncoderDecoder(const LayerScope& scope, const EncoderDecoderConfig& c, int);
   Var<Accum<T>> embedded(Tape& tape, const Tensor<std::int32_t>& ids, const nn::Embedding<T>& table,
                          const std::optional<nn::Embedding<T>>& places, Index first) const {
