@@ -166,8 +166,7 @@ Work work_of(int own, int ranks, Index tokens, const AttentionOptions& options) 
 
 TEST(RingAttention, SharesTheWorkOfCausalSequencesEvenly) {
   constexpr Index tokens = 16384;
-  for (const AttentionOptions& options :
-       {AttentionOptions{.causal = true}, AttentionOptions{}, AttentionOptions{.causal = true, .window = 3000}}) {
+  for (const AttentionOptions& options : {AttentionOptions{.causal = true}, AttentionOptions{}}) {
     Tape tape({.mode = Mode::plan});
     const auto x = tape.input(Tensor<float>({1, tokens, 2, 8}));
     attention(x, x, x, options);
@@ -204,6 +203,11 @@ TEST(RingAttention, RefusesByNameWhatItCannotHave) {
   });
   refused({"inside blockwise", "ffn_chunk"},
           [](X x) { blockwise(x, 1, 3, policy::nothing, [&](X queries, Index) { return attention(queries, x, x); }); });
+  refused({"mine", "its functions call attention", "call it outside"}, [](X x) {
+    custom_gradient<float>(
+        "mine", {x}, [](Tape&, const std::vector<Var<float>>& in) { return attention(in[0], in[0], in[0]); },
+        [](const CustomBackward<float>& of) { return std::vector<Var<float>>{of.gradient}; });
+  });
   Tape begun({.seed = 1});
   sum(begun.input(Tensor<float>({2}, 1.0F)));
   expect_error({"set_ring", "before the first op"}, [&] { begun.set_ring(rank(0, 2)); });
@@ -220,6 +224,9 @@ TEST(RingAttention, LayersRefuseWhatIsOfWholeSequences) {
   expect_error({"attention", "TapeOptions::ring"}, [&] { attention.decode(x, layer); });
   const nn::MultiHeadAttention<float> slow(parameters / "slow", {.model_dims = 8, .num_heads = 2, .fused = false});
   expect_error({"plain_attention"}, [&] { slow(x); });
+  const models::Gpt<float> gpt(parameters / "gpt", {.vocabulary = 9, .context = 7, .model_dims = 8});
+  const Tensor<std::int32_t> ids({1, 4}, 1);  // of 8
+  expect_error({"ids", "length <= context 7"}, [&] { gpt.logits(tape, ids); });
 }
 
 // A ring's results are kept under every policy, and a plan says exactly what that takes.

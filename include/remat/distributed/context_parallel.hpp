@@ -49,8 +49,9 @@ class GroupRing final : public SequenceRing {
 ///     const double mean = gradients.finish();              // over the tokens of all ranks
 class ContextParallel {
  public:
-  /// Of the ranks of `group`: all, or those of `group.sub(color)`, where other ranks have other sequences.
-  explicit ContextParallel(Group group = {}) : group_(std::move(group)) {
+  /// Of the ranks of `group`: all, or those of `group.sub(color)`, where other ranks have other sequences. They talk by
+  /// themselves from then on, so that nothing meets what `group` sends otherwise. Collective.
+  explicit ContextParallel(const Group& group = {}) : group_(group.sub(0)) {
     if (group_.size() > 1) ring_ = std::make_shared<detail::GroupRing>(group_);
   }
 

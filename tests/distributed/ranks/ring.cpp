@@ -183,4 +183,27 @@ TEST(Ring, GivesWhatOneRankGivesInRandomConfigurations) {
   }
 }
 
+// More rows than one message carries: two, and then one.
+TEST(Ring, TakesSeveralTurnsForManyRows) {
+  Dice dice(7);
+  Case c{.text = "many rows", .batch = 3, .heads = 8, .kv_heads = 8, .dims = 256};
+  c.queries = c.keys = 32 * world().size();
+  c.options = {.causal = true, .dropout = 0.3};
+  c.has_sinks = true;
+  c.key_lengths = integers({c.batch}, c.keys + 1, dice);
+  c.query_segments = integers({c.batch, c.queries}, 2, dice);
+  expect_one_ranks<double>(c, 1e-12);
+  c.is_combined = true, c.heads = c.kv_heads = 16, c.dims = 512;
+  expect_one_ranks<bfloat16>(c, 2e-2);
+}
+
+// Where scores are large, a log-sum-exp without what rounding leaves out of it would be off by as much as they are.
+TEST(Ring, MergesLargeScoresExactly) {
+  Case c{.text = "large scores", .batch = 2, .heads = 2, .kv_heads = 2, .dims = 16};
+  c.queries = c.keys = 36 * world().size();
+  c.options = {.causal = true, .scale = 100.0};
+  expect_one_ranks<float>(c, 1e-6);
+  expect_one_ranks<double>(c, 1e-12);
+}
+
 }  // namespace
