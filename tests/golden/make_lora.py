@@ -1,5 +1,5 @@
-"""Writes adapters that PEFT makes for small models beside this file: the folders lora, lora_falcon, lora_gpt2, lora_embedding
-and dora hold them as PEFT saves them, and files of the same names ids, the logits and the loss that PEFT computes with them, and the gradient of
+"""Writes adapters that PEFT makes for small models beside this file: the folders lora, lora_falcon, lora_gpt2, lora_embedding,
+lora_head (of its own), lora_tied_head and dora hold them as PEFT saves them, and files of the same names ids, the logits and the loss that PEFT computes with them, and the gradient of
 each half, with DoRA of the magnitudes. Those of lora_falcon are of query and value inside query_key_value: rank 4 of 2 x 2, B in
 blocks.
 
@@ -62,4 +62,6 @@ if __name__ == "__main__":
           alpha_pattern={"query_key_value": 6}, target_modules=["query_key_value", "dense"])
     write("dora", "llama", r=2, lora_alpha=3, use_dora=True, target_modules=["q_proj", "v_proj", "down_proj"])
     write("lora_embedding", "llama", r=2, lora_alpha=3, target_modules=["embed_tokens", "v_proj"])
+    write("lora_head", "qwen2", r=2, lora_alpha=3, target_modules=["lm_head", "v_proj"])
+    write("lora_tied_head", "llama", r=2, lora_alpha=3, target_modules=["lm_head", "v_proj"])
     write("lora_gpt2", "gpt2", r=3, lora_alpha=5, fan_in_fan_out=True, target_modules=["c_attn", "c_fc"])

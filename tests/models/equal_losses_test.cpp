@@ -78,7 +78,7 @@ TEST(EqualLosses, NearWhereWhatIsKeptIsRounded) {
   const std::vector<double> plain = losses_of({}), rounded = losses_of({policy::lossy::int8});
   EXPECT_EQ(rounded[0], plain[0]);
   EXPECT_NE(rounded, plain);
-  EXPECT_NEAR(rounded[1], plain[1], 0.02);
+  EXPECT_NEAR(rounded[1], plain[1], 0.06);  // the first update goes by signs of gradients
 }
 
 }  // namespace

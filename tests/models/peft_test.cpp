@@ -93,6 +93,39 @@ TEST(Peft, AdaptersOfEmbeddingsGiveItsLogitsLossAndGradients) {
                [&] { io::load_peft(others, others / "l", other, golden("lora_embedding")); });
 }
 
+// Of a head of its own, and of one that is tied, which PEFT adapts without the rows that are looked up.
+TEST(Peft, AdaptersOfHeadsGiveItsLogitsLossAndGradients) {
+  for (const auto& [name, base] : {std::pair{"lora_head", "qwen2"}, {"lora_tied_head", "llama"}}) {
+    const GoldenStep step(name, base);
+    ASSERT_EQ(step.lora.parts().size(), 3U);
+    const auto& part = *std::find_if(step.lora.parts().begin(), step.lora.parts().end(),
+                                     [](const auto& each) { return each.is_of_head; });
+    step.expect_gradient(io::detail::turned_for_file(part.down.grad()), "lm_head.lora_A.weight");
+    step.expect_gradient(io::detail::turned_for_file(part.up.grad()), "lm_head.lora_B.weight");
+    const Place place("head"), file("head.gguf");
+    io::save_peft(step.lora, step.model, place.path, base);
+    const io::SafetensorsFile ours(place.path + "/adapter_model.safetensors"),
+        theirs(golden(std::string(name) + "/adapter_model.safetensors"));
+    for (const std::string& tensor : ours.names())
+      EXPECT_EQ(farthest(ours.read<float>(tensor), theirs.read<float>(tensor)), 0) << tensor;
+    EXPECT_EQ(ours.names().size(), 6U);  // theirs also has the head that it was trained beside
+    std::ifstream in(place.path + "/adapter_config.json");
+    EXPECT_EQ(nlohmann::json::parse(in)["target_modules"], (std::vector<std::string>{"lm_head", "v_proj"}));
+    if (step.model.head) {
+      io::save_gguf_lora(step.lora, step.model, file.path, "qwen2");
+      ParameterRegistry others;
+      const auto again = base_in<double>(others, base);
+      const io::GgufFile gguf(file.path);
+      EXPECT_EQ(gguf.at("output.weight.lora_b").shape, Shape({19, 2}));
+      (void)io::load_gguf_lora(others, others / "l", again, file.path);
+      EXPECT_LT(farthest(logits_of(again), logits_of(step.model)), 1e-5);
+    } else {
+      expect_error({"head.gguf: the head, which is tied to m/embedding", "as PEFT has them"},
+                   [&] { io::save_gguf_lora(step.lora, step.model, file.path, "llama"); });
+    }
+  }
+}
+
 TEST(Dora, AdaptersOfPeftGiveItsLogitsLossAndGradients) {
   const GoldenStep step("dora");
   EXPECT_EQ(step.lora.parts().size(), 6U);

@@ -189,7 +189,7 @@ TEST_F(Searches, UpdateInBackwardWhereNothingElseFits) {
   EXPECT_LT(at_once, parameters_.bytes() / 4);
   const MemorySearch how{.in_backward_bytes = 8};
   EXPECT_FALSE(within(2 * least, 1, how).in_backward);
-  const std::size_t tight = least + at_once + (std::size_t{1} << 20);
+  const std::size_t tight = least + at_once + (std::size_t{2} << 20);
   expect_error({"the least possible is"}, [&] { within(tight, 1, {.may_offload = false}, 8); });
   const StepWithinMemory chosen = within(tight, 1, {.in_backward_bytes = 8, .may_offload = false}, 8);
   EXPECT_TRUE(chosen.in_backward);

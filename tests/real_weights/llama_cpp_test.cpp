@@ -87,8 +87,9 @@ TEST_F(LlamaCpp, SmolLm2WithAdaptersSaysTheSame) {
               smollm.tokenizer.encode("The capital of France is"));
 }
 
-// Parts of a fused projection beside layers that are adapted whole: adapters of rank 2 R beside some of rank R.
-TEST_F(LlamaCpp, PartsOfAFusedProjectionSayTheSame) {
+// Parts of a fused projection beside layers that are adapted whole, adapters of rank 2 R beside some of rank R, and a
+// head of its own.
+TEST_F(LlamaCpp, PartsOfAFusedProjectionAndAHeadSayTheSame) {
   const io::GgufFile tokens(REMAT_SMOLLM2);
   nn::TransformerLayerConfig layer{.hidden_dims = 128, .num_heads = 4};
   layer.attention = {.combined_qkv = true};
@@ -97,12 +98,14 @@ TEST_F(LlamaCpp, PartsOfAFusedProjectionSayTheSame) {
   config.norm = nn::NormKind::layer_norm;
   config.layers.assign(2, layer);
   config.init_deviation = 0.3;
+  config.tied_head = false;
   ParameterRegistry parameters(5);
   const models::Decoder<float> model(parameters / "m", config);
   io::save_gguf_model(model, file("base.gguf"),
                       {.architecture = "gpt2", .format = io::BlockFormat::f32, .base = &tokens});
-  const nn::Lora<float> lora(parameters, parameters / "lora",
-                             {.targets = {"*/attention/query", "*/attention/value", "*/ffn/*"}, .rank = 3});
+  const nn::Lora<float> lora(
+      parameters, parameters / "lora",
+      {.targets = {"*/attention/query", "*/attention/value", "*/ffn/*"}, .rank = 3, .heads = {"*/head"}});
   fill(lora, 0.3);
   expect_same(model, lora, "gpt2", file("base.gguf"), {5, 17, 300, 42});
 }

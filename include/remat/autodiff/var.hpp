@@ -182,7 +182,8 @@ class Argument {
   /// The same, where the adapter is of rows that are looked up, for ops that read the table as a matrix.
   Argument as_matrix() const {
     const std::shared_ptr<ParameterEntry> entry = parameter();
-    return entry != nullptr && entry->adapter && entry->adapter->is_of_rows ? without_adapter() : *this;
+    const bool is_of_rows = entry != nullptr && entry->adapter && entry->adapter->is_of_rows;
+    return is_of_rows || (entry != nullptr && entry->head_adapter && !entry->adapter) ? without_adapter() : *this;
   }
   /// False for nothing, as of an optional bias.
   bool has_value() const { return held_.index() != 0; }
@@ -195,7 +196,7 @@ class Argument {
     if (const auto* constant = std::get_if<Tensor<T>>(&held_))
       return {program.add_leaf(constant->any(), false), 0, constant->shape()};
     if (const auto* parameter = std::get_if<Entry>(&held_)) {
-      require(reads_adapter_ || !(*parameter)->adapter, (*parameter)->path,
+      require(reads_adapter_ || (!(*parameter)->adapter && !(*parameter)->head_adapter), (*parameter)->path,
               ": has an adapter, which only linear and embedding add to what they make; leave it out of the adapter's "
               "targets");
       return {program.parameter_slot(*parameter, dtype_of<T>()), 0, shape()};

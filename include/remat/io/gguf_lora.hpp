@@ -42,8 +42,11 @@ void save_gguf_lora(const nn::Lora<T>& lora, const models::Decoder<T>& model, co
           "them merged, or the adapters as PEFT has them");
   const std::vector<NamedLinear> linears = linears_of(model, detail::gguf_names_of(architecture, path));
   std::vector<detail::StoredAdapter> all;
-  for (const auto& part : lora.parts())
+  for (const auto& part : lora.parts()) {
+    require(!part.is_of_head || model.head, path, ": the head, which is tied to ", part.layer,
+            ", is adapted; llama.cpp has no adapters of tied heads: write the adapters as PEFT has them");
     for (auto& each : detail::stored_adapters<T>(part, linears, path)) all.push_back(std::move(each));
+  }
   const Index common = detail::common_count(all);
   std::vector<GgufOutput> tensors;
   std::vector<std::string> pieces;

@@ -22,9 +22,11 @@ struct NamedLinear {
   kernels::RowOrder order{};          // of its rows in the file
   std::optional<MatrixPart> piece{};  // of the layer's matrix; empty: all of it
   bool is_embedding = false;          // its matrix is a table
+  bool is_head = false;               // its matrix is read transposed
+  bool is_tied = false;               // of a head: its matrix is a table
 };
 
-/// All that a decoder has and a format has names for.
+/// All that a decoder has and a format has names for; a head is one where it is not tied.
 template <class T>
 std::vector<NamedLinear> linears_of(const models::Decoder<T>& model, const DecoderNames& names) {
   std::vector<NamedLinear> all;
@@ -47,6 +49,10 @@ std::vector<NamedLinear> linears_of(const models::Decoder<T>& model, const Decod
                                 : names.value,
           {turns ? is_query ? attention.num_heads : attention.num_kv_heads : 0}, piece);
     }
+  }
+  if (model.head && !names.head.empty()) {
+    const std::string w = model.head->path();
+    all.push_back({w.substr(0, w.rfind('/')), names.head, names.head, {}, {}, false, true});
   }
   return all;
 }
@@ -109,6 +115,12 @@ void magnitudes_from_file(const Tensor<float>& from, const kernels::RowOrder& or
   to = row.reshape({to.size()});
 }
 
+/// Is this the place of the adapter? An embedding's is not that of the head that is tied to it.
+template <class T>
+bool is_of(const typename nn::Lora<T>::Part& part, const NamedLinear& linear) {
+  return linear.layer == part.layer && linear.is_embedding == part.is_of_rows && linear.is_head == part.is_of_head;
+}
+
 /// The adapters of a matrix of a decoder as a format has them: one, or several where it has query, key and value apart.
 /// An `Error` that begins with `path` where it has no name for them.
 template <class T>
@@ -116,9 +128,9 @@ std::vector<StoredAdapter> stored_adapters(const typename nn::Lora<T>::Part& par
                                            const std::vector<NamedLinear>& linears, const std::string& path) {
   std::vector<StoredAdapter> all;
   const Tensor<Accum<T>> down = part.down.value(), up = part.up.value();
-  const Index rank = up.shape()[0], outputs = part.weight.shape()[1];
+  const Index rank = up.shape()[0], outputs = part.weight.shape()[part.is_of_head ? 0 : 1];
   for (const NamedLinear& linear : linears) {
-    if (linear.layer != part.layer) continue;
+    if (!is_of<T>(part, linear)) continue;
     const bool is_blocks = !part.pieces.empty() && !linear.piece;
     StoredAdapter one{linear.name, {}, {}, {}, 0};
     Tensor<float> blocks({is_blocks ? down.shape()[1] : 0, outputs}, 0.0F);  // of up, zeros in the others' columns
@@ -145,7 +157,8 @@ std::vector<StoredAdapter> stored_adapters(const typename nn::Lora<T>::Part& par
     if (is_blocks && part.magnitude) one.magnitude = magnitudes_for_file(lengths, linear.order, 0, outputs);
     if (one.a.shape().rank() == 2) all.push_back(std::move(one));
   }
-  require(!all.empty(), path, ": ", part.layer, " is adapted, but the format has no name for it");
+  require(!all.empty(), path, ": ", part.is_of_head ? "the head of " : "", part.layer,
+          " is adapted, but the format has no name for it");
   return all;
 }
 
@@ -162,7 +175,7 @@ template <class T>
 void fill_from_file(const std::string& path, const typename nn::Lora<T>::Part& part, const NamedLinear& linear,
                     const StoredAdapter& stored, double factor) {
   Tensor<Accum<T>> down = part.down.value(), up = part.up.value();
-  const Index rank = up.shape()[0], outputs = part.weight.shape()[1];
+  const Index rank = up.shape()[0], outputs = part.weight.shape()[part.is_of_head ? 0 : 1];
   const bool is_blocks = !part.pieces.empty() && !linear.piece;
   Tensor<Accum<T>> blocks({is_blocks ? down.shape()[1] : 0, outputs}, Accum<T>{0});  // of up, zeros between them
   if (is_blocks) {
@@ -228,8 +241,9 @@ nn::Lora<T> lora_of(const std::string& path, const ParameterRegistry& parameters
       fail(path, ": has an adapter of ", remat::detail::quoted(each.name), ", which the model does not have",
            remat::detail::nearest_names(each.name, std::move(names)));
     }
-    const std::string matrix = found->layer + (found->is_embedding ? "/table" : "/w");
-    const Shape w = parameters.at<Accum<T>>(matrix).shape(), &a = each.a.shape(), &b = each.b.shape();
+    const std::string matrix = found->layer + (found->is_embedding || found->is_tied ? "/table" : "/w");
+    const Shape stored_w = parameters.at<Accum<T>>(matrix).shape(), &a = each.a.shape(), &b = each.b.shape();
+    const Shape w = found->is_head ? Shape{stored_w[1], stored_w[0]} : stored_w;
     const Index rank = config.rank * each.count(), rows = found->piece ? found->piece->end - found->piece->begin : w[1];
     require(a == Shape({rank, w[0]}) && b == Shape({rows, rank}), path, ": the adapter of ", each.name, " is ", a,
             " and ", b, "; of rank ", config.rank, ", as the first, it must be ", Shape{rank, w[0]}, " and ",
@@ -239,6 +253,8 @@ nn::Lora<T> lora_of(const std::string& path, const ParameterRegistry& parameters
     const std::string beside = found->layer.substr(0, found->layer.rfind('/') + 1);
     if (found->is_embedding)
       config.embeddings.push_back(found->layer);
+    else if (found->is_head)
+      config.heads.push_back(found->layer);
     else if (found->piece)
       config.targets.push_back(beside + found->piece->name);
     else if (each.pieces.empty())
@@ -256,7 +272,7 @@ nn::Lora<T> lora_of(const std::string& path, const ParameterRegistry& parameters
   nn::Lora<T> lora(parameters, where, config);
   for (const auto& [linear, each] : pairs)
     for (const auto& part : lora.parts())
-      if (part.layer == linear->layer) fill_from_file<T>(path, part, *linear, *each, each->alpha / config.alpha);
+      if (is_of<T>(part, *linear)) fill_from_file<T>(path, part, *linear, *each, each->alpha / config.alpha);
   return lora;
 }
 

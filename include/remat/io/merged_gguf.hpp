@@ -22,7 +22,7 @@ double save_merged_gguf(const GgufFile& base, const nn::Lora<T>& lora, const mod
   double deviation = 0;
   std::map<std::string, GgufOutput, std::less<>> merged;
   for (const auto& part : lora.parts()) {
-    const auto is_of = [&](const auto& linear) { return linear.layer == part.layer; };
+    const auto is_of = [&](const auto& linear) { return detail::is_of<T>(part, linear); };
     require(std::any_of(linears.begin(), linears.end(), is_of), path, ": ", part.layer,
             " is adapted, but the format has no name for it");
     const auto sum = lora.merged(part);
@@ -31,7 +31,9 @@ double save_merged_gguf(const GgufFile& base, const nn::Lora<T>& lora, const mod
       if (!is_of(linear)) continue;
       const MatrixPart columns = linear.piece.value_or(MatrixPart{"", 0, sum.weight.shape()[1]});
       const std::string name = linear.name + ".weight";
-      const Tensor<float> stored = detail::turned_for_file(sum.weight, linear.order, columns.begin, columns.end);
+      const Tensor<float> stored =
+          part.is_of_head ? detail::turned_for_file(detail::turned_for_file(sum.weight))  // lies as the file has it
+                          : detail::turned_for_file(sum.weight, linear.order, columns.begin, columns.end);
       merged.emplace(name, GgufOutput(name, stored, format));
     }
   }

@@ -62,6 +62,7 @@ template <class T>
 std::vector<NamedLinear> peft_layers(const models::Decoder<T>& model, const DecoderNames& names) {
   std::vector<NamedLinear> all = linears_of(model, names);
   all.push_back({model.embedding.path, names.embedding, names.embedding, {}, {}, true});
+  if (!model.head) all.push_back({model.embedding.path, names.head, names.head, {}, {}, false, true, true});
   return all;
 }
 
@@ -188,11 +189,16 @@ nn::Lora<T> load_peft(const ParameterRegistry& parameters, const Scope& where, c
       {".lora_magnitude_vector", &StoredAdapter::magnitude, 1}};
   for (const auto& [name, info] : file.tensors()) {
     const std::string_view whole = name;
-    // Where embeddings are adapted PEFT also writes the table that they were adapted beside.
-    if (whole == std::string(detail::peft_before) + names.embedding + ".base_layer.weight") {
-      const Tensor<Accum<T>> is = file.read_as<Accum<T>>(name), ours = model.embedding.table.value();
+    // Where embeddings or heads are adapted PEFT also writes the tables that they were adapted beside.
+    const auto is_table_of = [&](const std::string& module) {
+      const std::string before = std::string(detail::peft_before) + module;
+      return whole == before + ".base_layer.weight" || whole == before + ".weight";
+    };
+    if (const bool is_head = is_table_of(names.head); is_head || is_table_of(names.embedding)) {
+      const Parameter<Accum<T>>& table = is_head && model.head ? *model.head : model.embedding.table;
+      const Tensor<Accum<T>> is = file.read_as<Accum<T>>(name), ours = table.value();
       require(is.shape() == ours.shape() && std::equal(is.data(), is.data() + is.size(), ours.data()), file.path(),
-              ": ", remat::detail::quoted(name), " is another table than the model's ", model.embedding.table.path());
+              ": ", remat::detail::quoted(name), " is another table than the model's ", table.path());
       continue;
     }
     const auto* const kind = std::find_if(std::begin(kinds), std::end(kinds), [&](const auto& each) {
@@ -204,9 +210,6 @@ nn::Lora<T> load_peft(const ParameterRegistry& parameters, const Scope& where, c
             info.shape, std::get<2>(*kind) == 2 ? ", a matrix is needed" : ", a vector is needed");
     const std::size_t begin = detail::peft_before.size();
     const std::string layer = name.substr(begin, name.size() - std::get<0>(*kind).size() - begin);
-    require(layer != names.head, file.path(), ": adapters of the head, ", layer,
-            ", are not supported; leave it out of "
-            "target_modules");
     require((layer == names.embedding) == (std::get<0>(*kind).find("embedding") != std::string_view::npos), file.path(),
             ": ", remat::detail::quoted(name), " is no half of an adapter of that layer");
     StoredAdapter& adapter = stored[layer];

@@ -96,7 +96,10 @@ Decoder<T>::Decoder(const LayerScope& scope, const DecoderConfig& c, int)
     return (scope / name).template parameter<Accum<T>>(what, {rows, c.model_dims}, init::normal(c.init_deviation));
   };
   if (c.learned_positions) positions = table("positions", "table", c.context);
-  if (!c.tied_head) head = table("head", "w", c.vocabulary);
+  if (!c.tied_head) {
+    head = table("head", "w", c.vocabulary);
+    head->entry()->is_head = true;
+  }
 }
 
 template <class T>

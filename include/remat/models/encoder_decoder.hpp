@@ -117,9 +117,11 @@ EncoderDecoder<T>::EncoderDecoder(const LayerScope& scope, const EncoderDecoderC
       .vocabulary = c.context, .model_dims = c.model_dims, .init = init::normal(c.init_deviation)};
   if (c.context > 0) source_positions.emplace(scope / "source_positions", places);
   if (c.context > 0) positions.emplace(scope / "positions", places);
-  if (!c.tied_head)
+  if (!c.tied_head) {
     head = (scope / "head")
                .template parameter<Accum<T>>("w", {c.vocabulary, c.model_dims}, init::normal(c.init_deviation));
+    head->entry()->is_head = true;
+  }
 }
 
 }}}  // namespace remat::models

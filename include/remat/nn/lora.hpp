@@ -31,8 +31,11 @@ struct LoraConfig {
   /// the matrix by strips; merge adapters before many tokens are generated one by one.
   bool dora = false;
   /// Patterns over the paths of embeddings, "*/embedding": a row becomes table[i] + scale down[i] up. A head that is
-  /// tied to the table stays as it is, as with PEFT, so that these cannot be merged; of a head itself there are none.
+  /// tied to the table stays as it is, as with PEFT, so that these cannot be merged.
   std::vector<std::string> embeddings{};
+  /// Patterns over the paths of heads: "*/head", or of one that is tied to a table "*/embedding", which then stays as
+  /// it is where rows are looked up, so that these cannot be merged either.
+  std::vector<std::string> heads{};
 };
 
 /// Adapters of a model that stays as it is: the product of each target w [D, F] becomes x w + scale dropout(x) down up,
@@ -46,10 +49,12 @@ class Lora {
   struct Part {
     std::string layer;               // the path of the linear layer
     Parameter<Accum<T>> weight;      // w, at `<layer>/w`; of an embedding its table [V, D]
-    Parameter<Accum<T>> down, up;    // [D, R], [R, F]; at `<where>/<layer>/down` and `up`
+    Parameter<Accum<T>> down, up;    // [D, R], [R, F]; at `<where>/<layer>/down` and `up`, of a tied head at
+                                     // `<where>/<layer>/head`
     Parameter<Accum<T>> magnitude;   // [F], of DoRA; at `<where>/<layer>/magnitude`
     std::vector<MatrixPart> pieces;  // of w, each of rank R: as in `LowRankAdapter`; empty: all of it
     bool is_of_rows = false;         // of an embedding: down [V, R] begins as zeros, up [R, D] as PEFT has it
+    bool is_of_head = false;         // of a head w [V, D]: down [D, R], up [R, V]
   };
 
   /// Of the linears in `parameters` that a target fits; adapters are made in `where` and are active. Every other
@@ -60,16 +65,20 @@ class Lora {
     require(config.rank > 0, path_, ": lora: rank ", config.rank, " must be > 0");
     detail::check_positive(path_, "lora: alpha", config.alpha);
     detail::check_rate(path_, "lora: dropout", config.dropout);
-    require(!config.targets.empty() || !config.embeddings.empty(), path_,
+    require(!config.targets.empty() || !config.embeddings.empty() || !config.heads.empty(), path_,
             ": lora: targets are empty, so that nothing would be adapted");
-    require(!config.dora || config.embeddings.empty(), path_,
-            ": lora: dora is of linear layers; leave embeddings empty or set dora = false");
+    require(!config.dora || (config.embeddings.empty() && config.heads.empty()), path_,
+            ": lora: dora is of linear layers; leave embeddings and heads empty or set dora = false");
     const LayerScope here(where);
-    for (const auto& target : detail::lora_targets(parameters, config.embeddings, path_, true))
-      add(parameters, here, target, true);
-    for (const auto& target : detail::lora_targets(parameters, config.targets, path_))
-      add(parameters, here, target, false);
-    std::sort(parts_.begin(), parts_.end(), [](const Part& a, const Part& b) { return a.layer < b.layer; });
+    using detail::Adapted;
+    for (const auto& [what, patterns] : {std::pair{Adapted::embedding, &config.embeddings},
+                                         {Adapted::head, &config.heads},
+                                         {Adapted::linear, &config.targets}})
+      for (const auto& target : detail::lora_targets(parameters, *patterns, path_, what))
+        add(parameters, here, target, what);
+    std::sort(parts_.begin(), parts_.end(), [](const Part& a, const Part& b) {
+      return std::pair(a.layer, a.is_of_head) < std::pair(b.layer, b.is_of_head);
+    });
     auto made = adapters();
     parameters.freeze("*");
     activate(std::move(made));
@@ -90,13 +99,13 @@ class Lora {
   /// Tapes recorded from now on see the model without these adapters, which are frozen.
   void deactivate() const {
     for (const Part& part : parts_) {
-      if (is_active(part)) part.weight.entry()->adapter = nullptr;
+      if (is_active(part)) held_by(part) = nullptr;
       set_frozen(part, true);
     }
   }
   /// A matrix with its adapter added, and the largest difference that rounding made to an element.
   struct Merged {
-    Tensor<Accum<T>> weight;  // [D, F]
+    Tensor<Accum<T>> weight;  // [D, F], or as the matrix lies
     double deviation = 0;     // of an element from its exact sum
   };
   /// Of one of `parts`; nothing changes.
@@ -111,17 +120,20 @@ class Lora {
   Tensor<Accum<T>> lengths(const Part& part) const;
 
  private:
-  void add(const ParameterRegistry& parameters, const Scope& where, const detail::LoraTarget& target, bool of_rows) {
+  void add(const ParameterRegistry& parameters, const Scope& where, const detail::LoraTarget& target,
+           detail::Adapted what) {
     const std::string& layer = target.layer;
     const auto& pieces = target.pieces;
-    Part part{layer, parameters.at<Accum<T>>(target.weight), {}, {}, {}, pieces, of_rows};
+    const bool of_rows = what == detail::Adapted::embedding, of_head = what == detail::Adapted::head;
+    Part part{layer, parameters.at<Accum<T>>(target.weight), {}, {}, {}, pieces, of_rows, of_head};
     Scope scope = where;
     for (std::size_t begin = 0; begin <= layer.size();) {
       const std::size_t end = std::min(layer.find('/', begin), layer.size());
       scope = scope / layer.substr(begin, end - begin);
       begin = end + 1;
     }
-    const Index inputs = part.weight.shape()[0], outputs = part.weight.shape()[1];
+    if (of_head && !part.weight.entry()->is_head) scope = scope / "head";
+    const Index inputs = part.weight.shape()[of_head ? 1 : 0], outputs = part.weight.shape()[of_head ? 0 : 1];
     Index count = 0;
     each_part(pieces, config_.rank, outputs, [&](const AdaptedColumns& c) {
       require(config_.rank <= std::min(inputs, c.width), path_, ": lora: rank ", config_.rank, " is above that of ",
@@ -151,12 +163,15 @@ class Lora {
   }
   void activate(std::vector<std::shared_ptr<const LowRankAdapter>> made) const {
     for (std::size_t i = 0; i < parts_.size(); ++i) {
-      parts_[i].weight.entry()->adapter = std::move(made[i]);
+      held_by(parts_[i]) = std::move(made[i]);
       set_frozen(parts_[i], false);
     }
   }
+  static std::shared_ptr<const LowRankAdapter>& held_by(const Part& part) {
+    return part.is_of_head ? part.weight.entry()->head_adapter : part.weight.entry()->adapter;
+  }
   static bool is_active(const Part& part) {
-    const auto& adapter = part.weight.entry()->adapter;
+    const auto& adapter = held_by(part);
     return adapter && adapter->down == part.down.entry();
   }
   static void set_frozen(const Part& part, bool is_frozen) {
@@ -179,8 +194,12 @@ typename Lora<T>::Merged Lora<T>::merged(const Part& part) const {
   require(!part.is_of_rows, path_, ": lora: ", part.layer,
           " has an adapter of rows that are looked up, which merged would "
           "also change a head that is tied to it; keep the adapter");
+  require(!part.is_of_head || part.weight.entry()->is_head, path_, ": lora: the head that is tied to ", part.layer,
+          " has an adapter, which merged would also change the rows that are looked up; keep the adapter");
   const Tensor<Accum<T>> base = part.weight.value(), down = part.down.value(), up = part.up.value();
-  const Index inputs = base.shape()[0], outputs = base.shape()[1], ranks = down.shape()[1], columns = up.shape()[1];
+  const bool turned = part.is_of_head;  // base is [F, D]
+  const Index inputs = base.shape()[turned ? 1 : 0], outputs = base.shape()[turned ? 0 : 1], ranks = down.shape()[1],
+              columns = up.shape()[1];
   const Tensor<Accum<T>> norms = part.magnitude ? lengths(part) : Tensor<Accum<T>>(),
                          magnitudes = part.magnitude ? part.magnitude.value() : norms;
   AnyTensor sum = base.any().copied();
@@ -194,7 +213,7 @@ typename Lora<T>::Merged Lora<T>::merged(const Part& part) const {
           for (Index r = 0; r < c.rank; ++r)
             product += static_cast<double>(down.data()[i * ranks + c.of_down + r]) *
                        static_cast<double>(up.data()[r * columns + c.of_up + j]);
-          Accum<T>& element = to[i * outputs + c.of_w + j];
+          Accum<T>& element = turned ? to[(c.of_w + j) * inputs + i] : to[i * outputs + c.of_w + j];
           double exact = static_cast<double>(element) + scale() * product;
           if (part.magnitude) {
             const auto norm = static_cast<double>(norms.data()[c.of_up + j]);
@@ -220,7 +239,7 @@ template <class>
 double Lora<T>::merge() const {
   double largest = 0;
   for (const Part& part : parts_)
-    if (part.is_of_rows) (void)merged(part);  // refused before anything changes
+    if (part.is_of_rows || part.is_of_head) (void)merged(part);  // refused before anything changes
   for (const Part& part : parts_) {
     Merged sum = merged(part);
     largest = std::max(largest, sum.deviation);

@@ -11,7 +11,10 @@
 
 namespace remat { inline namespace REMAT_ABI { namespace nn { namespace detail {
 
-/// A linear layer or an embedding that is to be adapted: whole, or pieces of a linear's matrix.
+/// What has a matrix that may be adapted: a linear layer, an embedding, or a head, of its own or tied to an embedding.
+enum class Adapted { linear, embedding, head };
+
+/// One of these that is to be adapted: whole, or pieces of a linear's matrix.
 struct LoraTarget {
   std::string layer;               // its path
   std::string weight;              // of its matrix or table
@@ -19,13 +22,12 @@ struct LoraTarget {
 };
 
 /// Of all linear layers in `parameters`, those with a matrix `w`, the ones that a pattern fits, in order of path; or of
-/// all `embedding`s, those with a `table`. A part of a matrix has the path that it would have as a layer of its own. An
-/// `Error`, which begins with `path`, names a pattern that fits nothing, and one of a part where another fits the
-/// whole.
+/// all embeddings, those with a `table`, or of all that may be heads: those and matrices of heads alone. A part of a
+/// matrix has the path that it would have as a layer of its own. An `Error`, which begins with `path`, names a pattern
+/// that fits nothing, and one of a part where another fits the whole.
 inline std::vector<LoraTarget> lora_targets(const ParameterRegistry& parameters,
                                             const std::vector<std::string>& patterns, const std::string& path,
-                                            bool embeddings = false) {
-  const std::string_view kind = embeddings ? "/table" : "/w";
+                                            Adapted what = Adapted::linear) {
   std::vector<LoraTarget> found;
   std::vector<std::string> known;
   std::set<std::string> used;
@@ -38,8 +40,10 @@ inline std::vector<LoraTarget> lora_targets(const ParameterRegistry& parameters,
     return all;
   };
   for (const auto& entry : parameters.entries()) {
-    if (!entry->path.ends_with(kind) || entry->value.shape.rank() != 2) continue;
-    LoraTarget target{entry->path.substr(0, entry->path.size() - kind.size()), entry->path, {}};
+    const bool is_table = entry->path.ends_with("/table"), is_linear = entry->path.ends_with("/w") && !entry->is_head;
+    const bool is_so = what == Adapted::linear ? is_linear : is_table || (what == Adapted::head && entry->is_head);
+    if (!is_so || entry->value.shape.rank() != 2) continue;
+    LoraTarget target{entry->path.substr(0, entry->path.rfind('/')), entry->path, {}};
     const std::vector<std::string> of_whole = fitting(target.layer);
     for (const MatrixPart& piece : entry->parts) {
       const std::vector<std::string> of_piece =
@@ -54,7 +58,10 @@ inline std::vector<LoraTarget> lora_targets(const ParameterRegistry& parameters,
   }
   for (const std::string& pattern : patterns)
     require(used.contains(pattern), path, ": lora: the target \"", pattern, "\" fits no ",
-            embeddings ? "embedding" : "linear layer", remat::detail::nearest_paths(pattern, known));
+            what == Adapted::linear ? "linear layer"
+            : what == Adapted::head ? "head"
+                                    : "embedding",
+            remat::detail::nearest_paths(pattern, known));
   std::sort(found.begin(), found.end(), [](const auto& a, const auto& b) { return a.layer < b.layer; });
   return found;
 }

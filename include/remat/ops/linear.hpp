@@ -108,6 +108,16 @@ Var<T> adapted_linear(const Var<T>& x, const Argument<T>& w, const Argument<Accu
   return is_dropped ? y + record(Linear<T>(weight), x - dropped, matrix, Argument<A>())[Linear<T>::y] : y;
 }
 
+/// What the adapter of a head reads of its x [..., D], at rank R: [..., R].
+template <class T>
+Var<T> low_of_head(const Var<T>& x, const LowRankAdapter& adapter) {
+  const ProductWeight<T> down(false);
+  const Var<T> z = adapter.dropout > 0 ? dropout(x, adapter.dropout) : x;
+  return record(Linear<T>(down), z, Argument<T>(Parameter<Accum<T>>(adapter.down)),
+                Argument<Accum<T>>())[Linear<T>::y] *
+         adapter.scale;
+}
+
 }  // namespace ops
 
 /// x w + b: x [..., D], w [D, F] ([F, D] when `transposed`), b [F] or nothing -> [..., F]. Of bfloat16, w is one or a
@@ -120,7 +130,13 @@ Var<T> linear(const Var<T>& x, const Like<T>& w, const Like<Accum<T>>& b = {}, c
     return ops::adapted_linear<T>(x, w, b, options.transposed);
   using O = ops::Linear<T>;
   const ops::ProductWeight<T> weight(w, options.transposed);
-  return record(O(weight), x, weight.operand(matrix), b)[O::y];
+  const Var<T> y = record(O(weight), x, weight.operand(matrix), b)[O::y];
+  const auto entry = w.parameter();
+  if (entry == nullptr || !entry->head_adapter) return y;
+  require(options.transposed, entry->path, ": has an adapter of a head, which is read transposed; here it is not");
+  const Argument<T> up(Parameter<Accum<T>>(entry->head_adapter->up));
+  return y + record(O(ops::ProductWeight<T>(false)), ops::low_of_head(x, *entry->head_adapter), up,
+                    Argument<Accum<T>>())[O::y];
 }
 
 }}  // namespace remat

@@ -49,7 +49,11 @@ struct ParameterEntry {
   std::shared_ptr<const FrozenMatrix> matrix{};     // set: the value is read from here and never written
   bool is_transposed = false;                       // `matrix` holds the transpose of the value
   std::shared_ptr<const LowRankAdapter> adapter{};  // what products with it add
-  std::vector<MatrixPart> parts{};                  // of a matrix: the layers that it makes up, where it is of several
+  /// Of a head w [V, D], a table of its own or one that embeds, which products read transposed: what these add, down
+  /// [D, R] and up [R, V].
+  std::shared_ptr<const LowRankAdapter> head_adapter{};
+  bool is_head = false;             // a head's own matrix [V, D]
+  std::vector<MatrixPart> parts{};  // of a matrix: the layers that it makes up, where it is of several
 
   /// An `Error` where a use by another thread excludes this one; ends with the guard.
   [[nodiscard]] ParameterUseGuard used(ParameterUse use) { return {uses, use, path}; }
@@ -114,6 +118,7 @@ struct ParameterEntry {
     const auto use = used(ParameterUse::train);  // nobody changes value or gradient meanwhile
     ParameterEntry to{path, value.storage ? value.copied() : value};
     to.matrix = matrix, to.is_transposed = is_transposed, to.adapter = adapter, to.parts = parts;
+    to.head_adapter = head_adapter, to.is_head = is_head;
     if (has_grad) to.grad = grad.copied();
     to.has_grad = has_grad, to.consumed = consumed, to.is_frozen = is_frozen;
     to.initializer = initializer, to.users = users;

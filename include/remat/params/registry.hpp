@@ -368,7 +368,7 @@ std::ostream& operator<<(std::ostream& out, const ParameterRegistry& parameters)
     if (entry->users.size() > 1) mark("shared");
     if (entry->is_frozen) mark("frozen");
     if (entry->matrix) mark(entry->matrix->format());
-    if (entry->adapter) mark("adapted");
+    if (entry->adapter || entry->head_adapter) mark("adapted");
     if (!marks.empty()) marks += ')';
     line(entry->path, entry->value.shape.to_string(), entry->value.size(), std::to_string(entry->users.size()) + marks);
   }

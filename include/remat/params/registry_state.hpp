@@ -23,11 +23,12 @@ struct RegistryState {
     RegistryState to{seed, {}, ids, uses, {}};
     for (const auto& [path, entry] : entries) to.entries.emplace(path, std::make_shared<ParameterEntry>(entry->copy()));
     for (const auto& [path, entry] : to.entries)
-      if (entry->adapter) {  // of its own parameters
-        auto adapter = std::make_shared<LowRankAdapter>(*entry->adapter);
+      for (auto* const held : {&entry->adapter, &entry->head_adapter}) {
+        if (!*held) continue;
+        auto adapter = std::make_shared<LowRankAdapter>(**held);  // of its own parameters
         for (auto* const half : {&adapter->down, &adapter->up, &adapter->magnitude})
           if (*half) *half = to.entries.at((*half)->path);
-        entry->adapter = std::move(adapter);
+        *held = std::move(adapter);
       }
     return to;
   }
