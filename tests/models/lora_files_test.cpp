@@ -8,6 +8,7 @@
 #include <map>
 #include <remat/io/gguf_lora.hpp>
 #include <remat/io/hugging_face.hpp>
+#include <remat/io/merged_gguf.hpp>
 #include <remat/io/peft.hpp>
 #include <string>
 #include <string_view>
@@ -204,6 +205,25 @@ TEST(LoraFiles, HoldPartsOfAFusedProjectionApartWhereTheFormatHasThemApart) {
       EXPECT_LT(farthest(logits_of(base), merged), 2e-3) << what;
     }
   }
+}
+
+// Files of adapters, and the base's with its matrices replaced, do not hold what is trained beside them.
+TEST(LoraFiles, RefuseToLoseWhatIsTrainedBeside) {
+  ParameterRegistry parameters;
+  const auto model = base_in<float>(parameters);
+  const Place place("beside");
+  const nn::Lora<float> others(parameters, parameters / "others", {.targets = {"*/attention/query"}, .rank = 1}),
+      lora(parameters, parameters / "l", {.targets = {"*/ffn/*"}, .rank = 1});
+  others.activate();
+  EXPECT_EQ(lora.trained_beside(), std::vector<std::string>{});
+  io::save_peft(lora, model, place.path);
+  parameters.unfreeze("m/final_norm/*");
+  EXPECT_EQ(lora.trained_beside(), std::vector<std::string>{"m/final_norm/scale"});
+  expect_error({place.path, "m/final_norm/scale is trained beside the adapters"},
+               [&] { io::save_peft(lora, model, place.path); });
+  expect_error({"m/final_norm/scale"}, [&] { io::save_gguf_lora(lora, model, place.path + "/x.gguf", "llama"); });
+  expect_error({"m/final_norm/scale"},
+               [&] { io::save_merged_gguf(io::GgufFile(golden("llama.gguf")), lora, model, place.path + "/x.gguf"); });
 }
 
 TEST(LoraFiles, WhatDoesNotFitIsRefused) {

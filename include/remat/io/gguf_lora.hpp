@@ -37,6 +37,7 @@ inline const DecoderNames& gguf_names_of(std::string_view architecture, const st
 template <class T>
 void save_gguf_lora(const nn::Lora<T>& lora, const models::Decoder<T>& model, const std::string& path,
                     const std::string& architecture) {
+  detail::require_adapters_alone(lora, model, path);
   require(!lora.config().dora, path,
           ": llama.cpp's adapters have no magnitudes, which DoRA trains; write the model with "
           "them merged, or the adapters as PEFT has them");

@@ -121,6 +121,14 @@ bool is_of(const typename nn::Lora<T>::Part& part, const NamedLinear& linear) {
   return linear.layer == part.layer && linear.is_embedding == part.is_of_rows && linear.is_head == part.is_of_head;
 }
 
+/// An `Error` that begins with `path` where more of the model is trained than a file of adapters holds.
+template <class T>
+void require_adapters_alone(const nn::Lora<T>& lora, const models::Decoder<T>& model, const std::string& path) {
+  for (const std::string& trained : lora.trained_beside())
+    require(!trained.starts_with(model.path + "/"), path, ": ", trained,
+            " is trained beside the adapters, which would be saved without it; merge them and save the whole model");
+}
+
 /// The adapters of a matrix of a decoder as a format has them: one, or several where it has query, key and value apart.
 /// An `Error` that begins with `path` where it has no name for them.
 template <class T>

@@ -17,6 +17,7 @@ namespace remat { inline namespace REMAT_ABI { namespace io {
 template <class T>
 double save_merged_gguf(const GgufFile& base, const nn::Lora<T>& lora, const models::Decoder<T>& model,
                         const std::string& path, BlockFormat format = BlockFormat::f16) {
+  detail::require_adapters_alone(lora, model, path);
   const auto linears =
       linears_of(model, detail::gguf_names_of(base.get<std::string_view>("general.architecture"), base.path()));
   double deviation = 0;

@@ -81,10 +81,11 @@ inline std::string parts_key(const std::string& name) { return "parts of " + nam
 /// Writes the adapters of a decoder to a folder that `peft.PeftModel.from_pretrained` opens beside the base model, of
 /// which `base_model` is the name or path. Adapters of P parts of a matrix that transformers has as one module,
 /// Falcon's query_key_value, are one of rank P R: A stacked, B in blocks. Where it has modules apart, each is one. Each
-/// file is replaced as a whole.
+/// file is replaced as a whole. An `Error` for a parameter of the model that is trained beside them.
 template <class T>
 void save_peft(const nn::Lora<T>& lora, const models::Decoder<T>& model, const std::string& folder,
                const std::string& base_model = {}) {
+  detail::require_adapters_alone(lora, model, folder);
   const DecoderNames names = detail::peft_names(model, folder);
   const std::vector<NamedLinear> linears = detail::peft_layers(model, names);
   const nn::LoraConfig& config = lora.config();

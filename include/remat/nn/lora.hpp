@@ -9,6 +9,7 @@
 #include <remat/nn/config_checks.hpp>
 #include <remat/nn/lora_targets.hpp>
 #include <remat/params/registry.hpp>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -61,7 +62,7 @@ class Lora {
   /// parameter is frozen: `parameters.unfreeze` those that are to be trained beside. An `Error` names a setting out of
   /// its range, and a target that fits no linear, with the nearest; nothing has changed then.
   Lora(const ParameterRegistry& parameters, const Scope& where, const LoraConfig& config)
-      : config_(config), path_(where.path()) {
+      : config_(config), path_(where.path()), parameters_(parameters.handle()) {
     require(config.rank > 0, path_, ": lora: rank ", config.rank, " must be > 0");
     detail::check_positive(path_, "lora: alpha", config.alpha);
     detail::check_rate(path_, "lora: dropout", config.dropout);
@@ -103,6 +104,10 @@ class Lora {
       set_frozen(part, true);
     }
   }
+  /// The paths of what is trained and no part of an adapter, of these or others: what was unfrozen beside them, which a
+  /// file of adapters does not hold.
+  template <class = void>
+  std::vector<std::string> trained_beside() const;
   /// A matrix with its adapter added, and the largest difference that rounding made to an element.
   struct Merged {
     Tensor<Accum<T>> weight;  // [D, F], or as the matrix lies
@@ -185,8 +190,23 @@ class Lora {
 
   LoraConfig config_;
   std::string path_;
+  std::shared_ptr<const ParameterRegistry> parameters_;
   std::vector<Part> parts_;
 };
+
+template <class T>
+template <class>
+std::vector<std::string> Lora<T>::trained_beside() const {
+  std::set<std::shared_ptr<ParameterEntry>> halves;
+  const auto entries = parameters_->entries();
+  for (const auto& entry : entries)
+    for (const auto& adapter : {entry->adapter, entry->head_adapter})
+      if (adapter) halves.insert({adapter->down, adapter->up, adapter->magnitude});
+  std::vector<std::string> paths;
+  for (const auto& entry : entries)
+    if (!entry->is_frozen && !halves.contains(entry)) paths.push_back(entry->path);
+  return paths;
+}
 
 template <class T>
 template <class>
