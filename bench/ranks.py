@@ -27,7 +27,7 @@ def parse_arguments():
     parser.add_argument("--cores", type=int, default=2, help="threads of the one process beside them")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each")
     parser.add_argument("--steps", type=int, default=3, help="steps of a run that are measured")
-    parser.add_argument("--zero", type=int, default=1, choices=(1, 2), help="what is in shards: moments, gradients too")
+    parser.add_argument("--zero", type=int, default=2, choices=(1, 2), help="what is in shards: moments, gradients too")
     parser.add_argument("--out", type=pathlib.Path, default=here / "out", help="folder for ranks.csv and ranks_run.txt")
     for name, value in MODEL.items():
         parser.add_argument("--" + name, type=int, default=value, help=f"{value} by default")

@@ -229,7 +229,8 @@ int finetune_model(const Settings& s, const CLI::App& app, const Group& group) {
       first_answers.push_back(answer_of(model, tokenizer, question, s.answer_length));
   std::cout << text_of("held-out loss before: %.4f\n", before);
 
-  programs::RankTraining training(group, parameters, {.weight_decay = s.full ? 0.01 : 0});
+  // Every rank has all gradients, which the watch looks at.
+  programs::RankTraining training(group, parameters, {.weight_decay = s.full ? 0.01 : 0}, 1);
   remat::optim::GradientWatch watch(parameters);
   programs::SavedRun run(s.states, s.out, parameters, s.memory == 0, group);  // a copy is not in the promise
   run.may_differ("parts of a batch", std::to_string(how.parts));

@@ -102,12 +102,12 @@ struct RankStep {
   std::vector<remat::TraceSlice> trace{};
 };
 
-/// The gradients of batches that ranks compute in micro-batches, and AdamW in shards of stage `zero` of ZeRO; on one
-/// rank AdamW itself.
+/// The gradients of batches that ranks compute in micro-batches, and AdamW in shards: of its moments (stage 1 of ZeRO),
+/// and of gradients (2), which sends a third less; on one rank AdamW itself.
 class RankTraining {
  public:
   RankTraining(const remat::distributed::Group& group, const remat::ParameterRegistry& parameters,
-               const remat::optim::AdamWConfig& adamw, int zero = 1)
+               const remat::optim::AdamWConfig& adamw, int zero = 2)
       : group_(group),
         sum_(parameters, group, {.own_shard_only = zero == 2 && group.size() > 1}),
         adamw_(sum_, adamw),

@@ -60,7 +60,7 @@ class Timed final : public Transport {
 
 struct Settings {
   int layers = 6, dims = 512, heads = 8, context = 512, batch = 16, vocabulary = 8192;
-  int micro_batches = 4, steps = 3, threads = 1, zero = 1;
+  int micro_batches = 4, steps = 3, threads = 1, zero = 2;
 };
 
 void add_options(CLI::App& app, Settings& s) {

@@ -17,7 +17,7 @@ struct Settings {
                     remat = "save_dot_except_logits", prompt;
   int steps = 1200, layers = 4, dims = 192, heads = 6, kv_heads = 0, context = 128, batch = 16, micro_batches = 1;
   int warmup = 100, eval_every = 200, eval_batches = 20, remat_every = 1, threads = 0, sample_length = 600, memory = 0,
-      zero = 1;
+      zero = 2;
   double lr = 2e-3, min_lr = 2e-4, beta1 = 0.9, beta2 = 0.99, weight_decay = 0.1, clip = 1, dropout = 0;
   double temperature = 0.8;
   bool bias = false, plan = false;

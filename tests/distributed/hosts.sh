@@ -63,8 +63,8 @@ REMAT_RANK_DELAY=0.005 on_hosts late --zero 2 >"$scratch/log" || { cat "$scratch
 same late
 
 # The host is cut off once there is a state of step 4.
-flags=("${flags[@]/#12/400}")
-"$program" "${flags[@]}" --keep 1 --out "$scratch/one" >"$scratch/one.log"
+flags=("${flags[@]/#12/40}")
+"$program" "${flags[@]}" --out "$scratch/one" >"$scratch/one.log"
 REMAT_RANK_PATIENCE=4 REMAT_RANK_DELAY=0.01 on_hosts cut >"$scratch/log" 2>&1 &
 run=$!
 until [[ -d $scratch/cut/states/step-8 ]]; do

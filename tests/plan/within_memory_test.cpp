@@ -52,6 +52,14 @@ TEST(WithinMemory, TheStepKeepsToItsBudgetAndThePoolToTheMemory) {
   EXPECT_EQ(tight.promised, beside + least / 2);
   EXPECT_GE(tight.policy.seconds, roomy.policy.seconds);
 
+  // A cut that is not to be chosen is not, and gradients that wait for others have their room.
+  const auto values = static_cast<std::size_t>(parameters.trainable_count());
+  const auto of_four = [](Index parts) { return parts == 4 ? std::size_t{12 + 4 * 2} : 0; };
+  const std::size_t room = beside + 4 * whole.rows().front().stats.peak_bytes + 8 * values;
+  const StepWithinMemory fixed = plan_within_memory(room, parameters, 8, plan_of, of_four);
+  EXPECT_EQ(fixed.parts, 4);
+  EXPECT_GE(fixed.standing + (std::size_t{2} << 20), tight.standing + 8 * values);
+
   gpt.set_remat(tight.policy.policy);
   for (int step = 0; step < 2; ++step)
     for (Index part = 0; part < tight.parts; ++part) {
