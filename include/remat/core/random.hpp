@@ -54,8 +54,8 @@ struct DropoutMask {
   /// Of a slice: its runs of `run` elements lie `whole` apart in the tensor it was cut from, the first at `first`, and
   /// have the coordinates they have there. Run 0: all elements lie together.
   std::uint64_t run = 0, whole = 0, first = 0;
-  /// Within each run, elements from `jump_at` on lie `jump` further: of a rank's two pieces of a sequence.
-  std::uint64_t jump_at = ~std::uint64_t{0}, jump = 0;
+  std::uint64_t jump_at = ~std::uint64_t{0};  // within each run, elements from here on
+  std::uint64_t jump = 0;                     // lie so much further: of a rank's two pieces of a sequence
 
   /// May it drop anything?
   bool active() const { return rate > 0; }

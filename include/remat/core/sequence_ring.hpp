@@ -11,7 +11,9 @@ namespace remat { inline namespace REMAT_ABI {
 /// Where a rank's tokens lie in the whole sequence: in two pieces of `length` tokens, number `first` and number
 /// `second` of `count`.
 struct SequencePieces {
-  Index length = 0, first = 0, second = 0, count = 0;
+  Index length = 0;             // tokens of a piece
+  Index first = 0, second = 0;  // numbers of the rank's two pieces
+  Index count = 0;              // pieces of the whole
 
   /// Tokens of the whole sequence.
   Index whole() const { return length * count; }

@@ -27,8 +27,7 @@ struct AdamWConfig {
   double beta2 = 0.999;   // of the mean of their squares; small GPTs learn better with 0.99
   double epsilon = 1e-8;  // where it is 0, an element whose gradients were all 0 becomes NaN (0 / 0), as in PyTorch
   double weight_decay = 0.01;  // of parameters with two axes or more; biases and norms decay only where a group says so
-  bool bfloat16_state =
-      false;  // both means in half the memory; they are rounded up or down by chance, right on average
+  bool bfloat16_state = false;       // both means in half the memory, rounded up or down by chance so that none is lost
   std::vector<AdamWGroup> groups{};  // the first that fits a parameter's path counts for it
 };
 
