@@ -54,7 +54,8 @@ TEST(WithinMemory, TheStepKeepsToItsBudgetAndThePoolToTheMemory) {
 
   // A cut that is not to be chosen is not, and gradients that wait for others have their room.
   const auto values = static_cast<std::size_t>(parameters.trainable_count());
-  const auto of_four = [](Index parts) { return parts == 4 ? std::size_t{12 + 4 * 2} : 0; };
+  MemorySearch of_four{.parts = 4};
+  of_four.waiting_bytes = [](Index parts) { return parts == 4 ? std::size_t{4 * 2} : 0; };
   const std::size_t room = beside + 4 * whole.rows().front().stats.peak_bytes + 8 * values;
   const StepWithinMemory fixed = plan_within_memory(room, parameters, 8, plan_of, of_four);
   EXPECT_EQ(fixed.parts, 4);
