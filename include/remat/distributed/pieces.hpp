@@ -60,7 +60,7 @@ struct Pieces {
     std::copy_n(bytes.begin(), bytes.size() - rest(bytes).size(), own.bytes);
     each_other([&](int to, int from) {
       Begin other{};
-      exchange(std::as_bytes(std::span(&own, 1)), to, std::as_writable_bytes(std::span(&other, 1)), from);
+      transport.exchange(std::as_bytes(std::span(&own, 1)), to, std::as_writable_bytes(std::span(&other, 1)), from);
       auto& theirs = all[static_cast<std::size_t>(from)];
       theirs.resize(static_cast<std::size_t>(other.length));
       const auto place = std::as_writable_bytes(std::span(theirs));
