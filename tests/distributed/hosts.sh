@@ -31,8 +31,9 @@ for host in a b; do
   echo "10.77.0.$number slots=2" >>"$scratch/hosts"
   number=2
 done
-# What ssh would do: the words behind the name of the host, there.
-printf '#!/bin/bash\nshift\nexec ip netns exec %s bash -c "$*"\n' "$b" >"$scratch/agent"
+# What ssh would do: the words behind the name of the host, there. Each host has a name of its own, by which MPI tells
+# ranks of one machine from those of another.
+printf '#!/bin/bash\nshift\nexec ip netns exec %s unshare --uts bash -c "hostname remat-b; $*"\n' "$b" >"$scratch/agent"
 chmod +x "$scratch/agent"
 export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive REMAT_GEMM=own OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 flags=(--data "$text" --layers 2 --dims 64 --heads 2 --context 32 --batch 8 --micro-batches 4 --dropout 0.1 --steps 12
@@ -41,10 +42,10 @@ flags=(--data "$text" --layers 2 --dims 64 --heads 2 --context 32 --batch 8 --mi
 on_hosts() {
   local out=$scratch/$1
   shift
-  ip netns exec "$a" mpirun -np 4 --hostfile "$scratch/hosts" --bind-to none --mca plm_rsh_agent "$scratch/agent" \
+  ip netns exec "$a" unshare --uts bash -c 'hostname remat-a; exec "$@"' - mpirun -np 4 --hostfile "$scratch/hosts" --bind-to none --mca plm_rsh_agent "$scratch/agent" \
     --mca btl tcp,self --mca btl_tcp_if_include 10.77.0.0/24 --mca oob_tcp_if_include 10.77.0.0/24 \
     --mca oob_tcp_keepalive_time 2 --mca oob_tcp_keepalive_intvl 1 --mca oob_tcp_keepalive_probes 2 \
-    --mca mpi_yield_when_idle 1 -x OMP_NUM_THREADS -x OMP_WAIT_POLICY -x REMAT_GEMM -x REMAT_RANK_DELAY \
+    --mca mpi_yield_when_idle 0 -x OMP_NUM_THREADS -x OMP_WAIT_POLICY -x REMAT_GEMM -x REMAT_RANK_DELAY \
     -x REMAT_RANK_PATIENCE "$program" "${flags[@]}" --out "$out" "$@"
 }
 same() {
