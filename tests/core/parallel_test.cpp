@@ -120,6 +120,8 @@ TEST_F(Parallel, RowGrainHoldsWorkConstant) {
   EXPECT_EQ(row_grain(16384), 1);
   EXPECT_EQ(row_grain(1 << 20), 1);
   EXPECT_EQ(row_grain(0), 16384);
+  remat_test::expect_error({"parallel_sum: grain 0"},
+                           [] { (void)parallel_sum<float>(5, 0, [](Index, Index) { return 1.0F; }); });
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include <remat/core/tensor.hpp>
 #include <remat/core/xtensor.hpp>
 #include <sstream>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -89,6 +90,12 @@ TEST(Shape, AxesCountFromTheEndAndOthersAreRefused) {
   expect_error({"axis -1", "[]", "a scalar has none"}, [&] { (void)scalar[-1]; });
   EXPECT_EQ(scalar.back(), 1);
   EXPECT_EQ(scalar.rows(), 1);
+  // As an op's option, whose name the Error then has.
+  EXPECT_EQ(shape.axis(-1, "sum"), 2);
+  EXPECT_EQ(shape.axis(-3, "sum"), 0);
+  EXPECT_EQ(shape.axis(1, "sum"), 1);
+  for (const int axis : {3, -4})
+    expect_error({"sum: axis " + std::to_string(axis), "3 axes"}, [&] { (void)shape.axis(axis, "sum"); });
 }
 
 // Protects recorded values: a copy shares bytes until one side writes, and then only that side changes.
@@ -156,6 +163,10 @@ TEST(Tensor, SlicesAndReshapesAreViews) {
   EXPECT_EQ(written[5], 8);
   EXPECT_EQ(rows.copy().any().offset, 0);
   EXPECT_EQ(Tensor<int>({0, 3}).slice(0, 0).size(), 0);
+  for (const auto& [begin, end] : {std::pair{-1, 2}, {3, 2}, {2, 5}, {5, 5}})
+    expect_error({"slice: [" + std::to_string(begin) + ", " + std::to_string(end), "[4, 3]"},
+                 [&, begin = begin, end = end] { (void)a.slice(begin, end); });
+  expect_error({"slice: [0, 0"}, [] { (void)Tensor<int>(Shape{}, 1).slice(0, 0); });
 }
 
 // Protects reshape({-1, n}): the open axis follows from the others, or the Error says why it cannot.

@@ -8,6 +8,8 @@
 #include <numeric>
 #include <remat/data.hpp>
 #include <set>
+#include <string>
+#include <utility>
 
 namespace {
 
@@ -207,6 +209,12 @@ TEST(SequentialBatches, PredictEveryTokenOnce) {
         ASSERT_EQ(count, batches.size());
       }
   expect_error({"1 tokens", "2"}, [&] { data::SequentialBatches(std::span(tokens).first(1), 1, 1); });
+  for (const auto& [batch, length] : {std::pair<Index, Index>{0, 2}, {1, 0}, {-1, 2}})
+    expect_error({"tokens: batch " + std::to_string(batch), "must be at least 1"},
+                 [&, batch = batch, length = length] { data::SequentialBatches(tokens, batch, length); });
+  const data::SequentialBatches some(tokens, 1, 2);
+  for (const Index i : {Index{-1}, some.size()})
+    expect_error({"batches: asked for batch " + std::to_string(i) + " of "}, [&] { (void)some.at(i); });
 }
 
 // Protects from batches of tokens that are gone: what points into a temporary does not compile, or owns its tokens.

@@ -7,6 +7,7 @@
 #include <remat/data/held_out.hpp>
 #include <remat/data/instruction_batches.hpp>
 #include <set>
+#include <string>
 #include <vector>
 
 namespace {
@@ -182,6 +183,8 @@ TEST(SequentialInstructionBatches, SeeEverySampleOnceInOrder) {
     }
     EXPECT_EQ(seen, which);
     EXPECT_EQ(counted, targets);
+    for (const Index i : {Index{-1}, batches.size()})
+      expect_error({"batches: asked for batch " + std::to_string(i) + " of "}, [&] { (void)batches.at(i); });
   }
 }
 

@@ -155,6 +155,13 @@ TEST_F(GgufSave, RefusesToWrite) {
   refuses({"general.alignment", "24", "power of two"}, {"w", one}, {{"general.alignment", std::uint32_t{24}}});
   refuses({"general.alignment", "int32", "uint32"}, {"w", one}, {{"general.alignment", 32}});
   refuses({"general.alignment", "1048576", "65536"}, {"w", one}, {{"general.alignment", std::uint32_t{1} << 20}});
+  refuses({"\"w\"", "of shape [1], not [2] as was said"}, {"w", Shape{2}, [&] { return one.any(); }});
+  refuses({"\"w\"", "holds int32"}, {"w", Shape{1}, [] { return Tensor<std::int32_t>({1}, 1).any(); }});
+  refuses({"\"w\"", "has no bytes", "plan mode"}, {"w", AnyTensor{DType::float32, Shape{1}, {}, 0}});
+  const io::GgufFile other(golden);
+  io::GgufTensor cut = other.tensors().front();
+  cut.bytes = cut.bytes.first(cut.bytes.size() - 1);
+  refuses({cut.name, std::to_string(cut.bytes.size()) + " bytes, but", "needs"}, io::GgufOutput(cut));
   set_bytes("old");
   expect_error({path, "\"w\"", "given twice"}, [&] { io::save_gguf({{"w", one}, {"w", one}}, path); });
   EXPECT_EQ(bytes(), "old");
@@ -163,6 +170,8 @@ TEST_F(GgufSave, RefusesToWrite) {
   io::save_gguf({}, path);
   const io::GgufFile empty(path);
   EXPECT_TRUE(empty.tensors().empty());
+  io::save_gguf({{"w", one}}, path);
+  expect_error({path, "\"w\" has shape [1]", "a matrix is needed"}, [&] { (void)io::GgufFile(path).matrix("w"); });
 }
 
 }  // namespace

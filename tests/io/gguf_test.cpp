@@ -1,6 +1,8 @@
 // GGUF files: what other programs write, and what we write, read back.
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <cmath>
 #include <core/expect_error.hpp>
@@ -150,6 +152,12 @@ TEST_F(Gguf, RefusesWhatIsNoFile) {
   expect_error({"not a regular file"}, [&] { io::GgufFile{testing::TempDir()}; });
   ASSERT_EQ(mkfifo(path.c_str(), 0600), 0);
   expect_error({path, "not a regular file"}, [&] { io::GgufFile{path}; });
+  // Longer than any process has addresses for.
+  const int descriptor = memfd_create("long", MFD_CLOEXEC);
+  ASSERT_EQ(ftruncate(descriptor, off_t{1} << 60), 0);
+  expect_error({"/proc/self/fd/", "1152921504606846976 bytes cannot be mapped"},
+               [&] { io::GgufFile{"/proc/self/fd/" + std::to_string(descriptor)}; });
+  close(descriptor);
 }
 
 }  // namespace

@@ -16,7 +16,19 @@
 // What the library asks of the system, noted while somebody wants to know.
 struct SystemCalls {
   static inline std::string* noted = nullptr;
+  static inline mode_t mode_before_it_is_given = 0;
+  static inline bool links_are_lost = false;
 };
+extern "C" ssize_t readlink(const char* path, char* to, size_t size) noexcept {
+  if (!SystemCalls::links_are_lost) return ::syscall(SYS_readlinkat, AT_FDCWD, path, to, size);
+  errno = ENOENT;
+  return -1;
+}
+extern "C" int fchown(int descriptor, uid_t user, gid_t group) noexcept {
+  struct stat status {};
+  if (::fstat(descriptor, &status) == 0) SystemCalls::mode_before_it_is_given = status.st_mode & 07777;
+  return static_cast<int>(::syscall(SYS_fchown, descriptor, user, group));
+}
 extern "C" int fsync(int descriptor) {
   struct stat status {};
   if (SystemCalls::noted != nullptr && ::fstat(descriptor, &status) == 0)
@@ -85,10 +97,14 @@ TEST_F(ReplacedFile, FollowsLinks) {
   expect_error({(folder / "circle").string(), "links"}, [&] { replace(folder / "circle", ""); });
   fs::create_symlink("no/such/x", folder / "lost");
   expect_error({(folder / "no/such/x").string(), "No such file"}, [&] { replace(folder / "lost", ""); });
+  SystemCalls::links_are_lost = true;  // by another program, when it was found and not yet read
+  expect_error({link.string(), "cannot be followed to its end"}, [&] { replace(link, "lost"); });
+  SystemCalls::links_are_lost = false;
+  EXPECT_EQ(bytes(), "new");
   EXPECT_EQ(files(), 6);  // and no temporary one
 }
 
-// Protects secrets: a file that others cannot read stays one, and so does the new one while it is written.
+// Protects secrets: a file that others cannot read stays one, and so does the new one from its first moment on.
 TEST_F(ReplacedFile, KeepsPermissions) {
   const mode_t old_mask = ::umask(022);
   for (const mode_t mode : {0600, 0640, 0444, 0666}) {
@@ -96,6 +112,7 @@ TEST_F(ReplacedFile, KeepsPermissions) {
     ASSERT_EQ(::chmod(path.c_str(), mode), 0);
     {
       io::ReplacedFile file(path);
+      EXPECT_EQ(SystemCalls::mode_before_it_is_given, mode & 0600) << std::oct << mode;
       EXPECT_EQ(mode_of(file.file().path()) & ~mode, 0U) << std::oct << mode;
       file.file().write("new");
       file.commit();

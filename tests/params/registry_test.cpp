@@ -1,8 +1,10 @@
 // Parameters under their paths, and the one rule of sharing.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <core/expect_error.hpp>
+#include <memory>
 #include <remat/core/eigen.hpp>
 #include <remat/params/copy_values.hpp>
 #include <remat/params/registry.hpp>
@@ -366,6 +368,43 @@ TEST(RegistryCopy, CopyValuesLoadsOneRegistryFromAnother) {
   (other / "b").parameter<float>("w", {2}, init::zeros());
   expect_error({"copy_values", "b/w", "float32[2]", "float64[2]"}, [&] { copy_values(other, to); });
   EXPECT_TRUE(same_bits(w.value(), before));
+}
+
+// Two rows of three ones.
+class StoredOnes : public FrozenMatrix {
+ public:
+  StoredOnes() : FrozenMatrix(2, 3) {}
+  void read(Index, Index count, float* to) const override { std::fill_n(to, count * columns(), 1.0F); }
+  std::string format() const override { return "ones"; }
+  std::size_t bytes() const override { return 0; }
+  std::size_t mapped_bytes() const override { return 0; }
+};
+
+// Protects values and gradients: what does not fit, or may not be written, is refused by name and changes nothing.
+TEST(Registry, RefusesValuesThatDoNotFit) {
+  ParameterRegistry parameters(1), plain(1);
+  const Scope a = parameters / "a";
+  const auto w = a.parameter<float>("w", {2, 3}, init::zeros());
+  expect_error({"a/w: has shape [2, 3], was given [3, 2]"}, [&] { w.set_value(Tensor<float>({3, 2}, 1.0F)); });
+  expect_error({"a/w: has shape [2, 3], was given a gradient of [6]"}, [&] { w.set_grad(Tensor<float>({6}, 1.0F)); });
+  parameters.freeze("a/w");
+  expect_error({"a/w: is frozen and was given a gradient"}, [&] { w.set_grad(Tensor<float>({2, 3}, 1.0F)); });
+  EXPECT_EQ(w.value()[0], 0);
+  EXPECT_FALSE(w.has_grad());
+
+  const auto stored = std::make_shared<const StoredOnes>();
+  expect_error({"a/w: has shape [2, 3], was given a matrix of [3, 2]"}, [&] { w.entry()->keep_as(stored, true); });
+  w.entry()->keep_as(stored, false);
+  EXPECT_EQ(w.value()[5], 1);
+  expect_error({"a/w: is read as it is stored, as ones, and cannot be written to"},
+               [&] { (void)w.entry()->writable(); });
+  (plain / "a").parameter<float>("w", {2, 3}, init::zeros());
+  expect_error({"copy_values: a/w is read as it is stored"}, [&] { copy_values(plain, parameters); });
+  copy_values(parameters, plain);
+  EXPECT_EQ(plain.at<float>("a/w").value()[5], 1);
+  const auto half = a.parameter<bfloat16>("half", {2, 3}, init::zeros());
+  half.entry()->keep_as(stored, false);
+  expect_error({"a/half: a matrix of bfloat16 cannot be made numbers of"}, [&] { (void)half.value(); });
 }
 
 // Protects a handle in a layer: it keeps its parameter when the registry is gone.

@@ -103,6 +103,7 @@ TEST(TokenizerFile, NamesTheWrongField) {
           {"/model/merges/0", "[1, 2]", "] is number, where a string is expected"},
           {"/model/unk_token", "\"x\"", "model/unk_token is not in the vocabulary"},
           {"/model/dropout", "0.1", "model/dropout is not 0"},
+          {"/model/continuing_subword_prefix", "\"##\"", "joins a token that is shorter than the prefix"},
           {"/model/fuse_unk", "1", "model/fuse_unk is number, where true or false is expected"},
           {"/model/novelty", "1", "model has the field \"novelty\", which is not supported"},
           {"/novelty", "1", "the file has the field \"novelty\", which is not supported"},
@@ -136,6 +137,10 @@ TEST(TokenizerFile, NamesTheWrongField) {
           {"/pre_tokenizer", R"({"type": "Metaspace", "replacement": "ab"})", "is not one character"},
           {"/pre_tokenizer", R"({"type": "Metaspace", "replacement": "_", "prepend_scheme": "last"})",
            "prepend_scheme is \"last\""},
+          {"/pre_tokenizer", R"({"type": "Sequence", "pretokenizers": [
+               {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false},
+               {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false}]})",
+           "two ByteLevel pre-tokenizers are not supported"},
           {"/post_processor", "{\"type\": \"Other\"}", "post_processor has the type \"Other\""},
           {"/post_processor/special_tokens", "{}", "post_processor/special_tokens lacks the field \"<s>\""},
           {"/post_processor/special_tokens/<s>/ids", "[5]", "is 5, not in [0, 5)"},
@@ -214,10 +219,16 @@ TEST(Tables, NameWhatIsWrong) {
   refused("gives a role to token 3", [](auto& t) { t.special_ids.eos = 3; });
   refused("gives a role to token -1", [](auto& t) { t.special_ids.pad = -1; });
   refused("asks for bos before each text, but names none", [](auto& t) { t.add_bos = true; });
+  refused("asks for eos behind each text, but names none", [](auto& t) { t.add_eos = true; });
   refused("has 0 scores for 3 tokens", [](auto& t) { t.model = "llama"; });
   refused("a score that is not a number",
           [](auto& t) { t.model = "llama", t.scores.assign(3, std::numeric_limits<float>::quiet_NaN()); });
   refused("needs the tokens [UNK], [CLS] and [SEP]", [](auto& t) { t.model = "bert"; });
+}
+
+TEST(NormalForm, IsOfText) {
+  for (const auto form : {text::NormalForm::nfc, text::NormalForm::nfkd})
+    expect_error({"text: cannot be normalized: "}, [&] { (void)text::detail::normal_form("a\xFF", form); });
 }
 
 TEST(VocabularyFiles, NameWhatIsWrong) {
