@@ -231,6 +231,45 @@ TEST_F(Safetensors, AFailedSaveKeepsTheOldFile) {
   EXPECT_EQ(bytes(), before);
 }
 
+// Protects callers who make tensors late: what comes must be what the header, written before, says of it.
+TEST_F(Safetensors, WritesWhatWasSaid) {
+  const auto one = [] { return Tensor<float>({2}, 1.0F).any(); };
+  set_bytes("old");
+  expect_error({path, "two tensors are called \"w\""}, [&] {
+    io::save_safetensors({{"w", DType::float32, {2}, one}, {"w", DType::float32, {2}, one}}, path);
+  });
+  expect_error({path, "\"w\" is float32[2], not float32[3] as was said"}, [&] {
+    io::save_safetensors({{"w", DType::float32, {3}, one}}, path);
+  });
+  expect_error({path, "\"w\" is float32[2], not float64[2] as was said"}, [&] {
+    io::save_safetensors({{"w", DType::float64, {2}, one}}, path);
+  });
+  EXPECT_EQ(bytes(), "old");
+}
+
+// Protects matrices that stay in their file, and those who ask for a type that we have none of.
+TEST_F(Safetensors, RefusesWhatItCannotGive) {
+  const std::string header =
+      R"({"d":{"dtype":"F64","shape":[1,1],"data_offsets":[0,8]},"m":{"dtype":"F32","shape":[1,2],"data_offsets":[8,16]},)"
+      R"("v":{"dtype":"F32","shape":[1],"data_offsets":[16,20]},"s":{"dtype":"I16","shape":[2],"data_offsets":[20,24]}})";
+  const std::string whole = with_length(header) + std::string(24, '\0');
+  set_bytes(whole);
+  const io::SafetensorsFile file(path);
+  expect_error({path, "\"s\" holds I16", "no tensor here can hold"}, [&] { (void)file.read("s"); });
+  expect_error({path, "\"v\" has shape [1]", "a matrix is needed"}, [&] { (void)file.matrix("v"); });
+  expect_error({path, "\"d\" holds F64", "load the others as numbers"}, [&] { (void)file.matrix("d"); });
+  ParameterRegistry parameters;
+  const auto m = (parameters / "x").without_values().parameter<float>("m", {1, 2}, init::zeros());
+  m.entry()->keep_as(file.matrix("m"), false);
+  io::save_safetensors(parameters, path);
+  expect_error({path, "x/m is read as it is stored", "cannot be written to"},
+               [&] { io::load_safetensors(parameters, path); });
+  set_bytes(whole);
+  const io::SafetensorsFile cut(path);
+  std::filesystem::resize_file(path, whole.size() - 9);
+  expect_error({path, "has changed since it was opened"}, [&] { (void)cut.matrix("m"); });
+}
+
 // Protects against names that are no files: no hang on a pipe, no read of a folder.
 TEST_F(Safetensors, RefusesWhatIsNoFile) {
   expect_error({path, "No such file"}, [&] { io::SafetensorsFile{path}; });

@@ -79,6 +79,17 @@ TEST_F(StateMalformed, IsReadWhenItIsRight) {
   EXPECT_FALSE(is_refused());
 }
 
+// Protects those who name a file where a folder is meant: it stays.
+TEST_F(StateMalformed, IsWrittenIntoAFolder) {
+  const std::string file = folder + "/file";
+  write_bytes(file, "bytes");
+  expect_error({file + "/step-12: cannot be removed", "Not a directory"}, [&] { StateFolder(file).write(state, {}); });
+  const std::string lost = folder + "/lost";
+  fs::create_symlink("nowhere", lost);
+  expect_error({lost + "/step-12: cannot be made"}, [&] { StateFolder(lost).write(state, {}); });
+  EXPECT_EQ(bytes_of(file), "bytes");
+}
+
 TEST_F(StateMalformed, NamesTheWrongField) {
   struct Wrong {
     const char* place;    // a JSON pointer into the right manifest

@@ -214,6 +214,19 @@ TEST_F(TrainingState, IsOfThisRunOrAnError) {
   expect_error({"step-1", "data was a.txt and is b.txt now"}, [&] { resumed_as("b.txt", "one"); });
   expect_error({"data was a.txt and is not told now"}, [&] { resume(model); });
 
+  // Of a run that had more: a part that is not there now, and a model with a layer that this one lacks.
+  {
+    io::TrainingStates without(model.parameters, config());
+    without.add("adamw", model.adamw);
+    without.must_equal("data", "a.txt");
+    expect_error({"this run has no part \"average\""}, [&] { without.resume(); });
+    ParameterRegistry fewer(1);
+    const nn::Linear<float> first(fewer / "first", {.input_dims = 5, .output_dims = 7});
+    io::TrainingStates of_fewer(fewer, config());
+    of_fewer.must_equal("data", "a.txt");
+    expect_error({"holds \"second/", "which is not trained here"}, [&] { of_fewer.resume(); });
+  }
+
   // Of a model with other parameters: nothing has changed behind the error.
   ParameterRegistry parameters(1);
   const nn::Linear<float> wider(parameters / "first", {.input_dims = 5, .output_dims = 8});

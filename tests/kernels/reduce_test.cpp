@@ -75,6 +75,15 @@ TEST(Reduce, AddsInLanesFoldedInHalves) {
 TEST(Reduce, MaxPassesOverNan) {
   const float x[] = {std::nanf(""), -2, std::nanf(""), -1};
   EXPECT_EQ(kernels::max(x, 4), -1.0F);
+  // Wherever it lies, in each lane and behind them all.
+  for (const std::size_t n : {1U, 2U, 16U, 33U, 70U})
+    for (std::size_t at = 0; at < n; ++at) {
+      std::vector<float> row(n);
+      for (std::size_t i = 0; i < n; ++i) row[i] = -1.0F - static_cast<float>(i);
+      row[at] = std::nanf("");
+      const float expected = n == 1 ? -std::numeric_limits<float>::infinity() : at == 0 ? -2.0F : -1.0F;
+      EXPECT_EQ(kernels::max(row.data(), static_cast<Index>(n)), expected) << at << " of " << n;
+    }
 }
 
 }  // namespace

@@ -68,24 +68,28 @@ TEST(InBackward, GivesTheBitsOfAStepUnderEveryPolicy) {
 }
 
 TEST(InBackward, GradientsNeverExistAllAtOnce) {
+  constexpr std::size_t matrix = width * width * sizeof(float);
   const auto most_at_once = [](bool in_backward) {
     const Net net;
     optim::AdamW adamw(net.parameters);
     std::size_t most = 0;
     for (int step = 0; step < 2; ++step) {  // the first makes the state
       pool().reset_peak();
-      const std::size_t before = pool().live_bytes();
+      const std::size_t before = pool().live_bytes(), state = adamw.state_bytes();
       Tape tape;
       const auto loss = net.loss(tape, policy::nothing);
       in_backward ? tape.backward(loss, adamw.in_backward(1e-2)) : tape.backward(loss);
       most = pool().peak_bytes() - before;
       if (!in_backward) adamw.step(1e-2);
+      // Nor do they stay behind it, where the next step would write over them.
+      if (in_backward) {
+        EXPECT_LT(pool().live_bytes(), before + (adamw.state_bytes() - state) + matrix);
+      }
     }
     return most;
   };
   // One matrix waits for its second use; of the others one is there at a time. (Ordinary gradients stay from step to
   // step, so only the first step would show them; here the bytes of a matrix are far above those of activations.)
-  constexpr std::size_t matrix = width * width * sizeof(float);
   EXPECT_LT(most_at_once(true), 2 * matrix + matrix);
   const Net net;
   Tape tape;

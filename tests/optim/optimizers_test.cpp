@@ -163,6 +163,38 @@ TYPED_TEST(EachOptimizer, AFailedStepChangesNothing) {
   EXPECT_FALSE(same_bits(this->values()[0], before[0]));
 }
 
+// Protects a resumed run: a state that is not of these parameters is refused by name, and changes nothing.
+TYPED_TEST(EachOptimizer, RefusesAStateThatIsNotItsOwn) {
+  this->set_grads(1);
+  TypeParam optimizer(this->parameters);
+  optimizer.step(0.01);
+  const StateDict good = optimizer.state_dict();
+  const auto refused = [&](auto&& change, std::initializer_list<std::string_view> parts) {
+    StateDict changed = good;
+    change(changed);
+    expect_error(parts, [&] { optimizer.load_state_dict(changed); });
+  };
+  refused([](StateDict& s) { s.numbers.erase("steps"); }, {"the saved state has", "belong to"});
+  refused([](StateDict& s) { s.numbers["other"] = 1; }, {"the saved state has", "of another model"});
+  refused([](StateDict& s) { s.numbers["other"] = 1, s.numbers.erase("steps"); }, {"the saved state has no \"steps\""});
+  refused([](StateDict& s) { s.tensors["other"] = Tensor<float>({2}, 1.0F).any(); }, {"of another model"});
+  for (const auto& [name, tensor] : good.tensors) {
+    refused([&, name = name](StateDict& s) { s.tensors.erase(name); }, {"has no \"" + name});
+    refused(
+        [&, name = name](StateDict& s) {
+          s.tensors[name] = Tensor<float>({1, 2, 3}, 1.0F).any();
+        },
+        {name + "\" as float32[1, 2, 3]", "is needed"});
+    refused(
+        [&, name = name, shape = tensor.shape](StateDict& s) { s.tensors[name] = Tensor<double>(shape, 1.0).any(); },
+        {name + "\" as float64[", "is needed"});
+  }
+  EXPECT_EQ(optimizer.step_count(), 1);
+  const StateDict after = optimizer.state_dict();
+  for (const auto& [name, tensor] : good.tensors)
+    EXPECT_TRUE(same_bits(Tensor<float>(tensor), Tensor<float>(after.tensors.at(name)))) << name;
+}
+
 // A gradient that is not a number shows in the parameter, whatever signs or norms are taken of it.
 TYPED_TEST(EachOptimizer, HidesNoNaN) {
   this->set_grads(1);

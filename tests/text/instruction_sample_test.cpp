@@ -59,6 +59,21 @@ TEST(InstructionSample, LearnsWhatTheAssistantSaysAndTheEndOfItsTurn) {
             "System: Be brief.|User: Hi|Assistant:[ Hello!|]User: Why?|Assistant:[ So.|]");
 }
 
+// Protects training from a format that the model was not made for: the end of a turn would be learned as plain letters.
+TEST(InstructionSample, RefusesAFormatWhoseMarkersAreNoTokens) {
+  expect_error({"the tokenizer has no token <|im_start|>", "choose the format"}, [] {
+    (void)text::chat_sample(golden_tokenizer("gpt2"), {text::ChatStyle::chatml, {}}, talk);
+  });
+  // One that is a token, but not behind a letter.
+  auto json = nlohmann::json::parse(text::detail::read_text_file(golden_folder + "smollm.json"));
+  for (auto& token : json["added_tokens"])
+    if (token["content"] == "<|im_end|>") token["single_word"] = true;
+  const text::Tokenizer apart(text::detail::read_tokenizer_json(json.dump()));
+  expect_error({"chat: the tokenizer does not read <|im_end|> as one token", "choose the format"}, [&] {
+    (void)text::chat_sample(apart, {text::ChatStyle::chatml, {}}, {{"user", "a"}, {"assistant", "b"}});
+  });
+}
+
 // Protects ids and flags by hand: SmolLM2's end of a turn is also what fills its batches, and is learned nonetheless.
 TEST(InstructionSample, IsTheseNumbers) {
   const auto tokenizer = golden_tokenizer("smollm");

@@ -66,6 +66,14 @@ TEST_F(SavePretrained, GoesAroundInEitherFormat) {
   goes_around(at("folder"), at("again"), {.shard_bytes = 3000});
   EXPECT_TRUE(std::filesystem::exists(at("again/model.safetensors.index.json")));
 
+  ParameterRegistry fewer;
+  config.vocabulary -= 1;
+  io::save_hugging_face<float>(models::Gpt<float>(fewer / "m", config), at("fewer"));
+  std::filesystem::copy(tokenizer, at("fewer/tokenizer.json"));
+  expect_error({at("fewer") + ": the tokenizer has " + std::to_string(tokens.size()) + " tokens, the embedding " +
+                std::to_string(tokens.size() - 1) + " rows"},
+               [&] { models::load<float>(ParameterRegistry() / "m", at("fewer")); });
+
   io::save_gguf_model<float>(gpt, at("weights.gguf"), {.format = io::BlockFormat::f32});
   const io::GgufFile weights(at("weights.gguf"));
   std::vector<io::GgufOutput> tensors;
