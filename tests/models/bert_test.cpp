@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 #include <remat/autodiff/report.hpp>
 #include <remat/io/pretrained_bert.hpp>
+#include <remat/nn/lora.hpp>
 #include <remat/policy/phrase_book.hpp>
 #include <string>
 #include <string_view>
@@ -434,6 +435,20 @@ TEST(BertFiles, GetNewHeadsWhereTheyAreAskedFor) {
   ParameterRegistry fourth;  // the encoder alone
   const auto encoder = models::load_bert<models::Encoder<float>>(fourth / "e", golden("NextSentencePrediction"));
   EXPECT_TRUE(encoder.pooler.has_value());
+}
+
+// Nothing is written where something would be lost, or where there can be no folder.
+TEST(BertFiles, AreWrittenWholeOrNotAtAll) {
+  using Model = models::MaskedLanguageModel<float>;
+  ParameterRegistry parameters;
+  const Model model = models::load_bert<Model>(parameters / "m", golden(folder_of<Model>()));
+  const std::string file = std::filesystem::temp_directory_path() / ("bert_file" + std::to_string(getpid()));
+  std::ofstream(file) << "bytes";
+  expect_error({file + ": weights of int32 are not written"}, [&] { io::save_bert(model, file, DType::int32); });
+  expect_error({file + ": cannot be made"}, [&] { io::save_bert(model, file); });
+  const nn::Lora<float> lora(parameters, parameters / "l", {.targets = {"*/value"}, .rank = 1});
+  expect_error({file + ": m/encoder/", "value/w has an adapter", "Lora::merge"}, [&] { io::save_bert(model, file); });
+  std::filesystem::remove(file);
 }
 
 // What would be computed otherwise than transformers does is refused by name.

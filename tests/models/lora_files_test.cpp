@@ -273,6 +273,8 @@ TEST(LoraFiles, WhatDoesNotFitIsRefused) {
   expect_error({"lm_head", "one half is missing"}, [&] {
     with({{"base_model.model.lm_head.lora_A.weight", {2, 16}}});
   });
+  expect_error({"has shape [2, 16, 1]", "a matrix is needed"}, [&] { with({{q + ".lora_A.weight", {2, 16, 1}}}); });
+  expect_error({"no half of an adapter of that layer"}, [&] { with({{q + ".lora_embedding_A", {2, 16}}}); });
   const std::string far = "base_model.model.model.layers.7.self_attn.q_proj";
   expect_error({"layers.7.self_attn.q_proj", "does not have", "model.layers."}, [&] {
     with({{far + ".lora_A.weight", {2, 16}}, {far + ".lora_B.weight", {16, 2}}});
@@ -284,6 +286,32 @@ TEST(LoraFiles, WhatDoesNotFitIsRefused) {
   const std::string other = place.path + "/x.gguf";
   expect_error({"architecture \"mamba\""}, [&] { io::save_gguf_lora(lora, model, other, "mamba"); });
   expect_error({"no name for it"}, [&] { io::save_gguf_lora(lora, model, other, "gpt2"); });
+  const std::string under = place.path + "/adapter_config.json/x";
+  expect_error({under + ": cannot be made"}, [&] { io::save_peft(lora, model, under); });
+
+  const auto of_gguf = [&](const std::vector<io::GgufOutput>& tensors, const std::vector<std::string>& parts = {}) {
+    std::map<std::string, io::GgufContent> metadata{{"general.architecture", "llama"},
+                                                    {"general.type", "adapter"},
+                                                    {"adapter.type", "lora"},
+                                                    {"adapter.lora.alpha", 1.0F}};
+    if (!parts.empty()) metadata[io::detail::gguf_lora_parts] = parts;
+    io::save_gguf(tensors, other, metadata);
+    ParameterRegistry own;
+    const auto base = base_in<float>(own);
+    return io::load_gguf_lora(own, own / "g", base, other).parts().size();
+  };
+  const io::GgufOutput a{"blk.0.attn_q.weight.lora_a", Tensor<float>({2, 16}, 1.0F)},
+      b{"blk.0.attn_q.weight.lora_b", Tensor<float>({16, 2}, 1.0F)};
+  EXPECT_EQ(of_gguf({a, b}), 1U);
+  expect_error({other, "\"blk.0.attn_q.weight.lora_a\" of shape [32] is no half of an adapter"}, [&] {
+    of_gguf({{a.name(), Tensor<float>({32}, 1.0F)}, b});
+  });
+  expect_error({other, "\"blk.0.attn_q.weight\"", "no half of an adapter"}, [&] {
+    of_gguf({{"blk.0.attn_q.weight", Tensor<float>({2, 16}, 1.0F)}});
+  });
+  expect_error({other, "\"blk.0.attn_q\" one half is missing"}, [&] { of_gguf({b}); });
+  expect_error({"remat.lora.parts names \"blk.9.attn_q/key\""}, [&] { of_gguf({a, b}, {"blk.9.attn_q/key"}); });
+  expect_error({"remat.lora.parts names \"blk.0.attn_q/\""}, [&] { of_gguf({a, b}, {"blk.0.attn_q/"}); });
 }
 
 }  // namespace

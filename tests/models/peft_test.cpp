@@ -6,6 +6,7 @@
 #include <cmath>
 #include <fstream>
 #include <remat/io/gguf_lora.hpp>
+#include <remat/io/merged_gguf.hpp>
 #include <remat/io/peft.hpp>
 #include <string>
 #include <vector>
@@ -83,6 +84,11 @@ TEST(Peft, AdaptersOfEmbeddingsGiveItsLogitsLossAndGradients) {
   EXPECT_EQ(nlohmann::json::parse(in)["target_modules"], (std::vector<std::string>{"embed_tokens", "v_proj"}));
   expect_error({"m/embedding is adapted", "no name for it"},
                [&] { io::save_gguf_lora(lora, step.model, file.path, "llama"); });
+  ParameterRegistry floats;
+  const auto base = base_in<float>(floats);
+  const nn::Lora<float> tuned = io::load_peft(floats, floats / "l", base, golden("lora_embedding"));
+  expect_error({file.path + ": m/embedding is adapted", "no name for it"},
+               [&] { io::save_merged_gguf(io::GgufFile(golden("llama.gguf")), tuned, base, file.path); });
   // The file holds the table that it was trained beside.
   ParameterRegistry others;
   const auto other = base_in<double>(others);
@@ -124,6 +130,17 @@ TEST(Peft, AdaptersOfHeadsGiveItsLogitsLossAndGradients) {
                    [&] { io::save_gguf_lora(step.lora, step.model, file.path, "llama"); });
     }
   }
+}
+
+// PEFT names layers as the model's class of transformers does, and none of Llama's kind is without gates.
+TEST(Peft, HasNoNamesForALlamaWithoutGates) {
+  auto config = io::decoder_config(io::HuggingFaceFolder(golden("llama")));
+  for (auto& layer : config.layers) layer.ffn.gated = false;
+  ParameterRegistry parameters;
+  const models::Decoder<float> model(parameters / "m", config);
+  const nn::Lora<float> lora(parameters, parameters / "l", {.targets = {"*/value"}, .rank = 1});
+  const Place place("gateless");
+  expect_error({"layer_0 has no gate", "PEFT has no names"}, [&] { io::save_peft(lora, model, place.path); });
 }
 
 TEST(Dora, AdaptersOfPeftGiveItsLogitsLossAndGradients) {

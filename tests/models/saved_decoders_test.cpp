@@ -161,6 +161,17 @@ TEST(SavedFolder, HoldsNothingOfWhatWasThere) {
   }
   io::save_hugging_face(model, to.path, {.like = to.path});  // in its place
   expect_read(parameters, to.path);
+  const std::string index = to.path + "/model.safetensors.index.json", under = to.path + "/config.json/x";
+  expect_error({to.path + ": weights of int32 are not written"},
+               [&] { io::save_hugging_face(model, to.path, {.dtype = DType::int32}); });
+  expect_error({under + ": cannot be made"}, [&] { io::save_hugging_face(model, under); });
+  expect_read(parameters, to.path);
+  std::filesystem::create_directories(index + "/x");
+  expect_error({index + ": cannot be removed", "take it for the model"},
+               [&] { io::save_hugging_face(model, to.path); });
+  std::ofstream(from.path + "/config.json") << "{";
+  expect_error({from.path + "/config.json: ", "not valid JSON"},
+               [&] { io::save_hugging_face(model, to.path, {.like = from.path}); });
 }
 
 TEST(SavedGguf, TakesOverWhatTheBaseSaysOfItsTokenizer) {
