@@ -16,7 +16,6 @@
 namespace {
 
 using namespace remat;
-using remat_test::a_batch;
 using remat_test::expect_error;
 using remat_test::small_llama;
 
