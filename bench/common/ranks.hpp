@@ -20,6 +20,7 @@ namespace programs {
 /// `main` of such a program: `body(group)` returns what the program does. Rank 0 alone prints.
 template <class Body>
 int run_ranks(int argc, char** argv, Body&& body) {
+  remat::machine::share_malloc_arena();  // for what --memory promises
   return remat::distributed::run(argc, argv, [&](const remat::distributed::Group& group) {
     if (!group.is_first()) {
       std::cerr.rdbuf(nullptr);

@@ -1,6 +1,8 @@
 // What this process takes of the machine's memory, as the kernel counts it.
 #pragma once
 
+#include <malloc.h>
+
 #include <cstddef>
 #include <fstream>
 #include <limits>
@@ -45,6 +47,15 @@ ProcessMemory process_memory() {
         std::stoull(range.substr(dash + 1), nullptr, 16) - std::stoull(range.substr(0, dash), nullptr, 16);
   }
   return memory;
+}
+
+/// Lets all threads take memory from one place: with places of their own, what one gives back does not serve another,
+/// and a process that trains held up to 60 MiB more than it used. For programs that promise what they hold, before they
+/// have threads. Nothing where the C library is not glibc.
+inline void share_malloc_arena() {
+#if defined(M_ARENA_MAX)
+  mallopt(M_ARENA_MAX, 1);
+#endif
 }
 
 }}}  // namespace remat::machine

@@ -142,8 +142,8 @@ void StepSearch::consider(const StepCut& cut, const Plan& plan, bool in_backward
 /// The fastest way to make the steps of a batch of `rows` rows while the process holds at most `bytes` without files:
 /// into how many equal parts the batch is cut, which policy each has, and what else `how` leaves open. `plan_of(cut)`
 /// is the `Plan` of a part that is cut so, or `plan_of(n)` that of a part of n rows. From now on the pool holds no more
-/// than what is then left. Call it when all else is there: weights read, data loaded. An `Error` names the least
-/// possible.
+/// than what is then left. Call it when all else is there: weights read, data loaded; and `machine::share_malloc_arena`
+/// at the program's start. An `Error` names the least possible.
 template <class PlanOf>
 StepWithinMemory plan_within_memory(std::size_t bytes, const ParameterRegistry& parameters, Index rows,
                                     PlanOf&& plan_of, const MemorySearch& how = {}) {
