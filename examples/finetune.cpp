@@ -249,8 +249,9 @@ int finetune_model(const Settings& s, const CLI::App& app, const Group& group) {
     steps = choose_steps(s, group, training, model, parameters, batches, how);
     if (log) log->write({{"step", 0}, {"held_out_loss", before}});
   }
-  const remat::optim::WarmupCosine schedule{
-      .peak = s.lr, .minimum = s.lr / 10, .warmup = std::min(s.warmup, steps / 4), .steps = steps};
+  // A short run warms up for less, unless --warmup says how long.
+  const int warmup = app.count("--warmup") > 0 ? s.warmup : std::min(s.warmup, steps / 4);
+  const remat::optim::WarmupCosine schedule{.peak = s.lr, .minimum = s.lr / 10, .warmup = warmup, .steps = steps};
   {
     remat::io::ProgressLine progress(steps);
     for (int step = first; step < steps; ++step) {
