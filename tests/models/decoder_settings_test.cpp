@@ -109,14 +109,15 @@ TEST(HuggingFaceConfig, SmolLm3SaysWhichLayersTurnNothing) {
   folder.refuses("use_sliding_window", true, {"use_sliding_window", "only false"});
 }
 
+std::vector<Index> windows(const models::DecoderConfig& config) {
+  std::vector<Index> all;
+  for (const auto& layer : config.layers) all.push_back(layer.attention.window);
+  return all;
+}
+
 // Folders of before transformers 5 say bases and pattern by other names.
 TEST(HuggingFaceConfig, Gemma3SaysWhatEachLayerSees) {
   const ConfigFolder folder("gemma3_text");
-  const auto windows = [](const models::DecoderConfig& config) {
-    std::vector<Index> all;
-    for (const auto& layer : config.layers) all.push_back(layer.attention.window);
-    return all;
-  };
   const models::DecoderConfig as_is = folder.read(folder.original);
   EXPECT_EQ(windows(as_is), (std::vector<Index>{4, 4, 4, 4, 4, 0}));
   EXPECT_EQ(as_is.layers[4].attention.rotary_base, 100);
@@ -140,11 +141,6 @@ TEST(HuggingFaceConfig, Gemma3SaysWhatEachLayerSees) {
 
 TEST(HuggingFaceConfig, Gemma2SaysItsCapsAndWindows) {
   const ConfigFolder folder("gemma2");
-  const auto windows = [](const models::DecoderConfig& config) {
-    std::vector<Index> all;
-    for (const auto& layer : config.layers) all.push_back(layer.attention.window);
-    return all;
-  };
   const models::DecoderConfig as_is = folder.read(folder.original);
   EXPECT_EQ(windows(as_is), (std::vector<Index>{4, 0, 4}));
   EXPECT_EQ(as_is.layers[1].attention.soft_cap, 2);
@@ -227,11 +223,6 @@ models::DecoderConfig with_metadata(const std::string& family, const std::map<st
 }
 
 TEST(GgufDecoderFiles, SayWindowsByAPeriodOrLayerByLayer) {
-  const auto windows = [](const models::DecoderConfig& config) {
-    std::vector<Index> all;
-    for (const auto& layer : config.layers) all.push_back(layer.attention.window);
-    return all;
-  };
   const std::string pattern = "olmo2.attention.sliding_window_pattern";
   EXPECT_EQ(windows(with_metadata("olmo3", {})), (std::vector<Index>{4, 4, 4, 0}));
   EXPECT_EQ(windows(with_metadata("olmo3", {{pattern, std::uint32_t{2}}})), (std::vector<Index>{4, 0, 4, 0}));

@@ -14,15 +14,6 @@ using namespace remat;
 using namespace remat::distributed;
 using namespace remat_test;
 
-std::string message_of(const std::function<void()>& body) {
-  try {
-    body();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return {};
-}
-
 /// Parameters of all kinds of sizes, some of several runs of the norm and cut between ranks within one.
 void fill(const ParameterRegistry& parameters) {
   const Scope scope = parameters / "model";

@@ -10,6 +10,7 @@ namespace {
 
 using namespace remat;
 using namespace remat::distributed;
+using remat_test::message_of;
 using remat_test::world;
 
 /// The same ranks with messages of a few bytes, as though memory were longer than an int counts; and with every call
@@ -101,15 +102,6 @@ TEST(Ranks, ShareTheCoresOfAMachine) {
   const CoreShare share = share_cores(world());
   EXPECT_EQ(share.ranks, world().size());
   EXPECT_EQ(share.threads, std::max(1, share.cores / world().size()));
-}
-
-std::string message_of(const std::function<void()>& body) {
-  try {
-    body();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return {};
 }
 
 TEST(Ranks, CallsThatDoNotMatchAreNamed) {
