@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <cstdio>
 #include <exception>
-#include <iostream>
 #include <optional>
 #include <remat/distributed.hpp>
 #include <remat/io/progress.hpp>
@@ -13,22 +12,10 @@
 #include <string>
 #include <vector>
 
+#include "run_ranks.hpp"
 #include "text_of.hpp"
 
 namespace programs {
-
-/// `main` of such a program: `body(group)` returns what the program does. Rank 0 alone prints.
-template <class Body>
-int run_ranks(int argc, char** argv, Body&& body) {
-  remat::machine::share_malloc_arena();  // for what --memory promises
-  return remat::distributed::run(argc, argv, [&](const remat::distributed::Group& group) {
-    if (!group.is_first()) {
-      std::cerr.rdbuf(nullptr);
-      static_cast<void>(!std::freopen("/dev/null", "w", stdout));
-    }
-    return body(group);
-  });
-}
 
 /// Calls `body()`; where it throws on one of several ranks, all end, and that rank is named.
 template <class Body>
