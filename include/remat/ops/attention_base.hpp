@@ -1,9 +1,12 @@
 // What attention's two ops share: masks as operands, the kernel's problem, cost.
 #pragma once
 
+#include <algorithm>
 #include <climits>
+#include <cmath>
 #include <memory>
 #include <remat/kernels/ring_attention.hpp>
+#include <remat/ops/attention_checks.hpp>
 #include <remat/ops/attention_options.hpp>
 #include <remat/ops/dropout.hpp>
 
@@ -47,7 +50,6 @@ struct AttentionOp : Op {
   }
 
   void check(const Operands& in, Index batch, Index t, Index s, Index heads, Index head_dims) const {
-    const AttentionOptions& o = options;
     if (ring != nullptr) {
       static_cast<void>(ring->pieces(t)), static_cast<void>(ring->pieces(s));
       require(!in.has(bias), in.name(bias, "bias"),
@@ -55,58 +57,8 @@ struct AttentionOp : Op {
               "has in one place; use relative_bias, alibi, segments or key_lengths");
     }
     check_rate(mask);
-    require(o.window >= 0 && o.query_chunk >= 0 && o.key_chunk >= 0, "window ", o.window, ", query_chunk ",
-            o.query_chunk, " or key_chunk ", o.key_chunk, " is negative");
-    check_position(o.offset.value_or(0), "offset");
-    check_position(o.key_position, "key_position");
-    check_position(o.relative_max_distance, "relative_max_distance");
-    require(o.window_right >= 0 && (o.window_right == 0 || o.window > 0), "window_right ", o.window_right,
-            " is negative, or beside no window");
-    require(!in.has(sinks) || in[sinks].shape == Shape{heads}, in.name(sinks, "sinks"), " have shape ",
-            in.has(sinks) ? in[sinks].shape : Shape{}, ", [", heads, "] is needed");
-    require(o.rotary_base == 0 || o.rotary_scaling.kind != RotaryScaling::longrope ||
-                static_cast<Index>(o.rotary_scaling.factors.size()) ==
-                    rotary_pairs(head_dims, o.rotary_dims, o.rotary_scaling),
-            "rotary_scaling has ", o.rotary_scaling.factors.size(),
-            " factors, one a pair is needed: ", rotary_pairs(head_dims, o.rotary_dims, o.rotary_scaling));
-    require(o.soft_cap >= 0, "soft_cap ", o.soft_cap, " is negative");
-    require(o.rotary_base >= 0, "rotary_base ", o.rotary_base, " is negative");
-    if (const char* fault = fault_of(o.rotary_scaling)) fail(fault);
-    require(!o.alibi || o.alibi_form == AlibiForm::distance || !in.has(query_segments),
-            "alibi_form bfloat16_key_position rounds by position, so segments would depend on where they begin; use "
-            "AlibiForm::distance");
-    const Index turned = o.rotary_dims == 0 ? head_dims : o.rotary_dims;
-    require(o.rotary_base == 0 || (0 <= turned && turned <= head_dims && turned % 2 == 0), "rotary_dims ", turned,
-            " is not an even part of ", head_dims, " head dims");
-    const auto shaped = [&](In<std::int32_t> x, const char* name, const Shape& shape) {
-      require(!in.has(x) || in[x].shape == shape, name, " has shape ", in[x].shape, ", ", shape, " is needed");
-    };
-    shaped(key_lengths, "key_lengths", {batch});
-    shaped(prefix_lengths, "prefix_lengths", {batch});
-    shaped(query_offsets, "query_offsets", {batch});
-    require(!in.has(query_offsets) || o.rotary_base == 0,
-            "query_offsets say nothing to rotary; give positions and key_positions too");
-    shaped(query_segments, "query_segments", {batch, t});
-    shaped(key_segments, "key_segments", {batch, s});
-    require(!in.has(key_segments) || in.has(query_segments), "key_segments without query_segments");
-    require(!in.has(query_segments) || in.has(key_segments) || t == s, "query_segments without key_segments, but ", t,
-            " queries and ", s, " keys");
-    if (in.has(bias)) {
-      const Shape &given = in[bias].shape, full{batch, heads, t, s};
-      bool fits = given.rank() == 4;
-      for (int i = 0; i < 4 && fits; ++i) fits = given[i] == 1 || given[i] == full[i];
-      require(fits, in.name(bias, "bias"), " has shape ", given, ", ", full, " with any axis 1 is needed");
-    }
-    if (in.has(relative_bias)) {
-      const Shape& table = in[relative_bias].shape;
-      const auto name = in.name(relative_bias, "relative_bias");
-      const Index sides = o.causal ? 1 : 2;
-      require(table.rank() == 2 && table[1] == heads, name, " has shape ", table, ", [buckets, ", heads, "] is needed");
-      require(table[0] >= 2 * sides && table[0] % sides == 0, name, " has ", table[0], " buckets, ",
-              o.causal ? "2 or more are needed" : "an even number from 4 on is needed");
-      require(o.relative_max_distance > table[0] / (2 * sides), "relative_max_distance ", o.relative_max_distance,
-              " lies within the ", table[0] / (2 * sides), " exact buckets");
-    }
+    check_numbers(options, head_dims);
+    check_masks(*this, in, batch, t, s, heads);
   }
 
   /// How many parts sequences are in.
