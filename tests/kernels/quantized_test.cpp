@@ -4,6 +4,9 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
 #include <limits>
 #include <remat/io/gguf.hpp>
 #include <remat/kernels/quantized.hpp>
@@ -43,6 +46,35 @@ TEST(Quantized, EveryHalfIsExact) {
     ASSERT_EQ(std::fabs(value), magnitude) << bits;
     ASSERT_EQ(back, bits);
   }
+}
+
+// Protects floats of halves, which an instruction widens where there is one: they are those bits, NaN too.
+TEST(Quantized, EveryHalfIsDecodedExactly) {
+  constexpr std::size_t count = 65536;
+  std::vector<std::byte> bytes(2 * count);
+  for (std::uint32_t bits = 0; bits < count; ++bits) std::memcpy(bytes.data() + 2 * bits, &bits, 2);
+  for (const Index some : {1, 7, 8, 19, 65536}) {
+    std::vector<float> got(count, 123.0F);
+    kernels::decode_blocks(BlockFormat::f16, bytes.data(), 65536 - some, some, got.data());
+    for (std::size_t i = 0; i < count; ++i) {
+      const auto half = static_cast<std::uint16_t>(count - static_cast<std::size_t>(some) + i);
+      ASSERT_EQ(bits_of(got[i]), bits_of(i < static_cast<std::size_t>(some) ? kernels::widen_half(half) : 123.0F)) << i;
+    }
+  }
+}
+
+// Protects scales of blocks, which an instruction widens where there is one: subnormal, infinite and NaN ones too.
+TEST(Quantized, EveryScaleIsExact) {
+  constexpr Index block = 34;
+  std::vector<std::byte> bytes(65536 * block, std::byte{1});
+  for (std::uint32_t bits = 0; bits < 65536; ++bits) std::memcpy(bytes.data() + bits * block, &bits, 2);
+  std::vector<float> got(65536 * 32);
+  kernels::decode_blocks(BlockFormat::q8_0, bytes.data(), 0, 65536 * 32, got.data());
+  for (std::uint32_t bits = 0; bits < 65536; ++bits)
+    for (std::size_t i = 0; i < 32; i += 31) {
+      const float want = kernels::widen_half(static_cast<std::uint16_t>(bits)), value = got[bits * 32 + i];
+      ASSERT_TRUE(bits_of(value) == bits_of(want) || (std::isnan(value) && std::isnan(want))) << bits;
+    }
 }
 
 // Protects rounding: between two halves the nearer one is taken, in the middle the even one.

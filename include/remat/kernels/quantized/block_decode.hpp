@@ -1,6 +1,10 @@
 // Blocks of quantized weights as floats.
 #pragma once
 
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
@@ -26,12 +30,40 @@ template <class T>
   return value;
 }
 [[gnu::always_inline]] inline float load_half(const Byte* from) { return widen_half(load<std::uint16_t>(from)); }
+/// A scale, whose NaN a product with it makes quiet anyway.
+[[gnu::always_inline]] inline float load_scale(const Byte* from) {
+#if defined(__AVX2__) && defined(__F16C__)
+  return _cvtsh_ss(load<std::uint16_t>(from));
+#else
+  return load_half(from);
+#endif
+}
+
+inline void decode_halves(const Byte* __restrict from, Index count, float* __restrict out) {
+  Index i = 0;
+#if defined(__AVX2__) && defined(__F16C__)
+  for (; i + 8 <= count; i += 8) {
+    const __m256 floats = _mm256_cvtph_ps(load<__m128i>(from + 2 * i));
+    _mm256_storeu_ps(out + i, floats);
+    if (_mm256_movemask_ps(_mm256_cmp_ps(floats, floats, _CMP_UNORD_Q)) != 0)  // the instruction makes NaN quiet
+      for (Index j = i; j < i + 8; ++j) out[j] = load_half(from + 2 * j);
+  }
+#endif
+  for (; i < count; ++i) out[i] = load_half(from + 2 * i);
+}
 
 struct DecodeQ8 {
   static constexpr int halves = 1;
   void operator()(const Byte* __restrict block, const float* halves_of_block, float* __restrict out) const {
     const float scale = halves_of_block[0];
+#if defined(__AVX512F__)
+    for (int i = 0; i < 32; i += 16) {
+      const __m512i numbers = _mm512_maskz_cvtepi8_epi32(all_lanes, load<__m128i>(block + 2 + i));
+      Spread::store(reinterpret_cast<Spread::Words>(numbers), scale, out + i);
+    }
+#else
     for (int i = 0; i < 32; ++i) out[i] = scale * static_cast<float>(static_cast<std::int8_t>(block[2 + i]));
+#endif
   }
 };
 
@@ -73,7 +105,7 @@ struct DecodeNibbles {
 template <bool has_fifth>
 struct DecodeK {
   void operator()(const Byte* __restrict block, float* __restrict out) const {
-    const float scale = load_half(block), least = load_half(block + 2);
+    const float scale = load_scale(block), least = load_scale(block + 2);
     const Byte* const fifths = block + 16;
     const Byte* const nibbles = fifths + (has_fifth ? 32 : 0);
     // Four bytes at a time: 6 bits of a scale and 6 of a least, whose upper 2 belong to parts 4 to 7; 4 + 4 bits more.
@@ -84,9 +116,16 @@ struct DecodeK {
                                     (both >> 4 & four) | (low_least >> 2 & two)};
     Byte numbers[16];
     std::memcpy(numbers, words, sizeof numbers);
-    float scales[8], leasts[8];
-    for (int part = 0; part < 8; ++part) scales[part] = scale * static_cast<float>(numbers[part]);
-    for (int part = 0; part < 8; ++part) leasts[part] = least * static_cast<float>(numbers[8 + part]);
+    float floats[16], scales[8], leasts[8];
+    const Spread all(numbers);
+#pragma GCC unroll 4
+    for (int g = 0; g < Spread::count; ++g) {
+      Spread::Words some;
+      all.get(g, 0, 255, some);
+      Spread::store(some, 1, floats + g * Spread::width);
+    }
+    for (int part = 0; part < 8; ++part) scales[part] = scale * floats[part];
+    for (int part = 0; part < 8; ++part) leasts[part] = least * floats[8 + part];
     for (int at = 0; at < 32; at += 16) {
       const Spread fifth(has_fifth ? fifths + at : block);
 #pragma GCC unroll 4
@@ -114,7 +153,7 @@ struct DecodeK {
 /// bytes of which part p has bits 2p and 2p + 1. 16 elements share a scale of 8 bits.
 struct DecodeQ6K {
   void operator()(const Byte* __restrict block, float* __restrict out) const {
-    const float scale = load_half(block + 208);
+    const float scale = load_scale(block + 208);
     for (int half = 0; half < 2; ++half) {
       const Byte* const nibbles = block + half * 64;
       const Byte* const high_bits = block + 128 + half * 32;
@@ -143,11 +182,20 @@ void decode_each(Decode decode, const Byte* from, Index count, float* out) {
   constexpr BlockLayout layout = layout_of(format);
   for (Index i = 0; i < count; i += layout.elements, from += layout.bytes) decode(from, out + i);
 }
-/// Small blocks: the halves that they begin with are widened side by side, or that would take longer than the rest.
+/// Small blocks. Without an instruction for it the halves that they begin with are widened side by side, or that would
+/// take longer than the rest.
 template <BlockFormat format, class Decode>
 void decode_small(Decode decode, const Byte* from, Index count, float* out) {
   constexpr BlockLayout layout = layout_of(format);
-  constexpr int side_by_side = 16, halves = Decode::halves;
+  constexpr int halves = Decode::halves;
+#if defined(__AVX2__) && defined(__F16C__)
+  for (Index i = 0; i < count; i += layout.elements, from += layout.bytes) {
+    float widened[halves];
+    for (int h = 0; h < halves; ++h) widened[h] = load_scale(from + 2 * h);
+    decode(from, widened, out + i);
+  }
+#else
+  constexpr int side_by_side = 16;
   while (count > 0) {
     const int blocks = static_cast<int>(std::min<Index>(side_by_side, count / layout.elements));
     std::uint16_t stored[side_by_side * halves] = {};
@@ -158,6 +206,7 @@ void decode_small(Decode decode, const Byte* from, Index count, float* out) {
       decode(from, widened + b * halves, out);
     count -= blocks * layout.elements;
   }
+#endif
 }
 
 }  // namespace detail
@@ -173,9 +222,7 @@ inline void decode_blocks(BlockFormat format, const std::byte* bytes, Index firs
   float* const __restrict to = out;
   switch (format) {
     case f32: std::memcpy(to, from, static_cast<std::size_t>(count) * sizeof(float)); return;
-    case f16:
-      for (Index i = 0; i < count; ++i) to[i] = detail::load_half(from + 2 * i);
-      return;
+    case f16: return detail::decode_halves(from, count, to);
     case bf16:
       for (Index i = 0; i < count; ++i) to[i] = widen(detail::load<std::uint16_t>(from + 2 * i));
       return;

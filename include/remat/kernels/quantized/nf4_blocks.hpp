@@ -5,49 +5,13 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <remat/core/frozen_matrix.hpp>
 #include <remat/core/pool.hpp>
 #include <remat/kernels/quantized/encode_rows.hpp>
+#include <remat/kernels/quantized/nf4_decode.hpp>
 #include <string>
 
 namespace remat { inline namespace REMAT_ABI { namespace kernels {
-
-namespace detail {
-
-/// The 16 values of NF4: quantiles of a normal distribution, scaled to [-1, 1], 0 among them.
-inline constexpr float nf4_values[16] = {
-    -1.0F,
-    -0.6961928009986877F,
-    -0.5250730514526367F,
-    -0.39491748809814453F,
-    -0.28444138169288635F,
-    -0.18477343022823334F,
-    -0.09105003625154495F,
-    0.0F,
-    0.07958029955625534F,
-    0.16093020141124725F,
-    0.24611230194568634F,
-    0.33791524171829224F,
-    0.44070982933044434F,
-    0.5626170039176941F,
-    0.7229568362236023F,
-    1.0F,
-};
-
-/// The values of each byte, that of its upper half first.
-struct Nf4Pairs {
-  float values[256][2];
-  constexpr Nf4Pairs() : values{} {
-    for (int byte = 0; byte < 256; ++byte) {
-      values[byte][0] = nf4_values[byte / 16];
-      values[byte][1] = nf4_values[byte % 16];
-    }
-  }
-};
-inline constexpr Nf4Pairs nf4_pairs;
-
-}  // namespace detail
 
 /// Each element is one of the 16 values of NF4, the nearest one, times the greatest magnitude of its block, a float.
 /// Blocks are 64 elements of a row, the last one of a row as many as are left; 4.5 bits an element. In rows of whole
@@ -55,7 +19,7 @@ inline constexpr Nf4Pairs nf4_pairs;
 class Nf4Blocks final : public FrozenMatrix {
  public:
   /// Elements of a block.
-  static constexpr Index block = 64;
+  static constexpr Index block = detail::nf4_block;
 
   /// Quantizes the rows that `read` gives.
   Nf4Blocks(Index rows, Index columns, const RowReader& read)
@@ -66,19 +30,13 @@ class Nf4Blocks final : public FrozenMatrix {
   }
 
   void read(Index first, Index count, float* to) const override {
-    const Index width = columns(), pairs = width / 2, whole = width / block * block;
+    const Index width = columns(), whole = width / block * block;
     for (Index i = 0; i < count; ++i, to += width) {
       const std::uint8_t* const from = codes(first + i);
       const float* const scale = scales(first + i);
-#pragma GCC unroll 4
-      for (Index j = 0; j < pairs; ++j) std::memcpy(to + 2 * j, detail::nf4_pairs.values[from[j]], 2 * sizeof(float));
-      if (width % 2 != 0) to[width - 1] = detail::nf4_values[from[pairs] / 16];
-      for (Index j = 0; j < whole; j += block) {
-        const float by = scale[j / block];
-#pragma omp simd
-        for (Index k = j; k < j + block; ++k) to[k] *= by;
-      }
-      for (Index j = whole; j < width; ++j) to[j] *= scale[whole / block];
+      for (Index j = 0; j < whole; j += block) detail::decode_nf4_block(from + j / 2, scale[j / block], to + j);
+      for (Index j = whole; j < width; ++j)
+        to[j] = detail::nf4_values[j % 2 == 0 ? from[j / 2] / 16 : from[j / 2] % 16] * scale[whole / block];
     }
   }
   std::string format() const override { return "NF4"; }

@@ -1,17 +1,28 @@
 // Bits of 16 bytes as numbers side by side, in vectors: compilers unpack bytes in more steps, or one by one.
 #pragma once
 
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
 #include <cstdint>
 #include <cstring>
 #include <remat/core/config.hpp>
 
 namespace remat { inline namespace REMAT_ABI { namespace kernels::detail {
 
+#if defined(__AVX512F__)
+/// A mask for instructions without one, of whose undefined lanes, that there are none of, GCC warns.
+inline constexpr __mmask16 all_lanes = 0xffff;
+#endif
+
 /// 16 bytes, of which some bits are taken as numbers, a register of them at a time.
 class Spread {
  public:
-#if defined(__AVX2__)
-  static constexpr int width = 8;  // numbers to a register
+#if defined(__AVX512F__)
+  static constexpr int width = 16;  // numbers to a register
+#elif defined(__AVX2__)
+  static constexpr int width = 8;
 #else
   static constexpr int width = 4;
 #endif
@@ -20,7 +31,16 @@ class Spread {
 
   ///@{
   /// `get`: numbers[j] = byte width * g + j, shifted to the right, & mask.
-#if defined(__AVX2__)
+#if defined(__AVX512F__)
+  [[gnu::always_inline]] explicit Spread(const std::uint8_t* bytes) {
+    __m128i all;
+    std::memcpy(&all, bytes, sizeof all);
+    words_ = reinterpret_cast<Words>(_mm512_maskz_cvtepu8_epi32(all_lanes, all));
+  }
+  [[gnu::always_inline]] void get(int, int shift, std::uint8_t mask, Words& numbers) const {
+    numbers = words_ >> static_cast<std::uint32_t>(shift) & mask;
+  }
+#elif defined(__AVX2__)
   [[gnu::always_inline]] explicit Spread(const std::uint8_t* bytes) {
     typedef std::uint32_t Four __attribute__((vector_size(16)));
     Four four;
@@ -59,7 +79,9 @@ class Spread {
  private:
   typedef std::int32_t Numbers __attribute__((vector_size(4 * width)));
   typedef float Floats __attribute__((vector_size(4 * width)));
-#if defined(__AVX2__)
+#if defined(__AVX512F__)
+  Words words_;
+#elif defined(__AVX2__)
   Words words_[count];  // words of 4 bytes, each once for every one of its bytes
 #else
   typedef std::uint8_t Bytes __attribute__((vector_size(16)));
