@@ -14,6 +14,7 @@
 #include <remat/kernels/linear.hpp>
 #include <remat/kernels/quantized.hpp>
 #include <string>
+#include <tuple>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -57,6 +58,14 @@ class StoredMatrix : public remat::FrozenMatrix {
   void read(Index first, Index count, float* to) const override {
     EXPECT_TRUE(first >= 0 && count > 0 && columns() > 0 && first + count <= rows());
     remat::kernels::decode_blocks(format_, bytes_.data(), first * columns(), count * columns(), to);
+  }
+  Index granule() const override { return layout_.elements; }
+  void read_part(Index first, Index count, Index column, Index width, float* to) const override {
+    EXPECT_TRUE(first >= 0 && count > 0 && first + count <= rows() && column >= 0 && width > 0);
+    EXPECT_TRUE(column % granule() == 0 && (width % granule() == 0 || column + width == columns()));
+    EXPECT_LE(column + width, columns());
+    for (Index i = 0; i < count; ++i)
+      remat::kernels::decode_blocks(format_, bytes_.data(), (first + i) * columns() + column, width, to + i * width);
   }
   std::string format() const override { return layout_.name; }
   std::size_t bytes() const override { return bytes_.size(); }
@@ -199,6 +208,86 @@ TYPED_TEST(FrozenProductsTest, TakeEveryFormat) {
   }
 }
 
+// Each backend of this program in turn makes the products of floats.
+class FrozenTiles : public testing::Test {
+ protected:
+  template <class F>
+  void with_each_backend(F&& run) {
+    for (const remat::kernels::Backend backend : remat::kernels::backends) {
+      SCOPED_TRACE(name_of(backend));
+      remat::kernels::set_gemm_choice(remat::kernels::GemmChoice(backend));
+      run();
+      if (HasFatalFailure()) return;
+    }
+  }
+  void TearDown() override { remat::kernels::set_gemm_choice(before_); }
+
+ private:
+  const remat::kernels::GemmChoice before_ = remat::kernels::gemm_choice();
+};
+
+// Protects products that are cut in every direction: several tiles of rows and columns, with ragged ends, and pieces of
+// the sum, of blocks that begin where parts do.
+TEST_F(FrozenTiles, EqualProductsWithTheDecodedMatrix) {
+  with_each_backend([&] {
+    for (const auto& [format, stored_rows, columns, rows] :
+         {std::tuple<BlockFormat, Index, Index, Index>{BlockFormat::f32, 411, 331, 3},
+          {BlockFormat::f32, 210, 331, 270},
+          {BlockFormat::f32, 1540, 5, 270},
+          {BlockFormat::q8_0, 411, 160, 2},
+          {BlockFormat::q8_0, 219, 416, 21},
+          {BlockFormat::q4_k, 300, 512, 1},
+          {BlockFormat::q4_k, 300, 512, 5}}) {
+      const StoredMatrix matrix(format, stored_rows, columns);
+      for (const bool transposed : {false, true})
+        for (const std::size_t strip : {one_strip, short_strips}) {
+          check<float>(matrix, rows, transposed, strip);
+          if (HasFatalFailure()) return;
+        }
+    }
+  });
+}
+
+// Protects what a run with stored weights says of one with floats: where products are our own, the bits are the same.
+TEST_F(FrozenTiles, HaveTheBitsOfOurOwnProducts) {
+  remat::kernels::set_gemm_choice(remat::kernels::GemmChoice());
+  const StoredMatrix matrix(BlockFormat::q4_k, 530, 512);
+  std::vector<float> decoded(530 * 512);
+  matrix.read(0, 530, decoded.data());
+  for (const bool transposed : {false, true})
+    for (const Index rows : {9, 130})
+      for (const std::size_t strip : {std::size_t{4} << 20, one_strip, short_strips}) {
+        const FrozenProducts<float> products{rows, &matrix, transposed, strip};
+        const remat::kernels::LinearProducts<float> plain{rows, products.inputs(), products.outputs(), transposed};
+        const auto x = random_values<float>(rows * plain.inputs, 1), bias = random_values<float>(plain.outputs, 3);
+        const auto dy = random_values<float>(rows * plain.outputs, 2);
+        std::vector<float> y(dy.size()), dx = random_values<float>(rows * plain.inputs, 5);
+        plain.forward(x.data(), decoded.data(), bias.data(), y.data());
+        plain.input_gradient(dy.data(), decoded.data(), true, dx.data());
+        EXPECT_EQ((forward<float, float>(products, x, bias.data())), y) << rows << " rows, " << transposed;
+        EXPECT_EQ(gradient(products, dy, true), dx) << rows << " rows, " << transposed;
+      }
+}
+
+// Protects memory, and matrices of which only whole rows can be read: floats of these are made by strips.
+TEST_F(FrozenTiles, AreOfMatricesWithParts) {
+  struct Rows : StoredMatrix {
+    Rows() : StoredMatrix(BlockFormat::f32, 40, 300) {}
+    Index granule() const override { return FrozenMatrix::granule(); }
+    void read_part(Index first, Index count, Index column, Index width, float* to) const override {
+      FrozenMatrix::read_part(first, count, column, width, to);
+    }
+  } const whole;
+  EXPECT_EQ(whole.granule(), 300);
+  const StoredMatrix parts(BlockFormat::f32, 40, 300);
+  for (const bool transposed : {false, true}) {
+    for (const Index rows : {1, 30}) check<float>(whole, rows, transposed, short_strips);
+    EXPECT_GT((FrozenProducts<float>{30, &whole, transposed}.forward_scratch()), 0U);
+    EXPECT_EQ((FrozenProducts<float>{30, &parts, transposed}.forward_scratch()), 0U);
+    EXPECT_EQ((FrozenProducts<float>{30, &parts, transposed}.gradient_scratch()), 0U);
+  }
+}
+
 // Protects empty batches and layers: a sum of nothing is the bias, or what was there.
 TYPED_TEST(FrozenProductsTest, TakeEmptyExtents) {
   for (const auto& [stored_rows, columns] : {std::pair<Index, Index>{0, 0}, {0, 5}, {5, 0}, {5, 3}}) {
@@ -212,7 +301,7 @@ TYPED_TEST(FrozenProductsTest, HaveTheSameBitsForAnyThreads) {
   const int before = omp_get_max_threads();
   const StoredMatrix matrix(BlockFormat::q4_k, 260, 256);
   for (const bool transposed : {false, true})
-    for (const Index rows : {1, 6, 130}) {
+    for (const Index rows : {1, 6, 130, 300}) {
       const FrozenProducts<TypeParam> products{rows, &matrix, transposed, short_strips};
       const auto x = random_values<TypeParam>(rows * products.inputs(), 1);
       const auto dy = random_values<TypeParam>(rows * products.outputs(), 2);

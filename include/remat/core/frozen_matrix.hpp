@@ -1,6 +1,7 @@
 // A matrix that nobody trains, left as it is stored.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <remat/core/shape.hpp>
 #include <string>
@@ -28,6 +29,16 @@ class FrozenMatrix {
   /// Rows [first, first + count) to `to` [count, columns]: always the same bits. Any number of threads at once; throws
   /// nothing, allocates nothing.
   virtual void read(Index first, Index count, float* to) const = 0;
+  /// Elements of a row that are stored together: `read_part` gives no less. All of a row unless a matrix says
+  /// otherwise.
+  virtual Index granule() const { return std::max<Index>(1, columns()); }
+  /// Columns [column, column + width) of rows [first, first + count), to `to` [count, width]: the bits of `read`. Both
+  /// `column` and `width` are multiples of `granule()`, but that a part may end where its rows do. As `read` is, by any
+  /// number of threads.
+  virtual void read_part(Index first, Index count, [[maybe_unused]] Index column, [[maybe_unused]] Index width,
+                         float* to) const {
+    read(first, count, to);
+  }
   /// How it is stored, for reports: "Q4_1".
   virtual std::string format() const = 0;
   /// The bytes of memory that it takes for itself.

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <remat/core/frozen_matrix.hpp>
+#include <remat/kernels/frozen_tiles.hpp>
 #include <remat/kernels/gemm.hpp>
 #include <remat/kernels/row_dots.hpp>
 #include <type_traits>
@@ -11,16 +12,17 @@
 namespace remat { inline namespace REMAT_ABI { namespace kernels {
 
 /// Of x [rows, inputs], a frozen matrix of [inputs, outputs], or [outputs, inputs] if `transposed`, and y [rows,
-/// outputs]. Strips of the matrix, some stored rows each, are decoded by all threads and then multiplied. For few rows
-/// of x each row of the matrix is used while it is in the cache of the thread that decoded it, and not rounded to T.
-/// How the matrix is cut depends on shapes alone, so the number of threads changes no bit. Scratch is aligned to 64
-/// bytes.
+/// outputs]. Products of floats are made by tiles, see `frozen_product`. Of others strips of the matrix, some stored
+/// rows each, are decoded by all threads and then multiplied. For few rows of x each row of the matrix is used while it
+/// is in the cache of the thread that decoded it, and not rounded to T. How the matrix is cut depends on shapes alone,
+/// so the number of threads changes no bit. Scratch is aligned to 64 bytes.
 template <class T>
 struct FrozenProducts {
   Index rows;
   const FrozenMatrix* matrix;
   bool transposed;
-  std::size_t strip_bytes = std::size_t{4} << 20;  // of a decoded strip, about: it should stay in the cache
+  std::size_t strip_bytes = std::size_t{4} << 20;  // of a decoded strip, about: it should stay in the cache; of the
+                                                   // part of a tile half as many
 
   Index inputs() const { return matrix->shape()[transposed ? 1 : 0]; }
   Index outputs() const { return matrix->shape()[transposed ? 0 : 1]; }
@@ -127,11 +129,22 @@ struct FrozenProducts {
   };
   bool has_few_rows() const { return rows <= few && matrix->columns() > 0; }
 
+  /// Those of `dots` and of `sums`.
+  Gemm dots_shape(bool add = false) const {
+    const Index width = matrix->rows(), depth = matrix->columns();
+    return {.b = Trans::yes, .m = rows, .n = width, .k = depth, .lda = depth, .ldc = width, .accumulate = add};
+  }
+  Gemm sums_shape(bool add = false) const {
+    const Index width = matrix->columns(), depth = matrix->rows();
+    return {.m = rows, .n = width, .k = depth, .lda = depth, .ldc = width, .accumulate = add};
+  }
+  bool is_by_tiles(const Gemm& shape) const { return std::is_same_v<T, float> && has_tiles(shape, *matrix); }
+
   std::size_t dots_scratch() const {
     Scratch scratch{nullptr};
     if (has_few_rows())
       FewRows(rows, *matrix, scratch);
-    else
+    else if (!is_by_tiles(dots_shape()))
       Strip(*matrix, strip_rows(), scratch);
     return scratch.used;
   }
@@ -142,6 +155,8 @@ struct FrozenProducts {
     if (rows == 0 || width == 0) return;
     Scratch scratch{memory};
     if (has_few_rows()) return few_dots(a, bias, add, to, FewRows(rows, *matrix, scratch));
+    if constexpr (std::is_same_v<T, float>)
+      if (is_by_tiles(dots_shape())) return frozen_product(dots_shape(add), a, *matrix, bias, to, strip_bytes / 2);
     const Index count = strip_rows();
     const Strip strip(*matrix, count, scratch);
     for (Index first = 0; first < width; first += count) {
@@ -180,6 +195,7 @@ struct FrozenProducts {
 
   std::size_t sums_scratch() const {
     Scratch scratch{nullptr};
+    if (is_by_tiles(sums_shape())) return 0;
     Strip(*matrix, strip_rows(), scratch);
     if (has_float_sums()) scratch.template take<A>(checked_mul(std::min(rows, piece), matrix->columns()));
     return scratch.used;
@@ -189,6 +205,8 @@ struct FrozenProducts {
   void sums(const T* a, const A* bias, bool add, Y* to, std::byte* memory) const {
     const Index width = matrix->columns(), depth = matrix->rows();
     if (width == 0) return;
+    if constexpr (std::is_same_v<T, float>)
+      if (is_by_tiles(sums_shape())) return frozen_product(sums_shape(add), a, *matrix, bias, to, strip_bytes / 2);
     Scratch scratch{memory};
     const Strip strip(*matrix, strip_rows(), scratch);
     if constexpr (!std::is_same_v<Y, A>) {

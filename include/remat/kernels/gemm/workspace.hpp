@@ -44,6 +44,11 @@ class Workspace {
     static thread_local Workspace space;
     return space;
   }
+  /// For floats of a part of a stored matrix, beside either.
+  static Workspace& of_decoded() {
+    static thread_local Workspace space;
+    return space;
+  }
 
  private:
   void* data_ = nullptr;

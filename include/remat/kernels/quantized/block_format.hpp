@@ -20,23 +20,26 @@ struct BlockLayout {
 /// The most elements that a block has; every other block's number of elements divides it.
 inline constexpr Index max_block_elements = 256;
 
+namespace detail {
+
+/// Of all formats, in their order.
+inline constexpr BlockLayout block_layouts[] = {
+    {"F32", 1, 4},                         // a float
+    {"F16", 1, 2},                         // a half
+    {"BF16", 1, 2},                        // a bfloat16
+    {"Q8_0", 32, 2 + 32},                  // scale; bytes
+    {"Q4_0", 32, 2 + 16},                  // scale; 4 bits
+    {"Q4_1", 32, 2 + 2 + 16},              // scale, least; 4 bits
+    {"Q5_0", 32, 2 + 4 + 16},              // scale; fifth bits; 4 bits
+    {"Q5_1", 32, 2 + 2 + 4 + 16},          // scale, least; fifth bits; 4 bits
+    {"Q4_K", 256, 2 + 2 + 12 + 128},       // scales of scales and of leasts; these; 4 bits
+    {"Q5_K", 256, 2 + 2 + 12 + 32 + 128},  // the same, with fifth bits
+    {"Q6_K", 256, 128 + 64 + 16 + 2},      // 4 bits; 2 bits; scales; their scale
+};
+}  // namespace detail
+
 /// Name, elements and bytes of the blocks of a format.
-constexpr BlockLayout layout_of(BlockFormat format) {
-  constexpr BlockLayout layouts[] = {
-      {"F32", 1, 4},                         // a float
-      {"F16", 1, 2},                         // a half
-      {"BF16", 1, 2},                        // a bfloat16
-      {"Q8_0", 32, 2 + 32},                  // scale; bytes
-      {"Q4_0", 32, 2 + 16},                  // scale; 4 bits
-      {"Q4_1", 32, 2 + 2 + 16},              // scale, least; 4 bits
-      {"Q5_0", 32, 2 + 4 + 16},              // scale; fifth bits; 4 bits
-      {"Q5_1", 32, 2 + 2 + 4 + 16},          // scale, least; fifth bits; 4 bits
-      {"Q4_K", 256, 2 + 2 + 12 + 128},       // scales of scales and of leasts; these; 4 bits
-      {"Q5_K", 256, 2 + 2 + 12 + 32 + 128},  // the same, with fifth bits
-      {"Q6_K", 256, 128 + 64 + 16 + 2},      // 4 bits; 2 bits; scales; their scale
-  };
-  return layouts[static_cast<int>(format)];
-}
+constexpr BlockLayout layout_of(BlockFormat format) { return detail::block_layouts[static_cast<int>(format)]; }
 /// Its name: "Q4_K".
 constexpr const char* name_of(BlockFormat format) { return layout_of(format).name; }
 

@@ -51,6 +51,13 @@ class BlockMatrix final : public FrozenMatrix {
       decode_blocks(format_, source_.bytes.data(), order.stored(first + i, rows()) * columns(), columns(),
                     to + i * columns());
   }
+  Index granule() const override { return layout_of(format_).elements; }
+  void read_part(Index first, Index count, Index column, Index width, float* to) const override {
+    const RowOrder order = source_.order();
+    for (Index i = 0; i < count; ++i)
+      decode_blocks(format_, source_.bytes.data(), order.stored(first + i, rows()) * columns() + column, width,
+                    to + i * width);
+  }
   std::string format() const override { return name_of(format_); }
   std::size_t bytes() const override { return source_.is_mapped ? 0 : source_.bytes.size(); }
   std::size_t mapped_bytes() const override { return source_.is_mapped ? source_.bytes.size() : 0; }

@@ -25,11 +25,13 @@ class Int8Rows final : public FrozenMatrix {
     encode_rows(rows, columns, read, [this](Index row, const float* from) { encode(row, from); });
   }
 
-  void read(Index first, Index count, float* to) const override {
+  void read(Index first, Index count, float* to) const override { read_part(first, count, 0, columns(), to); }
+  Index granule() const override { return 1; }
+  void read_part(Index first, Index count, Index column, Index width, float* to) const override {
     const auto* const scales = reinterpret_cast<const float*>(scales_->data());
-    const Index width = columns();
     for (Index i = 0; i < count; ++i) {
-      const auto* const from = reinterpret_cast<const std::int8_t*>(numbers_->data()) + (first + i) * width;
+      const auto* const from =
+          reinterpret_cast<const std::int8_t*>(numbers_->data()) + (first + i) * columns() + column;
       float* const row = to + i * width;
       const float scale = scales[first + i];
 #pragma omp simd

@@ -29,11 +29,13 @@ class Nf4Blocks final : public FrozenMatrix {
     encode_rows(rows, columns, read, [this](Index row, const float* from) { encode(row, from); });
   }
 
-  void read(Index first, Index count, float* to) const override {
-    const Index width = columns(), whole = width / block * block;
+  void read(Index first, Index count, float* to) const override { read_part(first, count, 0, columns(), to); }
+  Index granule() const override { return block; }
+  void read_part(Index first, Index count, Index column, Index width, float* to) const override {
+    const Index whole = width / block * block;
     for (Index i = 0; i < count; ++i, to += width) {
-      const std::uint8_t* const from = codes(first + i);
-      const float* const scale = scales(first + i);
+      const std::uint8_t* const from = codes(first + i) + column / 2;
+      const float* const scale = scales(first + i) + column / block;
       for (Index j = 0; j < whole; j += block) detail::decode_nf4_block(from + j / 2, scale[j / block], to + j);
       for (Index j = whole; j < width; ++j)
         to[j] = detail::nf4_values[j % 2 == 0 ? from[j / 2] / 16 : from[j / 2] % 16] * scale[whole / block];
