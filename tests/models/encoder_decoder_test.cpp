@@ -249,7 +249,7 @@ TEST(EncoderDecoder, WithExpertsAndRelativeBiasesGivesTheSameBitsUnderEveryPolic
   }
 }
 
-// The auxiliary losses of both stacks are added once, in training alone; padding takes no seat and changes nothing.
+// The auxiliary losses of both stacks are added once, in training alone; padding takes no slot and changes nothing.
 TEST(EncoderDecoder, AddsTheLossesOfItsExpertsOnce) {
   ParameterRegistry parameters;
   const models::EncoderDecoder<double> model(parameters / "m", switched());
@@ -281,7 +281,7 @@ TEST(EncoderDecoder, AddsTheLossesOfItsExpertsOnce) {
   batch.inputs.write()[5] = 3, batch.inputs.write()[6] = 4;
   EXPECT_EQ(loss(Mode::train), shorter);
   batch.target_lengths = {};
-  EXPECT_NE(loss(Mode::train), shorter) << "else it takes seats and is counted";
+  EXPECT_NE(loss(Mode::train), shorter) << "else it takes slots and is counted";
 }
 
 TEST(EncoderDecoder, DecodingWithExpertsEqualsTheWhole) { expect_decoding_of_the_whole(switched()); }

@@ -1,4 +1,4 @@
-// Routing of a mixture of experts as published models have it: seats against a plain reference on random cases, Mixtral
+// Routing of a mixture of experts as published models have it: slots against a plain reference on random cases, Mixtral
 // without drops, experts that choose, DeepSeek's routers; padding, groups and auxiliary losses.
 #include <gtest/gtest.h>
 
@@ -155,7 +155,7 @@ TEST(MixtureOfExperts, WithoutDropsEveryTokenGetsItsExperts) {
   }
 }
 
-// Dropless computes what seats for everyone compute.
+// Dropless computes what slots for everyone compute.
 TEST(MixtureOfExperts, WithoutDropsIsWithSeatsForAll) {
   const auto run = [&](bool dropless) {
     ParameterRegistry parameters(3);
@@ -171,10 +171,10 @@ TEST(MixtureOfExperts, WithoutDropsIsWithSeatsForAll) {
     for (const auto& entry : parameters.entries()) all.push_back(Parameter<double>(entry).grad().copy());
     return all;
   };
-  const auto seats = run(false), runs = run(true);
-  ASSERT_EQ(seats.size(), runs.size());
-  for (std::size_t i = 0; i < seats.size(); ++i)
-    for (Index k = 0; k < seats[i].size(); ++k) EXPECT_NEAR(seats[i][k], runs[i][k], 1e-11) << i;
+  const auto slots = run(false), runs = run(true);
+  ASSERT_EQ(slots.size(), runs.size());
+  for (std::size_t i = 0; i < slots.size(); ++i)
+    for (Index k = 0; k < slots[i].size(); ++k) EXPECT_NEAR(slots[i][k], runs[i][k], 1e-11) << i;
 }
 
 // Each expert takes its best tokens; a token may get several, or none.
@@ -250,7 +250,7 @@ TEST(MixtureOfExperts, DeepSeeksRouterChoosesByABiasAndWeighsWithoutIt) {
   EXPECT_FALSE(parameters.at<double>("moe/router_bias/b").entry()->has_grad);
 }
 
-// Padding takes nobody's seat, gets nothing, and no loss sees it: a batch with it is the batch without.
+// Padding takes nobody's slot, gets nothing, and no loss sees it: a batch with it is the batch without.
 TEST(MixtureOfExperts, PaddingTakesNoSeatAndEntersNoLoss) {
   for (const bool expert_choice : {false, true}) {
     ParameterRegistry parameters(3);

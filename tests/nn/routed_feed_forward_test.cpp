@@ -245,7 +245,7 @@ TEST(RoutedFeedForward, ComputesInBfloat16WithFloatMasters) {
   for (Index i = 0; i < exact.size(); ++i) ASSERT_NEAR(gradient[i], exact[i], 0.03F * greatest) << i;
 }
 
-// Seats go to tokens of any row, so that the experts' dropout cannot follow rows when a batch is trained in parts: each
+// Slots go to tokens of any row, so that the experts' dropout cannot follow rows when a batch is trained in parts: each
 // part draws what no other draws, also where the number of experts looks like one of rows.
 TEST(RoutedFeedForward, DropsApartInEachPartOfABatch) {
   ParameterRegistry parameters(3);

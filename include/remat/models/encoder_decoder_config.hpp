@@ -32,7 +32,7 @@ struct SourceBatch {
   Tensor<std::int32_t> source;               // [B, S]
   Tensor<std::int32_t> source_lengths{};     // [B]
   Tensor<std::int32_t> inputs{}, targets{};  // [B, T]; a target of -1 does not count
-  Tensor<std::int32_t> target_lengths{};     // [B]: of inputs, behind which is padding that takes no expert's seat
+  Tensor<std::int32_t> target_lengths{};     // [B]: of inputs, behind which is padding that takes no expert's slot
 };
 
 namespace detail {

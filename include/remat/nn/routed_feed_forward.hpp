@@ -77,7 +77,7 @@ struct RoutedFeedForward {
     return {routed.output, routed.balance};
   }
   /// x [..., D], of which, where lengths [B] are given, row b of N / B tokens has `lengths[b]`; the others are padding,
-  /// which takes no seat, gets zeros from the experts and enters no loss.
+  /// which takes no slot, gets zeros from the experts and enters no loss.
   Routed routed(const Var<T>& x, const Like<std::int32_t>& lengths = {}) const { return run(x, lengths, true); }
 
   /// The slots of each expert for so many tokens of a group: an even share of them times `capacity_factor`, at least 1.

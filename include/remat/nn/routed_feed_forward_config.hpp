@@ -37,7 +37,7 @@ struct RoutedFeedForwardConfig {
   double gate_scale = 1;            // of shares (DeepSeek V3: 2.5)
   Index expert_groups = 1;          // equal groups of experts, of which a token uses `top_expert_groups` (DeepSeek V3)
   Index top_expert_groups = 0;      // 0: all
-  Index num_groups = 1;             // equal groups of tokens, each with seats of its own
+  Index num_groups = 1;             // equal groups of tokens, each with slots of its own
   Index min_group_size = 0;         // tokens of a group at least: where there are fewer, there are fewer groups
   double jitter = 0;                // in training the router reads tokens times numbers in 1 +- this (Switch: 0.01)
   BalancedChoices balance = BalancedChoices::first;  // what the auxiliary loss counts: Switch's, or Mixtral's
@@ -67,7 +67,7 @@ inline const RoutedFeedForwardConfig& checked(const RoutedFeedForwardConfig& c, 
   require(!c.dropless || !c.expert_choice, path,
           ": dropless is of tokens that choose experts; leave out it or expert_choice");
   require(!c.dropless || (c.num_groups == 1 && c.min_group_size == 0), path,
-          ": dropless has no seats to give out by groups; leave out num_groups and min_group_size");
+          ": dropless has no slots to give out by groups; leave out num_groups and min_group_size");
   require(!c.expert_choice || !c.normalize.value_or(false), path,
           ": normalize is of tokens that choose experts; leave it out beside expert_choice");
   require(c.expert_groups > 0 && c.num_experts % c.expert_groups == 0, path, ": expert_groups ", c.expert_groups,

@@ -64,7 +64,7 @@ inline TransformerLayerConfig completed(TransformerLayerConfig c, const std::str
   if (c.attention.fused) fill(c.attention.key_chunk, c.blockwise.key_chunk);  // plain attention has no blocks
   if (c.routed) {
     require(c.blockwise.query_chunk == 0 && c.blockwise.ffn_chunk == 0 && c.ffn.blockwise.ffn_chunk == 0, path,
-            ": routed seats the tokens of a whole batch; set blockwise.query_chunk and ffn_chunk = 0");
+            ": routed gives its slots to the tokens of a whole batch; set blockwise.query_chunk and ffn_chunk = 0");
     require(c.ffn.hidden_dims == 0 && c.ffn.shared_weight_id.empty(), path,
             ": routed stands in the place of ffn; leave out one of them");
     fill(c.routed->model_dims, c.model_dims);
