@@ -132,8 +132,10 @@ struct LogSumExp {
     const T lost = as_written(maximum - as_written(value - added));
     return {value, lost + as_written(log_sum - added)};
   }
-  /// e^x over the sum. In two steps, and the large numbers first: x lies near `value`.
-  [[gnu::always_inline]] T share(T x) const { return fast_exp(as_written(x - value) - rest); }
+  /// The logarithm of e^x over the sum. In two steps, and the large numbers first: x lies near `value`.
+  [[gnu::always_inline]] T exponent(T x) const { return as_written(x - value) - rest; }
+  /// e^x over the sum.
+  [[gnu::always_inline]] T share(T x) const { return fast_exp(exponent(x)); }
 };
 
 }}}  // namespace remat::kernels

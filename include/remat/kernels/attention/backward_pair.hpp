@@ -82,9 +82,7 @@ class TilePair {
     T* derivative = of_products ? tile.derivative : nullptr;
     if constexpr (Changed)
       ScoreChange<E, true>(p, tables.buckets, b, query_head)(weights, derivative, t0 + first, rows, s, lanes);
-    for (Index i = 0; i < rows; ++i)
-      differentiate_row(t0 + first + i, s, weights + i * group, dscores + i * group,
-                        derivative == nullptr ? nullptr : derivative + i * group);
+    differentiate_rows({t0 + first, rows}, s, weights, dscores, derivative);
     return {first, rows};
   }
 
@@ -122,40 +120,51 @@ class TilePair {
   T scale = static_cast<T>(p.scale), key_scale = 1;  // of dq and dk as multiplied
 
  private:
-  /// Query t against the keys of one group: scores become probabilities, their gradients those of the scores.
-  [[gnu::always_inline]] void differentiate_row(Index t, Index s, T* weights, T* dscores, const T* derivative) const {
+  /// Queries against the keys of one group from s on: scores become probabilities, their gradients those of the scores.
+  void differentiate_rows(Rows queries, Index s, T* __restrict weights, T* __restrict dscores,
+                          const T* __restrict derivative) const {
     constexpr T infinity = std::numeric_limits<T>::infinity();
-    const auto log_sum_exp = x.of_row(row(query_head, t));
-    const T delta = x.delta[row(query_head, t)];
-    const auto begin = static_cast<int>(std::clamp<Index>(seen.begin(t) - s, 0, group));
-    const auto end = static_cast<int>(std::clamp<Index>(seen.end(t) - s, 0, group));
-    if (begin > 0) std::fill_n(weights, begin, -infinity);
-    if (end < group) std::fill_n(weights + end, group - end, -infinity);
-    // A loop of its own: with the rest in it, GCC would not vectorize the exponential.
-    if (log_sum_exp.value == log_sum_exp.value) {
-      for (int j = 0; j < group; ++j) weights[j] = log_sum_exp.share(weights[j]);
-    } else {  // NaN is for those who see it only
-      for (int j = 0; j < group; ++j) weights[j] = weights[j] == -infinity ? T{0} : log_sum_exp.value;
-    }
-    const auto finish = [&](const auto& factor) {
-      for (int j = 0; j < group; ++j) {
-        const T weight = weights[j], slope = weight * (factor(j) * dscores[j] - delta);
-        weights[j] = weight * factor(j);
-        dscores[j] = weight == 0 ? T{0} : slope;  // hides NaN of what nobody sees
+    for (Index i = 0; i < queries.count; ++i) {
+      const Index t = queries.first + i;
+      T* const __restrict of_row = weights + i * group;
+      const auto begin = static_cast<int>(std::clamp<Index>(seen.begin(t) - s, 0, group));
+      const auto end = static_cast<int>(std::clamp<Index>(seen.end(t) - s, 0, group));
+      if (begin > 0) std::fill_n(of_row, begin, -infinity);
+      if (end < group) std::fill_n(of_row + end, group - end, -infinity);
+      const auto log_sum_exp = x.of_row(row(query_head, t));
+      if (log_sum_exp.value == log_sum_exp.value) {
+#pragma omp simd
+        for (int j = 0; j < group; ++j) of_row[j] = log_sum_exp.exponent(of_row[j]);
+      } else {  // NaN is for those who see it only
+        for (int j = 0; j < group; ++j) of_row[j] = of_row[j] == -infinity ? -infinity : log_sum_exp.value;
       }
-    };
-    if (p.dropout.active()) {
-      T factors[group];
-      dropout_factors(p.dropout, coordinate(p, b, query_head, t, s), group, factors);
-      finish([&](int j) { return factors[j]; });
-    } else {
-      finish([](int) { return T{1}; });
     }
-    // The difference above is 0 then but for rounding. NaN still shows.
-    if (log_sum_exp.rest == 0)
-      for (int j = 0; j < group; ++j) dscores[j] *= T{0};
-    if (derivative != nullptr)
-      for (int j = 0; j < group; ++j) dscores[j] = dscores[j] == 0 ? T{0} : dscores[j] * derivative[j];
+    for (Index i = 0; i < queries.count * group; ++i) weights[i] = fast_exp(weights[i]);
+    for (Index i = 0; i < queries.count; ++i, weights += group, dscores += group) {
+      const Index t = queries.first + i;
+      const T delta = x.delta[row(query_head, t)];
+      const auto finish = [&](const auto& factor) {
+#pragma omp simd
+        for (int j = 0; j < group; ++j) {
+          const T weight = weights[j], slope = weight * (factor(j) * dscores[j] - delta);
+          weights[j] = weight * factor(j);
+          dscores[j] = detail::select(weight == 0, T{0}, slope);  // hides NaN of what nobody sees
+        }
+      };
+      if (p.dropout.active()) {
+        T factors[group];
+        dropout_factors(p.dropout, coordinate(p, b, query_head, t, s), group, factors);
+        finish([&](int j) { return factors[j]; });
+      } else {
+        finish([](int) { return T{1}; });
+      }
+      // The difference above is 0 then but for rounding. NaN still shows.
+      if (x.of_row(row(query_head, t)).rest == 0)
+        for (int j = 0; j < group; ++j) dscores[j] *= T{0};
+      if (derivative == nullptr) continue;
+      const T* const slopes = derivative + i * group;
+      for (int j = 0; j < group; ++j) dscores[j] = detail::select(dscores[j] == 0, T{0}, dscores[j] * slopes[j]);
+    }
   }
 
   bool keys_finite = true, queries_finite = true, douts_finite = true;

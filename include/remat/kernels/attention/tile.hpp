@@ -39,6 +39,7 @@ inline void multiply_block(Index depth, const T* a, Index a_pitch, const T* b, I
 #pragma GCC unroll 2
     for (int j = 0; j < Columns; ++j) sum[i][j] = V{};
   }
+#pragma GCC unroll 4
   for (Index p = 0; p < depth; ++p) {
     V right[Columns];
 #pragma GCC unroll 2
