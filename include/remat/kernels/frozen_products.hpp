@@ -21,8 +21,8 @@ struct FrozenProducts {
   Index rows;
   const FrozenMatrix* matrix;
   bool transposed;
-  std::size_t strip_bytes = std::size_t{4} << 20;  // of a decoded strip, about: it should stay in the cache; of the
-                                                   // part of a tile half as many
+  std::size_t strip_bytes = std::size_t{4} << 20;  // of a decoded strip, about: it should stay in the cache; the part
+                                                   // of a tile, of which each thread has one, takes a quarter
 
   Index inputs() const { return matrix->shape()[transposed ? 1 : 0]; }
   Index outputs() const { return matrix->shape()[transposed ? 0 : 1]; }
@@ -156,7 +156,7 @@ struct FrozenProducts {
     Scratch scratch{memory};
     if (has_few_rows()) return few_dots(a, bias, add, to, FewRows(rows, *matrix, scratch));
     if constexpr (std::is_same_v<T, float>)
-      if (is_by_tiles(dots_shape())) return frozen_product(dots_shape(add), a, *matrix, bias, to, strip_bytes / 2);
+      if (is_by_tiles(dots_shape())) return frozen_product(dots_shape(add), a, *matrix, bias, to, strip_bytes / 4);
     const Index count = strip_rows();
     const Strip strip(*matrix, count, scratch);
     for (Index first = 0; first < width; first += count) {
@@ -206,7 +206,7 @@ struct FrozenProducts {
     const Index width = matrix->columns(), depth = matrix->rows();
     if (width == 0) return;
     if constexpr (std::is_same_v<T, float>)
-      if (is_by_tiles(sums_shape())) return frozen_product(sums_shape(add), a, *matrix, bias, to, strip_bytes / 2);
+      if (is_by_tiles(sums_shape())) return frozen_product(sums_shape(add), a, *matrix, bias, to, strip_bytes / 4);
     Scratch scratch{memory};
     const Strip strip(*matrix, strip_rows(), scratch);
     if constexpr (!std::is_same_v<Y, A>) {
