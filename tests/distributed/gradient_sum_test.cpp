@@ -118,6 +118,12 @@ TEST(GradientSum, RefusesWhatWouldBeCountedWrong) {
   EXPECT_THROW(sum.add(), Error);  // made after the sum
 }
 
+TEST(Shards, AreOfFloatsAndDoubles) {
+  const ParameterRegistry parameters;
+  (parameters / "model").parameter<bfloat16>("w", {2}, init::zeros());
+  EXPECT_THROW(Shards(parameters, 1), Error);
+}
+
 TEST(Shards, OwnEveryElementOnceInWholeBlocks) {
   const ParameterRegistry parameters;
   made(parameters, "a", {3, 5000}), made(parameters, "b", {7}), made(parameters, "c", {4096}),
@@ -242,6 +248,9 @@ TEST(Sharded, StateIsThatOfTheOptimizerItself) {
   StateDict wrong = a;
   wrong.tensors.begin()->second.shape = {5000, 3};
   EXPECT_THROW(shards.load_state_dict(wrong), Error);
+  StateDict of_others = a;
+  of_others.tensors.emplace("model/none/first_moment", a.tensors.begin()->second);
+  EXPECT_THROW(shards.load_state_dict(of_others), Error);
 }
 
 TEST(Sharded, WhatIsUnfrozenLaterBelongsToNobody) {

@@ -110,6 +110,18 @@ TEST(Group, RefusesToSendToItselfOrToNobody) {
   for (const int to : {0, 2, -1}) EXPECT_THROW(group.send(std::span(one), to), Error) << to;
 }
 
+// A group of one has nobody to talk to, whether it is asked or what carries its bytes.
+TEST(Group, OfOneProcessRefusesOthers) {
+  const Group group;
+  EXPECT_THROW(group.broadcast(1, 1), Error);
+  EXPECT_THROW(group.scatter(std::vector<std::vector<int>>{{1}, {2}}), Error);
+  std::byte byte{};
+  Transport& transport = group.transport();
+  EXPECT_THROW(transport.send({&byte, 1}, 0), Error);
+  EXPECT_THROW(transport.receive({&byte, 1}, 0), Error);
+  EXPECT_THROW(transport.exchange({&byte, 1}, 0, {&byte, 1}, 0), Error);
+}
+
 TEST(Group, OfOneProcessGivesBackWhatItGets) {
   int argc = 0;
   char** argv = nullptr;

@@ -4,8 +4,10 @@
 #include <core/expect_error.hpp>
 #include <cstdio>
 #include <fstream>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <remat/text/make_tokenizer.hpp>
+#include <remat/text/merges.hpp>
 #include <remat/text/tokenizer_json.hpp>
 #include <remat/text/vocabulary_files.hpp>
 #include <string>
@@ -224,6 +226,8 @@ TEST(Tables, NameWhatIsWrong) {
   refused("a score that is not a number",
           [](auto& t) { t.model = "llama", t.scores.assign(3, std::numeric_limits<float>::quiet_NaN()); });
   refused("needs the tokens [UNK], [CLS] and [SEP]", [](auto& t) { t.model = "bert"; });
+  constexpr std::size_t most = std::numeric_limits<std::int32_t>::max();  // merges are numbered by int32
+  expect_error({"has too many merges"}, [] { text::detail::merge_of({}, "a", "b", most, ""); });
 }
 
 TEST(NormalForm, IsOfText) {
