@@ -248,6 +248,8 @@ TEST(ContextParallel, PartsMakeUpTheWhole) {
       same_bits(context.whole(context.part(whole.reshape({8 * ranks, 6}), 0), 0), whole.reshape({8 * ranks, 6})));
   if (ranks == 1) return;
   EXPECT_THROW(context.part(Tensor<float>({1, 2 * ranks + 1})), Error);
+  const Index tokens = world().is_first() ? 4 : 2;
+  EXPECT_THROW(context.whole(Tensor<float>({1, tokens})), Error);
   Tensor<std::int32_t> targets({1, 4}, -1);
   if (!world().is_first()) targets = Tensor<std::int32_t>({1, 4}, {1, -1, 2, 3});
   EXPECT_DOUBLE_EQ(context.token_share(targets), world().is_first() ? 0.0 : 1.0 / static_cast<double>(ranks - 1));

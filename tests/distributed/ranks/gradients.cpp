@@ -284,4 +284,16 @@ TEST(Gradients, AreUpdatedByAnOptimizerOfTheirOwnShardsAlone) {
   EXPECT_THROW(own.step(sum, 1e-2), Error);  // once
 }
 
+// A parameter of no elements, so that nothing is sent that would wait for those that refuse it.
+TEST(Gradients, StatesOfAnotherModelAreRefused) {
+  if (world().size() == 1) return;
+  const ParameterRegistry parameters(1);
+  if (world().is_first()) (parameters / "model").parameter<float>("more", {0}, init::zeros());
+  ShardedAdamW shards(world(), parameters);
+  StateDict state;
+  if (world().is_first()) state.tensors.emplace("model/more/m", Tensor<float>({0}).any());
+  const std::string said = message_of([&] { shards.load_state_dict(state); });
+  if (!world().is_first()) EXPECT_NE(said.find("has \"model/more/m\", which rank"), std::string::npos) << said;
+}
+
 }  // namespace

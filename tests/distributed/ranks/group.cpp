@@ -123,6 +123,40 @@ TEST(Ranks, CallsThatDoNotMatchAreNamed) {
   EXPECT_NE(other_length.find("is sum of 12 bytes"), std::string::npos) << other_length;
 }
 
+// Bytes that change on the way to the last rank, as by a broken network.
+TEST(Ranks, OtherBytesThanTheFirstHasAreNoticed) {
+  struct Broken final : Transport {
+    Group of = world();
+    int rank() const override { return of.rank(); }
+    int size() const override { return of.size(); }
+    void send(std::span<const std::byte> bytes, int to) override { of.transport().send(bytes, to); }
+    void receive(std::span<std::byte> bytes, int from) override { of.transport().receive(bytes, from); }
+    void exchange(std::span<const std::byte> out, int to, std::span<std::byte> in, int from) override {
+      of.transport().exchange(out, to, in, from);
+    }
+    void broadcast(std::span<std::byte> bytes, int from) override {
+      of.transport().broadcast(bytes, from);
+      if (rank() == size() - 1) bytes.front() ^= std::byte{1};
+    }
+    std::shared_ptr<Transport> split(int color) override { return of.transport().split(color); }
+    std::shared_ptr<Transport> on_one_machine() override { return of.transport().on_one_machine(); }
+    [[noreturn]] void stop_all(int code) override {
+      of.transport().stop_all(code);
+      std::abort();
+    }
+  };
+  if (world().size() == 1) return;
+  const Group checked(std::make_shared<Broken>(), {.check = true});
+  const std::string said = message_of([&] { checked.broadcast(7); });
+  EXPECT_NE(said.find("gave rank " + std::to_string(world().size() - 1) + " other bytes"), std::string::npos) << said;
+}
+
+TEST(Ranks, BeginMpiOnce) {
+  int argc = 0;
+  char** argv = nullptr;
+  EXPECT_NE(message_of([&] { distributed::init(argc, argv); }).find("call init once"), std::string::npos);
+}
+
 TEST(Ranks, BeginWithTheSameParameters) {
   const auto fill = [](const ParameterRegistry& parameters) {
     (parameters / "a").parameter<float>("w", {3}, init::normal(1));
@@ -141,6 +175,9 @@ TEST(Ranks, BeginWithTheSameParameters) {
   const std::string fact =
       message_of([&] { world().require_equal("the text", world().rank() == last ? "other" : "one"); });
   EXPECT_NE(fact.find("the text is one on rank 0 and other on rank " + std::to_string(last)), std::string::npos);
+  if (world().rank() == last) (same / "c").parameter<float>("w", {3}, init::zeros());
+  const std::string more = message_of([&] { require_equal(world(), same); });
+  EXPECT_NE(more.find("rank " + std::to_string(last) + " has 3 parameters, rank 0 2"), std::string::npos) << more;
 }
 
 }  // namespace
