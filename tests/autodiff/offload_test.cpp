@@ -98,6 +98,14 @@ TEST_F(Offload, RefusesAFolderThatIsNot) {
   expect_error({"/nonexistent", "offload_directory"}, [&] { run(offload(policy::everything), "/nonexistent"); });
 }
 
+TEST(OffloadFile, CannotBeReadBehindItsEnd) {
+  OffloadFile file("", "a setting");
+  std::byte bytes[8]{};
+  file.write(bytes, 4, file.reserve(4));
+  file.read(bytes, 4, 0);
+  expect_error({"offload: a value could not be read", "the file is too short"}, [&] { file.read(bytes, 8, 0); });
+}
+
 // A full disk is told before any value is lost: the error comes out of the step, nothing leaks.
 TEST_F(Offload, AFullDiskIsAnError) {
   const std::size_t live = pool().live_bytes();

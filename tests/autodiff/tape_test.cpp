@@ -199,6 +199,10 @@ TEST(Tape, RefusesMisuse) {
                [&] { tape.checkpoint(policy::nothing, [&] { return tape.backward(sum(x)), x; }); });
   expect_error({"saved_residuals: a checkpoint region is still open"},
                [&] { tape.checkpoint(policy::nothing, [&] { return saved_residuals(tape), x; }); });
+  expect_error({"checkpoint_name: an empty label"}, [&] { checkpoint_name(x, ""); });
+  Var<double> inner;
+  tape.checkpoint(policy::nothing, [&] { return inner = sin(x), cos(inner); });
+  expect_error({"keep: made inside a checkpoint region that did not return it"}, [&] { tape.keep(inner); });
   expect_error({"grad: the input lies on another tape"}, [&] { other.grad(x); });
   expect_error({"keep: the value lies on another tape"}, [&] { other.keep(x); });
   const auto loss = sum(x * x);
@@ -206,6 +210,8 @@ TEST(Tape, RefusesMisuse) {
   expect_error({"only inputs made with {.wants_gradient = true}"}, [&] { tape.grad(loss); });
   expect_error({"already"}, [&] { tape.backward(loss); });
   expect_error({"ended the recording"}, [&] { sin(x); });
+  expect_error({"checkpoint: backward has ended the recording"},
+               [&] { tape.checkpoint(policy::nothing, [&] { return x; }); });
   expect_error({"before a value"}, [&] { Var<double>().value(); });
 }
 
