@@ -348,6 +348,7 @@ TEST(AdamW, RefusesBadSettings) {
   expect_error({"epsilon", "nan"}, [&] { optim::AdamW(parameters, Config{.epsilon = nan}); });
   expect_error({"weight_decay", "-1"}, [&] { optim::AdamW(parameters, Config{.weight_decay = -1}); });
   expect_error({"learning rate", "nan"}, [&] { optim::AdamW(parameters).step(nan); });
+  expect_error({"adamw: gradient scale nan must be finite"}, [&] { optim::AdamW(parameters).step(0.1, nan); });
   expect_error({"l/w", "bfloat16", "float32"}, [&] { optim::AdamW(parameters).step(0.1); });
 }
 

@@ -105,4 +105,27 @@ TEST(WeightAverage, RefusesWhatIsNoDecay) {
   EXPECT_EQ(average.bytes(), 0U);
 }
 
+TEST(WeightAverage, RefusesStatesOfOthersAndWhileItIsSwappedIn) {
+  ParameterRegistry parameters;
+  (parameters / "l").parameter<float>("w", {2}, init::ones());
+  optim::WeightAverage average(parameters);
+  average.update();
+  const StateDict right = average.state_dict();
+  const auto refuses = [&](const char* what, auto&& change) {
+    StateDict state = right;
+    change(state);
+    expect_error({"weight_average: ", what}, [&] { average.load_state_dict(state); });
+  };
+  refuses("the saved average of l/w is float32[1], the parameter float32[2]",
+          [](StateDict& state) { state.tensors["l/w"] = Tensor<float>({1}, 1.0F).any(); });
+  refuses("the saved average of l/w is float64[2]",
+          [](StateDict& state) { state.tensors["l/w"] = Tensor<double>({2}, 1.0).any(); });
+  refuses("2 averages, of which 1 are of parameters here",
+          [](StateDict& state) { state.tensors["l/v"] = Tensor<float>({2}, 1.0F).any(); });
+  refuses("it is of another model", [](StateDict& state) { state.numbers.clear(); });
+  average.swap();
+  expect_error({"weight_average: state_dict was called while"}, [&] { average.state_dict(); });
+  expect_error({"weight_average: load_state_dict was called while"}, [&] { average.load_state_dict(right); });
+}
+
 }  // namespace
