@@ -121,6 +121,9 @@ TEST(BeamSearch, RefusesWhatItCannotDo) {
          {"m: beam_search: length_penalty must be finite"});
   refuse({1}, {.length = 1, .stop_tokens = {19}}, {"m: beam_search: stop token 19 is not in [0, 19)"});
   refuse({1, 2, 3}, {.length = 14}, {"m: beam_search: a prompt of 3 tokens and 14 more do not fit", "context of 16"});
+  const std::vector<float> hidden(3, -std::numeric_limits<float>::infinity());
+  expect_error({"here: all logits are -infinity"},
+               [&] { models::detail::likeliest_steps<float>({0.0}, hidden, 1, "here: "); });
 }
 
 }  // namespace

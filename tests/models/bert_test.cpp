@@ -327,6 +327,10 @@ TEST(BertHeads, RefuseWhatTheyCannotDo) {
   const auto refuses = [&](Config config, std::initializer_list<std::string_view> words) {
     expect_error(words, [&] { models::Encoder<float>(ParameterRegistry() / "e", config); });
   };
+  const models::MultipleChoice<float> choice(parameters / "choice", good);
+  expect_error({"choice/encoder: ids of choices have shape [2, 3], [B, C, T] is needed"}, [&] {
+    choice.logits(tape, {.ids = Tensor<std::int32_t>({2, 3}, 1)});
+  });
   Config c = good;
   c.num_heads = 3;
   refuses(c, {"e/encoder/layer_0", "num_heads 3 does not divide model_dims 8"});

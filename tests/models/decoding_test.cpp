@@ -318,4 +318,27 @@ TEST(BatchGeneration, ChoosesForEachPromptWhatIsChosenForItAlone) {
   });
 }
 
+TEST(Decoding, RefusesTokensThatAreNotThere) {
+  models::DecoderConfig config = llama();
+  config.context = 8;
+  ParameterRegistry parameters;
+  const models::Decoder<double> model(parameters / "m", config);
+  const Tensor<std::int32_t> none({2, 0}), ids = ids_of(2, 0, 2);
+  nn::KeyValueCache<double> cache(8);
+  Tape tape({.mode = Mode::evaluate});
+  expect_error({"m: prefill was given ids of shape [2, 0]"}, [&] { models::prefill(model, none, cache); });
+  expect_error({"m: prefill was given ids of shape [4]"}, [&] { models::prefill(model, ids.reshape({4}), cache); });
+  expect_error({"m: prefill was given 1 lengths and ids of shape [2, 2]"},
+               [&] { models::prefill(model, ids, cache, 0, {1}); });
+  expect_error({"m: next_logits was given ids of shape [2, 0]"}, [&] { model.next_logits(tape, none, cache); });
+  expect_error({"m: next_logits was given 3 lengths and ids of shape [2, 2]"}, [&] {
+    model.next_logits(tape, ids, cache, {1, 1, 1});
+  });
+  expect_error({"m: generate: a prompt of 3 tokens and 6 more do not fit into the context of 8"}, [&] {
+    models::generate(model, {{1}, {1, 2, 3}}, {.length = 6});
+  });
+  Tape training({.step = 1});
+  expect_error({"m: a batch of shape [2, 0] has no tokens to learn"}, [&] { model.loss(training, none, none); });
+}
+
 }  // namespace

@@ -310,6 +310,15 @@ TEST(EncoderDecoder, TranslatesEachRowUntilItsEnd) {
   EXPECT_EQ(ended[1], std::vector<std::int32_t>(texts[1].begin(), at + 1));
 }
 
+TEST(EncoderDecoder, TokensAreRowsOfABatch) {
+  ParameterRegistry parameters;
+  const models::EncoderDecoder<float> model(parameters / "m", small());
+  models::SourceBatch batch = batch_of(3);
+  batch.inputs = batch.inputs.reshape({-1});
+  Tape tape({.mode = Mode::evaluate});
+  expect_error({"m: ids have shape [", "[batch, length] is needed"}, [&] { model.logits(tape, batch); });
+}
+
 TEST(EncoderDecoder, SettingsThatDoNotHoldTogetherAreRefused) {
   const auto refuse = [](std::initializer_list<std::string_view> parts, auto&& change) {
     models::EncoderDecoderConfig c = small();

@@ -217,6 +217,16 @@ TEST(SavedGpt, IsOneOfTransformers) {
   EXPECT_FALSE(std::filesystem::exists(file.path));
 }
 
+// Behind what is said of settings: a part without a name is never left out of a file.
+TEST(SavedDecoders, PartsThatAFormatHasNoNameForAreNamed) {
+  const models::DecoderConfig config = io::decoder_config(io::HuggingFaceFolder(golden("gpt2")));
+  ParameterRegistry parameters;
+  const models::Decoder<float> model(parameters / "m", config);
+  expect_error({"m/positions", "the format of the file has no name for it"},
+               [&] { io::named_weights(model, io::hugging_face_names("model.")); });
+  expect_error({"gpt2: is no kind of Llama"}, [] { io::families::llama_kind("gpt2"); });
+}
+
 TEST(SavedDecoders, WhatAFamilyCannotSayIsNamed) {
   const models::DecoderConfig llama = io::decoder_config(io::HuggingFaceFolder(golden("llama"))),
                               smollm3 = io::decoder_config(io::HuggingFaceFolder(golden("smollm3")));
