@@ -226,6 +226,7 @@ int classify(const Settings& given, const CLI::App& app, const Group& group) {
         return programs::stopped;
     }
   }
+  std::cout << training.communication();
   const Confusion table = confusion_of(model, all, split.held_out, group);
   if (!group.is_first()) return 0;
   print(table, all.names);

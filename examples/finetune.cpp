@@ -1,6 +1,7 @@
 // Adapts a language model from its files to instruction data, within a memory that is promised before the first step.
 //
 //   ./run finetune [--model FILE.gguf] [--data FILE.jsonl] [--memory MIB]      (--help lists every flag)
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <filesystem>
@@ -76,9 +77,19 @@ Steps plan_steps(const Settings& s, const CLI::App& app, const Group& group, Mod
     return 4 * static_cast<std::size_t>(remat::distributed::waiting_gradients(parts, group.size()));
   };
   if (s.full && group.size() == 1 && (app.count("--clip") == 0 || s.clip == 0)) how.in_backward_bytes = 8 + cast;
-  auto chosen = remat::plan_within_memory(static_cast<std::size_t>(s.memory) << 20, parameters, s.batch, plan_of, how);
-  chosen.policy.policy = remat::distributed::agree_on_policy(group, [&] { return chosen.policy.policy; });
-  for (Index* const chunk : {&chosen.cut.head_chunk, &chosen.cut.ffn_chunk}) *chunk = group.broadcast(*chunk);
+  // The first rank searches, for the one that holds most by now.
+  const std::size_t memory = static_cast<std::size_t>(s.memory) << 20;
+  const auto held = group.gather(static_cast<std::uint64_t>(remat::machine::process_memory().anonymous));
+  const std::size_t more = *std::max_element(held.begin(), held.end()) - held.front();
+  remat::StepWithinMemory chosen;
+  const remat::Policy policy = remat::distributed::agree_on_policy(group, [&] {
+    chosen = remat::plan_within_memory(memory - std::min(memory, more), parameters, s.batch, plan_of, how);
+    return chosen.policy.policy;
+  });
+  chosen.policy.policy = policy;
+  for (Index* const number : {&chosen.parts, &chosen.cut.rows, &chosen.cut.head_chunk, &chosen.cut.ffn_chunk})
+    *number = group.broadcast(*number);
+  if (!group.is_first()) remat::hold_within(memory);
   model.set_chunks(chosen.cut.head_chunk, chosen.cut.ffn_chunk);
   model.set_remat(chosen.policy.policy);
   return {chosen.parts, chosen, chosen.in_backward};
@@ -283,6 +294,7 @@ int finetune_model(const Settings& s, const CLI::App& app, const Group& group) {
     }
   }
 
+  std::cout << training.communication();
   const double after = held_out_loss(model, held_out, s.eval_batches, group);
   if (!group.is_first()) return 0;
   log->write({{"step", steps}, {"held_out_loss", after}});

@@ -91,8 +91,11 @@ int train(const Settings& given, const CLI::App& app, const Group& group) {
       s.shape.layers, s.shape.dims, s.shape.heads, s.shape.context, remat::machine::threads(),
       remat::machine::wait_policy().c_str(), remat::machine::isa().c_str(), remat::kernels::gemm_backend());
   if (group.size() > 1) std::printf("ranks: %s; %d sequences a step\n\n", ranks.c_str(), s.batch);
-  const long_context::Variant variant = chosen(s);
-  group.require_equal("the variant", variant.name);
+  // The first rank plans, for all.
+  const std::string name = group.broadcast(group.is_first() ? chosen(s).name : std::string());
+  const auto variants = long_context::variants();
+  const long_context::Variant variant =
+      *std::find_if(variants.begin(), variants.end(), [&](const auto& each) { return each.name == name; });
 
   remat::ParameterRegistry parameters(s.seed);
   const remat::models::Gpt<float> gpt(parameters / "gpt", long_context::config_of(s.shape, variant));
@@ -142,6 +145,7 @@ int train(const Settings& given, const CLI::App& app, const Group& group) {
     if (run.is_stopped(step + 1, steps, [](const std::string& text) { std::printf("%s\n", text.c_str()); }))
       return programs::stopped;
   }
+  std::cout << training.communication();
   return 0;
 }
 

@@ -63,7 +63,9 @@ int train(const Settings& given, const CLI::App& app, const Group& group) {
     return remat::plan(
         [&](remat::Tape& tape) { return gpt->loss(tape, batches.at(0).rows(0, s.batch / s.micro_batches)); });
   };
-  const auto waiting = [&] { return programs::waiting_bytes(parameters, s.micro_batches, group.size()); };
+  const auto waiting = [&] {
+    return remat::distributed::GradientSum(parameters, group).waiting_bytes(s.micro_batches);
+  };
   const auto keep_to_memory = [&] {
     if (s.memory == 0) return;
     const std::size_t memory = static_cast<std::size_t>(s.memory) << 20;
@@ -98,6 +100,7 @@ int train(const Settings& given, const CLI::App& app, const Group& group) {
   if (first == 0 && app.count("--steps") == 0 && s.preset.empty())
     train_gpt::choose_steps(s, app, step, parameters, validation.size(), group);
   const auto trace = train_gpt::run_steps(s, *gpt, step, run, first, validation, log.get(), peak_gflops, group);
+  std::cout << training.communication();
   if (!trace) return programs::stopped;
   if (!group.is_first()) return 0;
   train_gpt::save(s, parameters, *trace);

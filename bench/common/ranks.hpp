@@ -2,7 +2,9 @@
 #pragma once
 
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
+#include <cstdlib>
 #include <exception>
 #include <optional>
 #include <remat/distributed.hpp>
@@ -90,6 +92,18 @@ struct RankStep {
   std::vector<remat::TraceSlice> trace{};
 };
 
+/// Seconds of steps, of these in communication, and of those in which nothing was computed beside it.
+struct StepSeconds {
+  double all = 0, communication = 0, waited = 0;
+};
+
+/// Do sums of gradients go on beside backward? Where a rank has several threads, one of which can spare the time;
+/// REMAT_RANK_OVERLAP=1 or 0 in the environment says otherwise.
+inline bool overlaps() {
+  const char* const asked = std::getenv("REMAT_RANK_OVERLAP");
+  return asked != nullptr && *asked != '\0' ? std::string(asked) == "1" : omp_get_max_threads() > 1;
+}
+
 /// The gradients of batches that ranks compute in micro-batches, and AdamW in shards: of its moments (stage 1 of ZeRO),
 /// and of gradients (2), which sends a third less; on one rank AdamW itself.
 class RankTraining {
@@ -97,7 +111,7 @@ class RankTraining {
   RankTraining(const remat::distributed::Group& group, const remat::ParameterRegistry& parameters,
                const remat::optim::AdamWConfig& adamw, int zero = 2)
       : group_(group),
-        sum_(parameters, group, {.own_shard_only = zero == 2 && group.size() > 1}),
+        sum_(parameters, group, {.own_shard_only = zero == 2 && group.size() > 1, .overlap = overlaps()}),
         adamw_(sum_, adamw),
         norm_(parameters) {}
 
@@ -108,6 +122,7 @@ class RankTraining {
   RankStep gradients(remat::Index rows, remat::Index parts, remat::TapeOptions options, ShareOf&& share_of,
                      const remat::GradientHook& instead = {}) {
     RankStep step;
+    begun_ = Clock::now(), before_ = group_.transfers();
     remat::require(!instead || (parts == 1 && group_.size() == 1),
                    "updates in backward are of batches that one rank computes whole");
     // One micro-batch of one rank: nothing is added to its gradients, whose squares are summed while they are in cache.
@@ -119,11 +134,7 @@ class RankTraining {
       options.first_row = begin, options.rows = end - begin;
       remat::Tape tape(options);
       const std::optional<remat::Var<float>> share = share_of(tape, begin, end);
-      if (share)
-        tape.backward(*share, instead              ? instead
-                              : is_whole_          ? norm_.in_backward()
-                              : group_.size() == 1 ? remat::GradientHook()
-                                                   : sum_.in_backward());
+      if (share) tape.backward(*share, instead ? instead : is_whole_ ? norm_.in_backward() : sum_.in_backward());
       sum_.add(share ? static_cast<double>(share->item()) : 0);
       if (!share) continue;
       const remat::TapeStats stats = tape.stats();
@@ -138,7 +149,24 @@ class RankTraining {
   }
   /// Of the gradients of all ranks. An `Error` where they are not finite.
   double norm() const { return is_whole_ ? norm_.value() : sum_.norm(); }
-  void step(double learning_rate, double scale) { adamw_.step(sum_, learning_rate, scale); }
+  void step(double learning_rate, double scale) {
+    adamw_.step(sum_, learning_rate, scale);
+    const remat::distributed::Transfers now = group_.transfers();
+    last_ = {std::chrono::duration<double>(Clock::now() - begun_).count(), now.seconds - before_.seconds};
+    const double beside = now.beside - before_.beside;
+    last_.waited =
+        std::min(last_.communication, last_.communication - beside + (beside > 0 ? sum_.waited_seconds() : 0));
+    seconds_.all += last_.all, seconds_.communication += last_.communication, seconds_.waited += last_.waited;
+  }
+  /// Of the last step.
+  const StepSeconds& seconds() const { return last_; }
+  /// What all steps spent in communication, as the first of several ranks has it: a line; nothing on one.
+  std::string communication() const {
+    if (group_.size() == 1 || seconds_.all == 0) return {};
+    return text_of("in communication: %.1f %% of the time of steps, %.0f %% of it hidden behind backward\n",
+                   100 * seconds_.communication / seconds_.all,
+                   100 * (1 - seconds_.waited / std::max(seconds_.communication, 1e-9)));
+  }
   /// A step while gradients are made, without clipping; see `gradients`.
   remat::GradientHook in_backward(double learning_rate) { return adamw_.in_backward(learning_rate).update; }
   /// For `SavedRun::begin`.
@@ -146,19 +174,16 @@ class RankTraining {
   const remat::distributed::GradientSum& sum() const { return sum_; }
 
  private:
+  using Clock = std::chrono::steady_clock;
+
   remat::distributed::Group group_;
   remat::distributed::GradientSum sum_;
   remat::distributed::ShardedAdamW adamw_;
   remat::optim::GlobalNorm norm_;
   bool is_whole_ = false;
+  Clock::time_point begun_{};
+  remat::distributed::Transfers before_{};
+  StepSeconds last_{}, seconds_{};
 };
-
-/// Bytes of gradients that wait for others on the rank where it is most, beside those that a plan of the activations
-/// knows of.
-inline std::size_t waiting_bytes(const remat::ParameterRegistry& parameters, remat::Index parts, int ranks) {
-  std::size_t bytes = 0;
-  for (const auto& entry : parameters.entries()) bytes += entry->is_frozen ? 0 : entry->value.bytes();
-  return bytes * static_cast<std::size_t>(remat::distributed::waiting_gradients(parts, ranks));
-}
 
 }  // namespace programs

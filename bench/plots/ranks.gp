@@ -1,4 +1,4 @@
-# The picture of `./run bench ranks`, as SVG and PNG, from ranks.csv in a folder:
+# The pictures of `./run bench ranks`, as SVG and PNG, from ranks.csv and ranks_context.csv in a folder:
 #   gnuplot -c bench/plots/ranks.gp bench/out
 folder = ARGC > 0 ? ARG1 : "bench/out"
 set encoding utf8
@@ -12,12 +12,12 @@ of_ranks = sprintf("< awk -F, 'NR > 1 && ($1 > 1 || $2 == 1)' \"%s\" | sort -t, 
 of_threads = sprintf("< awk -F, 'NR > 1 && $2 > 1' \"%s\"", table)
 
 svg = "set terminal svg size %d,%d dynamic font 'DejaVu Sans,Verdana,Arial,sans-serif,12' background '#ffffff' \
-  noenhanced; set output folder.'/ranks.svg'"
+  noenhanced; set output folder.'/%s.svg'"
 png = "set terminal pngcairo size 2*%d,2*%d font 'DejaVu Sans,12' fontscale 2 linewidth 2 pointscale 2 noenhanced; \
-  set output folder.'/ranks.png'"
+  set output folder.'/%s.png'"
 w = 1020; h = 360
 do for [format in "svg png"] {
-  eval sprintf(format eq "svg" ? svg : png, w, h)
+  eval sprintf(format eq "svg" ? svg : png, w, h, "ranks")
   reset
   set datafile separator comma
   set border 3 lc rgb '#404040'
@@ -42,5 +42,40 @@ do for [format in "svg png"] {
   set title "time in communication (% of a step)"
   unset key
   plot of_ranks using 1:(100 * $8) with linespoints lc rgb blue lw 2 pt 7 ps 1.1
+  unset multiplot
+}
+
+# Ranks that share one sequence.
+context = folder."/ranks_context.csv"
+if (system(sprintf("test -s \"%s\" && echo yes", context)) ne "yes") exit
+of(policy) = sprintf("< awk -F, '$1 == \"%s\"' \"%s\" | sort -t, -k2 -n", policy, context)
+all = of("everything"); none = of("nothing"); disk = of("offload(ops(attention))")
+each = system(sprintf("awk -F, 'NR > 1 && $2 == 1 { print $3; exit }' \"%s\"", context))
+do for [format in "svg png"] {
+  eval sprintf(format eq "svg" ? svg : png, w, h, "ranks_context")
+  reset
+  set datafile separator comma
+  set border 3 lc rgb '#404040'
+  set tics nomirror out textcolor rgb '#202020'
+  set grid lc rgb '#e6e6e6' lt 1 lw 0.6
+  set multiplot layout 1, 2 margins screen 0.08, screen 0.985, screen 0.15, screen 0.79 spacing screen 0.09, screen 0
+  set xlabel "ranks"
+  set xrange [0.5:*]
+  set xtics 1
+  set yrange [0:*]
+  set key top left Left reverse samplen 2
+  set label 100 "One sequence that ranks share, by ring attention" at screen 0.015, screen 1 - 24.0 / h font ',14'
+  set label 101 sprintf("the same model; memory of activations, their gradients and scratch; %s tokens a rank at the right", each) \
+    at screen 0.015, screen 1 - 48.0 / h
+  set title "context that fits in the memory of one rank (tokens)"
+  plot all using 2:6 with linespoints lc rgb blue lw 2 pt 7 ps 1.1 title "everything kept", \
+       none using 2:6 with linespoints lc rgb vermillion lw 2 pt 5 ps 1.1 title "attention kept, all else recomputed", \
+       disk using 2:6 with linespoints lc rgb grey lw 2 pt 4 ps 1.1 title "the same, attention on disk"
+  unset label 100; unset label 101
+  unset key
+  set title "memory of a rank (MiB)"
+  plot all using 2:4 with linespoints lc rgb blue lw 2 pt 7 ps 1.1, \
+       none using 2:4 with linespoints lc rgb vermillion lw 2 pt 5 ps 1.1, \
+       disk using 2:4 with linespoints lc rgb grey lw 2 pt 4 ps 1.1
   unset multiplot
 }

@@ -24,7 +24,8 @@ int train(const distributed::Group& group, const FailsIn& fails, const std::stri
   ParameterRegistry parameters(1);
   const nn::Linear<float> layer(parameters / "layer", {.input_dims = 4, .output_dims = 4});
   distributed::ShardedAdamW adamw(group, parameters);
-  distributed::GradientSum gradients(parameters, group);
+  const bool overlaps = where == "backward_beside";
+  distributed::GradientSum gradients(parameters, group, {.bucket_bytes = 1, .overlap = overlaps});
   distributed::TrainingStates states(group, parameters, {.folder = "/dev/null/no_folder"});
   states.add("adamw", adamw);
   for (Index step = 0; step < 3; ++step) {
@@ -36,8 +37,12 @@ int train(const distributed::Group& group, const FailsIn& fails, const std::stri
       if (step == 1 && where == "exit" && group.rank() == 1) std::exit(0);
       if (step == 1) fails.at("forward");
       const Var<float> loss = mean(square(layer(tape.input(Tensor<float>({1, 4}, 0.5F)))));
-      tape.backward(loss, [&](ParameterEntry&) {
+      const GradientHook sum = overlaps ? gradients.in_backward() : [](ParameterEntry&) {};
+      tape.backward(loss, [&](ParameterEntry& entry) {
         if (step == 1) fails.at("backward");
+        if (step == 1 && overlaps && group.rank() != 1) std::this_thread::sleep_for(std::chrono::seconds(30));
+        sum(entry);
+        if (step == 1) fails.at("backward_beside");  // while its thread waits for the others, who compute for long
       });
       gradients.add(static_cast<double>(loss.item()));
     }

@@ -5,7 +5,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <remat/distributed/bucket_sum.hpp>
+#include <remat/distributed/bucket_queue.hpp>
+#include <remat/distributed/bucket_task.hpp>
+#include <remat/distributed/gradient_sum_options.hpp>
 #include <remat/distributed/node_stack.hpp>
 #include <remat/distributed/shard_norm.hpp>
 #include <remat/distributed/shards.hpp>
@@ -17,20 +19,6 @@
 #include <vector>
 
 namespace remat { inline namespace REMAT_ABI { namespace distributed {
-
-/// How a `GradientSum` transfers, and what it leaves. None of it changes a bit.
-struct GradientSumOptions {
-  std::size_t window_bytes = std::size_t{8} << 20;   // of what is sent to one rank at one time
-  std::size_t bucket_bytes = std::size_t{25} << 20;  // of parameters whose gradients are summed together
-  bool own_shard_only = false;  // each rank keeps the sums of its own shard alone, about 1/R of them: the second stage
-                                // of ZeRO (Rajbhandari et al. 2020); what it does not own is freed as it is sent
-};
-
-/// The update of a rank's shard as soon as its gradients are summed; `Sharded::in_backward` makes it.
-struct ShardUpdate {
-  GradientHook update{};                   // of one parameter; empty: none
-  std::shared_ptr<const Shards> shards{};  // those of the optimizer
-};
 
 /// The sum of the gradients of a step's micro-batches, of which each rank computes a contiguous run. They are added by
 /// one binary tree over their numbers, cut at the greatest power of two below its length, and in nothing else: the same
@@ -50,7 +38,8 @@ struct ShardUpdate {
 /// With `in_backward`, ranks sum a bucket of parameters as soon as the backward of their last micro-batch has no use of
 /// these left, replays among them; without it, in `finish`. Buckets come in one order on all ranks: in the first step
 /// from the last parameter to the first, then as they were complete in it on the first rank that had a micro-batch.
-/// From that backward on to `finish` the group is not used for anything else.
+/// From that backward on to `finish` the group is not used for anything else. With `overlap` no other is, either, nor a
+/// ring: it is an `Error` where two threads of one process transfer at one time.
 class GradientSum {
  public:
   /// Of the parameters that are not frozen now.
@@ -59,9 +48,13 @@ class GradientSum {
         group_(std::move(group)),
         shards_(std::make_shared<const Shards>(parameters, group_.size(), options.bucket_bytes)),
         window_(detail::window_blocks(options.window_bytes)),
-        own_shard_only_(options.own_shard_only) {
+        own_shard_only_(options.own_shard_only),
+        queue_(options.overlap && group_.size() > 1) {
     for (std::size_t b = 0; b < shards_->buckets().size(); ++b) order_.push_back(b);
   }
+
+  GradientSum(const GradientSum&) = delete;
+  GradientSum& operator=(const GradientSum&) = delete;
 
   /// Begins a step of so many micro-batches, all ranks together; returns those of this rank. An `Error` where a
   /// parameter has a gradient already, which would be counted once a rank. With an update, that of a `Sharded` made of
@@ -85,10 +78,12 @@ class GradientSum {
   double norm() const {
     return own_shard_only_ ? detail::norm_of_shards(group_, *shards_, own_) : optim::global_norm(*parameters_);
   }
+  /// Seconds of the last step in which this rank waited for the thread of `overlap`, and did nothing else.
+  double waited_seconds() const { return queue_.waited_seconds(); }
 
   /// Bytes of gradients that wait for others, or are this rank's shard, at this moment.
   std::size_t held_bytes() const {
-    std::size_t bytes = nodes_.bytes();
+    std::size_t bytes = nodes_.bytes() + queue_.bytes();
     for (const AnyTensor& grad : own_) bytes += grad.storage ? grad.bytes() : 0;
     return bytes;
   }
@@ -122,7 +117,9 @@ class GradientSum {
   template <class = void>
   void complete(ParameterEntry& entry);
   template <class = void>
-  void sum_bucket(std::size_t bucket);
+  void sum_next_bucket();
+  template <class = void>
+  void take_sums();
   void update_one(std::size_t e, const GradientHook& update);
 
   std::shared_ptr<const ParameterRegistry> parameters_;
@@ -131,9 +128,8 @@ class GradientSum {
   std::size_t window_;
   bool own_shard_only_;
   ShardUpdate update_{};
-  Index count_ = 0;  // micro-batches of the step
+  std::shared_ptr<const detail::SumStep> step_ = std::make_shared<const detail::SumStep>();
   Range mine_{};
-  detail::HeldNodes held_{};  // of all ranks at the end
   detail::NodeStack nodes_{};
   std::vector<std::uint8_t> is_complete_{}, has_sum_{};  // by entry: in the last backward; over all ranks
   std::vector<std::int64_t> completed_{};                // entries, in the order of that backward
@@ -142,6 +138,7 @@ class GradientSum {
   std::size_t next_bucket_ = 0;   // by place in the order
   std::vector<AnyTensor> own_{};  // sums of this rank's shard, by entry
   std::size_t waited_ = 0;
+  detail::BucketQueue queue_;
 };
 
 /// @cond inside
@@ -156,10 +153,11 @@ Range GradientSum::begin(Index micro_batches, ShardUpdate update) {
             " has a gradient before the step begins; call zero_grad, or step the optimizer, first");
   }
   update_ = std::move(update);
-  count_ = micro_batches;
   mine_ = range_of(micro_batches, group_.rank(), group_.size());
-  held_ = detail::held_nodes(micro_batches, group_.size());
+  step_ = std::make_shared<const detail::SumStep>(detail::SumStep{
+      group_, shards_, window_, own_shard_only_, micro_batches, detail::held_nodes(micro_batches, group_.size())});
   next_bucket_ = 0, waited_ = 0;
+  queue_.begin();
   completed_.clear();
   nodes_.begin(entries().size(), micro_batches, mine_.begin);
   is_complete_.assign(entries().size(), 0), has_sum_.assign(entries().size(), 0);
@@ -191,7 +189,7 @@ void GradientSum::complete(ParameterEntry& entry) {
     return std::all_of(begin + static_cast<std::ptrdiff_t>(bucket.begin),
                        begin + static_cast<std::ptrdiff_t>(bucket.end), [](std::uint8_t is) { return is != 0; });
   };
-  while (next_bucket_ < order_.size() && is_ready(buckets[order_[next_bucket_]])) sum_bucket(order_[next_bucket_++]);
+  while (next_bucket_ < order_.size() && is_ready(buckets[order_[next_bucket_]])) sum_next_bucket();
 }
 
 template <class>
@@ -208,9 +206,11 @@ void GradientSum::add(double loss) {
 
 template <class>
 double GradientSum::finish() {
-  require(count_ > 0 && nodes_.next() == mine_.end, "gradient sum: rank ", group_.rank(), " has added micro-batches [",
-          mine_.begin, ", ", nodes_.next(), ") of [", mine_.begin, ", ", mine_.end, ")");
-  while (next_bucket_ < order_.size()) sum_bucket(order_[next_bucket_++]);
+  require(step_->count > 0 && nodes_.next() == mine_.end, "gradient sum: rank ", group_.rank(),
+          " has added micro-batches [", mine_.begin, ", ", nodes_.next(), ") of [", mine_.begin, ", ", mine_.end, ")");
+  while (next_bucket_ < order_.size()) sum_next_bucket();
+  queue_.wait();
+  take_sums();
   if (!is_order_learned_) order_ = detail::learned_order(group_, *shards_, completed_, order_);
   is_order_learned_ = true;
   if (update_.update) detail::spread_values(group_, *shards_, has_sum_);
@@ -218,57 +218,37 @@ double GradientSum::finish() {
   std::vector<double> losses;
   for (const auto& theirs : group_.gather(std::span<const double>(mine)))
     losses.insert(losses.end(), theirs.begin(), theirs.end());
-  for (const detail::Join& join : held_.joins) losses[join.left] += losses[join.right];
+  for (const detail::Join& join : step_->nodes.joins) losses[join.left] += losses[join.right];
   nodes_.begin(0, 0, 0);
-  mine_ = {}, count_ = 0;
+  mine_ = {}, step_ = std::make_shared<const detail::SumStep>();
   return losses.front();
 }
 
 template <class>
-void GradientSum::sum_bucket(std::size_t bucket) {
-  const detail::BucketSum sum(group_, *shards_, held_, count_, bucket,
-                              [&](std::size_t node, std::size_t e) { return nodes_.has(node, e); });
-  const Shards::Bucket of = shards_->buckets()[bucket];
-  std::vector<AnyTensor> sums(entries().size());
-  std::vector<std::byte*> places(entries().size());
-  const bool is_alone = group_.size() == 1, is_whole = is_alone || !own_shard_only_;
-  for (std::size_t e = of.begin; e < of.end; ++e) {
-    if (!sum.has_any(e)) continue;
-    has_sum_[e] = 1;
-    const AnyTensor& value = entries()[e]->value;
-    const auto [begin, end] = shards_->range(group_.rank(), e);
-    // What this rank holds first is written over: its blocks are sent before their sums come.
-    if (is_whole && nodes_.has(0, e)) sums[e] = nodes_.taken(0, e);
-    sums[e].dtype = value.dtype, sums[e].shape = own_shard_only_ ? Shape{end - begin} : value.shape;
-    if (!sums[e].storage) sums[e].storage = pool().allocate(sums[e].bytes());
-    places[e] = sums[e].mutable_data();
-  }
-  if (!is_alone) {
-    const auto held = [&](std::size_t node, std::size_t e) -> const std::byte* {
-      return node == 0 && is_whole ? places[e] : nodes_.data(node, e);
-    };
-    const auto place = [&](const Shards::Block& block) {
-      const Index before = own_shard_only_ ? shards_->range(group_.rank(), block.entry).first : 0;
-      return places[block.entry] + static_cast<std::size_t>(block.begin - before) * size_of(sums[block.entry].dtype);
-    };
-    sum.run(window_, held, place);
-    if (!own_shard_only_) detail::spread(group_, *shards_, bucket, places, window_);
-  }
-  for (std::size_t e = of.begin; e < of.end; ++e) {
-    nodes_.drop(e);
-    if (has_sum_[e] == 0) continue;
-    ParameterEntry& entry = *entries()[e];
-    const auto use = entry.used(ParameterUse::train);
-    if (own_shard_only_) {
-      own_[e] = std::move(sums[e]);
-      entry.consumed = true;  // so that nobody takes it for zero
-      if (update_.update) update_one(e, update_.update);
-    } else {
-      group_.agree("gradients", {sums[e].data(), sums[e].bytes()});
-      entry.grad = std::move(sums[e]);
-      entry.has_grad = true;
+void GradientSum::sum_next_bucket() {
+  queue_.put(std::make_shared<detail::BucketTask>(step_, order_[next_bucket_++], nodes_));
+  take_sums();
+}
+
+template <class>
+void GradientSum::take_sums() {
+  queue_.take([&](detail::BucketTask& bucket) {
+    for (std::size_t e = bucket.entries().begin; e < bucket.entries().end; ++e) {
+      AnyTensor sum = bucket.taken(e);
+      if (!sum.storage) continue;
+      has_sum_[e] = 1;
+      ParameterEntry& entry = *entries()[e];
+      const auto use = entry.used(ParameterUse::train);
+      if (own_shard_only_) {
+        own_[e] = std::move(sum);
+        entry.consumed = true;  // so that nobody takes it for zero
+        if (update_.update) update_one(e, update_.update);
+      } else {
+        entry.grad = std::move(sum);
+        entry.has_grad = true;
+      }
     }
-  }
+  });
 }
 
 inline void GradientSum::update_one(std::size_t e, const GradientHook& update) {

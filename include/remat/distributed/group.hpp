@@ -9,6 +9,7 @@
 #include <remat/distributed/group_options.hpp>
 #include <remat/distributed/pieces.hpp>
 #include <remat/distributed/tensor_header.hpp>
+#include <remat/distributed/timed.hpp>
 #include <remat/distributed/transport.hpp>
 #include <remat/distributed/watch.hpp>
 #include <span>
@@ -33,6 +34,9 @@ class Group {
       state_->transport = std::make_shared<detail::Delayed>(std::move(state_->transport), delay);
     if (const double patience = state_->options.patience; patience > 0 && size() > 1)
       state_->transport = std::make_shared<detail::Watched>(std::move(state_->transport), patience);
+    if (size() == 1) return;
+    state_->timed = std::make_shared<detail::Timed>(std::move(state_->transport));
+    state_->transport = state_->timed;
   }
 
   /// The number of this process, from 0.
@@ -43,6 +47,8 @@ class Group {
   bool is_first() const { return rank() == 0; }
   /// As it was given, with what the environment says.
   const GroupOptions& options() const { return state_->options; }
+  /// What its transfers, and those of copies, came to so far.
+  Transfers transfers() const { return state_->timed ? state_->timed->sums() : Transfers{}; }
   /// What carries the bytes.
   Transport& transport() const { return *state_->transport; }
 
@@ -185,6 +191,7 @@ class Group {
     std::shared_ptr<Transport> transport;
     GroupOptions options;
     std::int64_t calls = 0;
+    std::shared_ptr<detail::Timed> timed{};
   };
   void check_other(int other) const {
     require(other >= 0 && other < size() && other != rank(), "group: rank ", rank(), " of ", size(),

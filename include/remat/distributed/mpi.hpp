@@ -1,12 +1,15 @@
 // Groups over MPI, where CMake's target remat::distributed has found it; else a group of one.
 #pragma once
 
+#include <array>
+#include <atomic>
 #include <chrono>
 #include <cstddef>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
 #include <memory>
+#include <remat/distributed/communication_thread.hpp>
 #include <remat/distributed/group.hpp>
 #include <span>
 #include <string>
@@ -50,6 +53,25 @@ class MpiSession {
     }
     MPI_Finalize();
   }
+
+  /// A call of MPI, which may be made by any thread, but by one at a time.
+  class Call {
+   public:
+    explicit Call(MpiSession& session) : is_busy_(session.is_busy_) {
+      require(!is_busy_.exchange(true),
+              "distributed: two threads of this process transfer at one time, which MPI does "
+              "not allow here; a GradientSum with overlap leaves no other transfers between in_backward and finish");
+    }
+    Call(const Call&) = delete;
+    Call& operator=(const Call&) = delete;
+    ~Call() { is_busy_ = false; }
+
+   private:
+    std::atomic<bool>& is_busy_;
+  };
+
+ private:
+  std::atomic<bool> is_busy_{false};
 };
 
 /// A communicator of MPI. A failure of MPI itself ends all processes with MPI's message, its default.
@@ -67,24 +89,40 @@ class MpiTransport final : public Transport {
   int rank() const override { return rank_; }
   int size() const override { return size_; }
   void send(std::span<const std::byte> bytes, int to) override {
+    const MpiSession::Call call(*session_);
     MPI_Send(bytes.data(), count(bytes), MPI_BYTE, to, 0, comm_);
   }
   void receive(std::span<std::byte> bytes, int from) override {
+    const MpiSession::Call call(*session_);
     MPI_Recv(bytes.data(), count(bytes), MPI_BYTE, from, 0, comm_, MPI_STATUS_IGNORE);
   }
   void exchange(std::span<const std::byte> out, int to, std::span<std::byte> in, int from) override {
-    MPI_Sendrecv(out.data(), count(out), MPI_BYTE, out.empty() ? MPI_PROC_NULL : to, 0, in.data(), count(in), MPI_BYTE,
-                 in.empty() ? MPI_PROC_NULL : from, 0, comm_, MPI_STATUS_IGNORE);
+    const MpiSession::Call call(*session_);
+    if (out.empty()) to = MPI_PROC_NULL;
+    if (in.empty()) from = MPI_PROC_NULL;
+    if (!waits_asleep()) {
+      MPI_Sendrecv(out.data(), count(out), MPI_BYTE, to, 0, in.data(), count(in), MPI_BYTE, from, 0, comm_,
+                   MPI_STATUS_IGNORE);
+      return;
+    }
+    std::array<MPI_Request, 2> both{};
+    MPI_Irecv(in.data(), count(in), MPI_BYTE, from, 0, comm_, &both[0]);
+    MPI_Isend(out.data(), count(out), MPI_BYTE, to, 0, comm_, &both[1]);
+    for (int is_done = 0; MPI_Testall(2, both.data(), &is_done, MPI_STATUSES_IGNORE), is_done == 0;)
+      std::this_thread::sleep_for(std::chrono::microseconds(20));
   }
   void broadcast(std::span<std::byte> bytes, int from) override {
+    const MpiSession::Call call(*session_);
     MPI_Bcast(bytes.data(), count(bytes), MPI_BYTE, from, comm_);
   }
   std::shared_ptr<Transport> split(int color) override {
+    const MpiSession::Call call(*session_);
     MPI_Comm part = MPI_COMM_NULL;
     MPI_Comm_split(comm_, color, rank_, &part);
     return std::make_shared<MpiTransport>(session_, part);
   }
   std::shared_ptr<Transport> on_one_machine() override {
+    const MpiSession::Call call(*session_);
     MPI_Comm part = MPI_COMM_NULL;
     MPI_Comm_split_type(comm_, MPI_COMM_TYPE_SHARED, rank_, MPI_INFO_NULL, &part);
     return std::make_shared<MpiTransport>(session_, part);

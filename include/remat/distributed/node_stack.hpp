@@ -22,14 +22,8 @@ class NodeStack {
   }
   /// The micro-batch whose gradients come next.
   Index next() const { return next_; }
-  /// Has a node a gradient of a parameter? Nodes as they are once the open one is closed.
-  bool has(std::size_t node, std::size_t e) const { return node < nodes_.size() && nodes_[node].grads[e].storage; }
-  const std::byte* data(std::size_t node, std::size_t e) const { return nodes_[node].grads[e].data(); }
-  /// Takes a parameter's gradient out of a node.
+  /// Takes a parameter's gradient out of a node. Nodes are numbered as they are once the open one is closed.
   AnyTensor taken(std::size_t node, std::size_t e) { return std::exchange(nodes_[node].grads[e], {}); }
-  void drop(std::size_t e) {
-    for (Node& node : nodes_) node.grads[e] = {};
-  }
   /// Gives the open node a gradient.
   void put(std::size_t e, AnyTensor grad) {
     open();

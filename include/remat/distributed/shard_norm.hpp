@@ -13,18 +13,15 @@
 
 namespace remat { inline namespace REMAT_ABI { namespace distributed { namespace detail {
 
-/// One parameter's squares are added by runs of so many elements, as `optim::global_norm` cuts them.
-inline constexpr Index norm_run = 16384;
-
-/// Calls `visit(e, begin, end, is_cut)` for all runs of parameters that have a gradient; one is cut where its elements
-/// belong to several ranks.
+/// Calls `visit(e, begin, end, is_cut)` for all runs, as `optim::global_norm` cuts them, of parameters that have a
+/// gradient; one is cut where its elements belong to several ranks.
 template <class Visit>
 void for_norm_runs(const Shards& shards, const std::vector<AnyTensor>& own, Visit&& visit) {
   for (std::size_t e = 0; e < own.size(); ++e) {
     if (!own[e].storage) continue;
     const Index size = shards.entries()[e]->value.size();
-    for (Index begin = 0; begin < size; begin += norm_run) {
-      const Index end = std::min(begin + norm_run, size);
+    for (Index begin = 0; begin < size; begin += optim::detail::squares_run) {
+      const Index end = std::min(begin + optim::detail::squares_run, size);
       bool is_whole = false;
       for (int r = 0; r < shards.ranks(); ++r) {
         const auto [first, last] = shards.range(r, e);

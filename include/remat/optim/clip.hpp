@@ -13,10 +13,13 @@ namespace remat { inline namespace REMAT_ABI { namespace optim {
 
 namespace detail {
 
-/// The sum of squares, in double: lanes and blocks are fixed, so the bits do not depend on the number of threads.
+/// Squares are added by runs of so many elements, whoever has them.
+inline constexpr Index squares_run = 16384;
+
+/// The sum of squares, in double: lanes and runs are fixed, so the bits do not depend on the number of threads.
 template <class T>
 double squared_norm(const T* data, Index size) {
-  return parallel_sum<double>(size, 16384, [data](Index begin, Index end) {
+  return parallel_sum<double>(size, squares_run, [data](Index begin, Index end) {
     return kernels::sum_of<double>(
         end - begin, [x = data + begin](Index i) { return static_cast<double>(x[i]) * static_cast<double>(x[i]); });
   });

@@ -139,6 +139,14 @@ void StepSearch::consider(const StepCut& cut, const Plan& plan, bool in_backward
 
 }  // namespace detail
 
+/// From now on the pool holds no more than what is left of `bytes` beside all else of this process: part of
+/// `plan_within_memory`, for those that take a plan which another process has made.
+inline void hold_within(std::size_t bytes) {
+  const std::size_t anonymous = machine::process_memory().anonymous;
+  const std::size_t outside = anonymous - std::min(anonymous, pool().held_bytes());
+  pool().set_held_limit(bytes - std::min(bytes, outside + detail::StepSearch::slack));
+}
+
 /// The fastest way to make the steps of a batch of `rows` rows while the process holds at most `bytes` without files:
 /// into how many equal parts the batch is cut, which policy each has, and what else `how` leaves open. `plan_of(cut)`
 /// is the `Plan` of a part that is cut so, or `plan_of(n)` that of a part of n rows. From now on the pool holds no more
@@ -163,9 +171,7 @@ StepWithinMemory plan_within_memory(std::size_t bytes, const ParameterRegistry& 
   const auto mib = [](std::size_t n) { return (n >> 20) + 1; };
   require(search.best().has_value(), "no policy and no cut of the batch keeps this process within ", mib(bytes) - 1,
           " MiB; the least possible is ", mib(search.least()), " MiB: give more memory, or shorter or fewer sequences");
-  const std::size_t anonymous = machine::process_memory().anonymous;
-  const std::size_t outside = anonymous - std::min(anonymous, pool().held_bytes());
-  pool().set_held_limit(bytes - std::min(bytes, outside + detail::StepSearch::slack));
+  hold_within(bytes);
   return *search.best();
 }
 

@@ -1,9 +1,11 @@
 // Sums of gradients over ranks: what they hold, when they are made, and what other libraries got wrong about them.
 #include <algorithm>
+#include <chrono>
 #include <functional>
 #include <memory>
 #include <remat/models.hpp>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "trainer.hpp"
@@ -143,6 +145,32 @@ struct Counted final : Transport {
     std::abort();
   }
 };
+
+// Transfers take their time while the next gradients are made, and the group says which part was hidden so.
+TEST(Gradients, AreSummedBesideBackwardWhereTheyOverlap) {
+  if (world().size() == 1) return;
+  for (const bool overlap : {false, true}) {
+    const Group group(std::make_shared<Counted>(world()), {.delay = 0.005});
+    const ParameterRegistry parameters(1);
+    fill(parameters);
+    GradientSum sum(parameters, group, {.bucket_bytes = 1, .own_shard_only = true, .overlap = overlap});
+    const Index i = sum.begin(world().size()).begin;
+    const auto hook = sum.in_backward();
+    for (std::size_t e = parameters.entries().size(); e-- > 0;) {
+      const auto entry = parameters.entries()[e];
+      Parameter<float>(entry).set_grad(gradient(entry->value.shape, i));
+      hook(*entry);
+      std::this_thread::sleep_for(std::chrono::milliseconds(40));  // that of the layer before is computed
+    }
+    sum.add();
+    const auto in_backward = group.transfers();
+    sum.finish();
+    EXPECT_GT(in_backward.bytes, 0U);
+    EXPECT_GT(in_backward.seconds, 6 * 0.005);  // of each bucket one at least
+    EXPECT_EQ(in_backward.beside, overlap ? in_backward.seconds : 0);
+    EXPECT_LE(sum.waited_seconds(), 0.9 * group.transfers().beside);
+  }
+}
 
 // Recomputation must not double traffic: a step under any policy makes the calls of one that recomputes nothing.
 TEST(Gradients, AReplayCommunicatesNothing) {

@@ -1,7 +1,9 @@
 // Transfers between ranks, in small pieces too, and calls that do not match.
+#include <chrono>
 #include <cstdlib>
 #include <functional>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "ranks.hpp"
@@ -151,10 +153,39 @@ TEST(Ranks, OtherBytesThanTheFirstHasAreNoticed) {
   EXPECT_NE(said.find("gave rank " + std::to_string(world().size() - 1) + " other bytes"), std::string::npos) << said;
 }
 
-TEST(Ranks, BeginMpiOnce) {
-  int argc = 0;
-  char** argv = nullptr;
-  EXPECT_NE(message_of([&] { distributed::init(argc, argv); }).find("call init once"), std::string::npos);
+TEST(Ranks, TellWhatTheirTransfersCameTo) {
+  for (const Group& group : {groups()[0], groups()[1], groups()[2]}) {
+    const Transfers before = group.transfers();
+    std::vector<double> values(100);
+    group.sum(std::span(values));
+    const Transfers now = group.transfers();
+    const auto sent = (now.bytes - before.bytes) * static_cast<std::size_t>(group.size());
+    const std::size_t least = 2 * 800 * static_cast<std::size_t>(group.size() - 1);  // shares, and their sums
+    EXPECT_GE(sent + 64, least);
+    EXPECT_LE(sent, least + (group.options().check ? 100000 : 64));
+    EXPECT_EQ(now.seconds > before.seconds, group.size() > 1);
+    EXPECT_EQ(now.beside, before.beside);
+  }
+}
+
+// MPI was told that one thread at a time calls it: what would be chance is an Error.
+TEST(Ranks, TwoThreadsThatTransferAtOneTimeAreRefused) {
+  if (world().size() == 1) return;
+  const auto sleep = [](int milliseconds) { std::this_thread::sleep_for(std::chrono::milliseconds(milliseconds)); };
+  const int number = 7;
+  if (world().rank() == 1) {
+    sleep(400);  // rank 0 waits for it
+    world().send(std::span(&number, 1), 0);
+  } else if (world().is_first()) {
+    int got = 0;
+    std::thread other([&] { world().receive(std::span(&got, 1), 1); });
+    sleep(100);
+    const std::string said = message_of([&] { world().send(std::span(&number, 1), 1); });
+    EXPECT_NE(said.find("two threads of this process transfer at one time"), std::string::npos) << said;
+    other.join();
+    EXPECT_EQ(got, number);
+  }
+  world().barrier();
 }
 
 TEST(Ranks, BeginWithTheSameParameters) {

@@ -1,5 +1,6 @@
 // Tests that all ranks of an mpirun run together; a rank that fails one makes the whole fail.
 #include <cstdio>
+#include <string>
 
 #include "ranks.hpp"
 
@@ -13,6 +14,14 @@ class Quiet : public testing::EmptyTestEventListener {
                    result.file_name() != nullptr ? result.file_name() : "", result.line_number(), result.summary());
   }
 };
+
+// In this file, which alone is compiled with MPI.
+TEST(Ranks, BeginMpiOnce) {
+  int argc = 0;
+  char** argv = nullptr;
+  EXPECT_NE(remat_test::message_of([&] { remat::distributed::init(argc, argv); }).find("call init once"),
+            std::string::npos);
+}
 
 }  // namespace
 

@@ -27,11 +27,12 @@ struct Variant {
   bool updates_in_backward = false;  // stage 2, and nothing is clipped
   bool notes_gradients = true;       // of stages 0 and 1
   std::size_t bucket_bytes = 24000;  // about six buckets
+  bool overlaps = false;             // by a thread beside backward
 
   std::string text() const {
     return policy + ", dropout " + std::to_string(dropout) + ", " + std::to_string(micro_batches) +
            " micro-batches, ZeRO " + std::to_string(zero) + (sums_in_backward ? ", in backward" : "") +
-           (updates_in_backward ? " with its updates" : "");
+           (updates_in_backward ? " with its updates" : "") + (overlaps ? ", overlapping" : "");
   }
 };
 
@@ -50,9 +51,11 @@ class Trainer {
     apply_plan();
     require_equal(group, parameters_);
     // Several windows and buckets, small as the model is.
-    sum_.emplace(
-        parameters_, group,
-        GradientSumOptions{.window_bytes = 16 * 2048 * 2, .bucket_bytes = 24000, .own_shard_only = variant.zero == 2});
+    sum_.emplace(parameters_, group,
+                 GradientSumOptions{.window_bytes = 16 * 2048 * 2,
+                                    .bucket_bytes = variant.bucket_bytes,
+                                    .own_shard_only = variant.zero == 2,
+                                    .overlap = variant.overlaps});
     if (variant.zero == 0) whole_.emplace(parameters_, adamw);
     if (variant.zero > 0) shard_.emplace(*sum_, adamw);
   }

@@ -30,7 +30,8 @@ void expect_any_number_of_ranks_to_be_one(const std::string& type, int turn) {
                               .policy = policy,
                               .zero = zero,
                               .sums_in_backward = zero > 0,
-                              .bucket_bytes = zero == 2 ? std::size_t{60000} : std::size_t{1} << 20};
+                              .bucket_bytes = zero == 2 ? std::size_t{24000} : std::size_t{60000},
+                              .overlaps = turn / every % 2 == 1};
         expect_same(one, train<T>(world(), variant, 50), type + " " + variant.text());
       }
   }
@@ -47,8 +48,9 @@ TEST(Ranks, TrainAsOneDoesForAnyNumberOfMicroBatches) {
   for (const Index count : {1, 2, 3, 4, 6, 9}) {
     const Outcome one = train<float>(Group(), {.dropout = 0.1, .micro_batches = count, .sums_in_backward = false}, 2);
     for (const int zero : {0, 1, 2}) {
-      const Variant variant{
-          .dropout = 0.1, .micro_batches = count, .zero = zero, .sums_in_backward = (zero + count) % 3 > 0};
+      Variant variant{.dropout = 0.1, .micro_batches = count, .zero = zero, .sums_in_backward = (zero + count) % 3 > 0};
+      expect_same(one, train<float>(world(), variant, 2), variant.text());
+      variant.overlaps = true;
       expect_same(one, train<float>(world(), variant, 2), variant.text());
     }
   }
@@ -59,7 +61,8 @@ TEST(Ranks, UpdateInBackwardAsOneStepDoes) {
   for (const Index count : {1, 4, 5}) {
     ParameterRegistry parameters(5);
     const models::Gpt<float> gpt(parameters / "gpt", Trainer<float>::config({.dropout = 0.1}));
-    const Variant variant{.dropout = 0.1, .micro_batches = count, .zero = 2, .updates_in_backward = true};
+    const Variant variant{
+        .dropout = 0.1, .micro_batches = count, .zero = 2, .updates_in_backward = true, .overlaps = count != 4};
     Trainer<float> trainer(world(), variant);
     optim::AdamW adamw(parameters, {.weight_decay = 0.1});
     GradientSum sum(parameters);
