@@ -42,12 +42,19 @@ endfunction()
 train(1 one)
 foreach(ranks IN ITEMS 2 3)
   math(EXPR zero "${ranks} - 1")  # gradients in shards by three ranks, by two moments alone
+  math(EXPR overlap "${ranks} - 2")  # three sum beside backward, though each has one thread
+  set(ENV{REMAT_RANK_OVERLAP} ${overlap})
   train(${ranks} of_${ranks} --zero ${zero})
   if(NOT said MATCHES "ranks +${ranks}")
     message(FATAL_ERROR "not told of ${ranks} ranks:\n${said}")
   endif()
+  if(NOT said MATCHES "in communication: [0-9.]+ % of the time of steps, ([0-9]+) % of it hidden"
+     OR (overlap EQUAL 0 AND CMAKE_MATCH_1 GREATER 0))
+    message(FATAL_ERROR "not told of communication, or of a hidden part where there is none:\n${said}")
+  endif()
   compare(of_${ranks})
 endforeach()
+unset(ENV{REMAT_RANK_OVERLAP})
 # What 2 ranks had after 3 steps, gone on from by 3, and by 1.
 foreach(ranks IN ITEMS 3 1)
   file(COPY "${FOLDER}/of_2/" DESTINATION "${FOLDER}/resumed_by_${ranks}")
