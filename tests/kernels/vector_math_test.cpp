@@ -67,6 +67,24 @@ TEST(VectorMath, Ends) {
   EXPECT_TRUE(std::isnan(fast_erf(nan)));
 }
 
+// Absolute errors, in the tails relative ones too: those of a GELU's derivative.
+TEST(VectorMath, NormalDistribution) {
+  double worst = 0, worst_in_tails = 0;
+  for (float x = -14; x < 14; x += 1.7e-4F) {
+    const auto [below, density] = fast_normal(x);
+    const double exact = 0.5 * std::erfc(-static_cast<double>(x) * std::sqrt(0.5));
+    worst = std::max(worst, std::fabs(below - exact));
+    worst = std::max(worst, std::fabs(density - std::exp(-0.5 * x * x) / std::sqrt(2 * M_PI)));
+    if (x > -12 && x < -1) worst_in_tails = std::max(worst_in_tails, std::fabs(below / exact - 1));
+  }
+  EXPECT_LT(worst, 2e-7);
+  EXPECT_LT(worst_in_tails, 1e-5);
+  EXPECT_EQ(fast_normal(-3e38F).below, 0.0F);
+  EXPECT_EQ(fast_normal(infinity).below, 1.0F);
+  EXPECT_EQ(fast_normal(-infinity).below, 0.0F);
+  EXPECT_TRUE(std::isnan(fast_normal(nan).below));
+}
+
 // Of denormal numbers and infinity too, unlike the quick square roots that processors have.
 TEST(VectorMath, SquareRoots) {
   EXPECT_LT(worst_ulps([](float x) { return fast_sqrt(x); }, [](double x) { return std::sqrt(x); }, 0, FLT_MAX), 1.5);

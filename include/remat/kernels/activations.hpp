@@ -14,8 +14,8 @@ struct Gelu {
   }
   template <class T>
   [[gnu::always_inline]] static T derivative(T x) {
-    const T density = T(0.39894228040143268) * fast_exp(T(-0.5) * x * x);
-    return T(0.5) * (T(1) + fast_erf(x * T(0.70710678118654752))) + x * density;
+    const Normal<T> normal = fast_normal(x);
+    return normal.below + x * normal.density;
   }
 };
 

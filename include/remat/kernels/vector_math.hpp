@@ -95,6 +95,29 @@ inline double fast_tanh(double x) { return std::tanh(x); }
 }
 inline double fast_erf(double x) { return std::erf(x); }
 
+/// The standard normal distribution at x.
+template <class T>
+struct Normal {
+  T below, density;  // the chance of less than x; the density there
+};
+/// Both of one exponential e: the chance of more than |x| is e t p(t), t = 1 / (1 + 0.3 |x|). Errors are below 2e-7.
+[[gnu::always_inline]] inline Normal<float> fast_normal(float x) {
+  const float e = fast_exp(-0.5F * x * x), t = 1.0F / (1.0F + 0x1.333334p-2F * std::fabs(x));
+  float p = 0x1.2d1ebap-5F;
+  p = p * t - 0x1.4ae5b6p-3F;
+  p = p * t + 0x1.b57b22p-3F;
+  p = p * t - 0x1.ec676ep-5F;
+  p = p * t + 0x1.0df6fep-3F;
+  p = p * t + 0x1.95616ep-4F;
+  p = p * t + 0x1.ef3320p-4F;
+  p = p * t + 0x1.e9f6fap-4F;
+  const float above = e * (t * p);
+  return {detail::select(x < 0.0F, above, 1.0F - above), 0.39894228040143268F * e};
+}
+inline Normal<double> fast_normal(double x) {
+  return {0.5 * (1 + std::erf(x * 0.70710678118654752)), 0.39894228040143268 * std::exp(-0.5 * x * x)};
+}
+
 /// The square root of x >= 0, of denormal numbers and infinity too; NaN stays NaN. Compilers vectorize no loop over
 /// std::sqrt unless they are told that nobody reads errno. A first guess from the exponent (Kadlec's constants), then
 /// terms of the series of 1 / sqrt(1 - e).
