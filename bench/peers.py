@@ -366,7 +366,8 @@ def main():
     folder = tempfile.TemporaryDirectory(prefix="remat_peers_")
     if args.llmc:
         args.llmc = build_llmc(args.llmc, args, folder.name)
-    print(f"{args.threads} threads on CPUs {args.cpus}, instructions {args.isa}, OMP_WAIT_POLICY {os.environ.get('OMP_WAIT_POLICY', 'not set')}")
+    print(f"{args.threads} threads on CPUs {args.cpus}, instructions {args.isa}, OMP_WAIT_POLICY {os.environ.get('OMP_WAIT_POLICY', 'not set')}, "
+          f"GOMP_SPINCOUNT {os.environ.get('GOMP_SPINCOUNT', 'not set')}")
     args.out.mkdir(parents=True, exist_ok=True)
     with (args.out / "peers.csv").open("w", newline="") as file:
         table = csv.DictWriter(file, COLUMNS, lineterminator="\n")

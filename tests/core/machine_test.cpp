@@ -21,13 +21,21 @@ TEST(Machine, DescribesItself) {
 
 // Protects the start table: it says what the environment says, and what it means when that is nothing.
 TEST(Machine, SaysHowThreadsWait) {
-  const char* const before = std::getenv("OMP_WAIT_POLICY");
-  const std::string old = before != nullptr ? before : "";
-  ::setenv("OMP_WAIT_POLICY", "passive", 1);
+  struct Variable {
+    const char* name;
+    std::string before = std::getenv(name) != nullptr ? std::getenv(name) : "";
+    ~Variable() { before.empty() ? ::unsetenv(name) : ::setenv(name, before.c_str(), 1); }
+  };
+  const Variable policy{"OMP_WAIT_POLICY"}, spins{"GOMP_SPINCOUNT"};
+  ::unsetenv(spins.name);
+  ::setenv(policy.name, "passive", 1);
   EXPECT_EQ(machine::wait_policy(), "passive");
-  ::unsetenv("OMP_WAIT_POLICY");
-  EXPECT_NE(machine::wait_policy().find("not set"), std::string::npos);
-  if (before != nullptr) ::setenv("OMP_WAIT_POLICY", old.c_str(), 1);
+  ::setenv(spins.name, "300", 1);
+  EXPECT_EQ(machine::wait_policy(), "passive, GOMP_SPINCOUNT 300");
+  ::unsetenv(policy.name);
+  EXPECT_EQ(machine::wait_policy(), "not set, GOMP_SPINCOUNT 300");
+  ::unsetenv(spins.name);
+  EXPECT_NE(machine::wait_policy().find("they spin"), std::string::npos);
 }
 
 TEST(Machine, ResidentBytesGrowWithTouchedMemory) {

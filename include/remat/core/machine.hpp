@@ -90,11 +90,17 @@ inline std::string affinity() {
 /// Threads of the next parallel region.
 inline int threads() { return omp_get_max_threads(); }
 
-/// What threads do while they wait, as the environment's OMP_WAIT_POLICY says: "passive" is asleep. Spinning takes time
-/// from the other thread, and makes steps many times slower, as soon as other programs use the same cores.
+/// What threads do while they wait, as the environment says. OMP_WAIT_POLICY: "passive" is asleep. Spinning takes time
+/// from the other thread, and makes steps many times slower, as soon as other programs use the same cores; and waking
+/// up may take longer than a small op. GOMP_SPINCOUNT, which GNU's OpenMP reads, lets them spin so often before.
 inline std::string wait_policy() {
-  const char* const policy = std::getenv("OMP_WAIT_POLICY");
-  return policy != nullptr && *policy != '\0' ? policy : "not set, so they spin at first";
+  const auto set = [](const char* name) {
+    const char* const value = std::getenv(name);
+    return std::string(value != nullptr ? value : "");
+  };
+  const std::string policy = set("OMP_WAIT_POLICY"), spins = set("GOMP_SPINCOUNT");
+  if (!spins.empty()) return (policy.empty() ? "not set" : policy) + ", GOMP_SPINCOUNT " + spins;
+  return policy.empty() ? "not set, so they spin at first" : policy;
 }
 
 /// Physical memory of this process in bytes; 0 where the system does not tell.
