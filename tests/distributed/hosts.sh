@@ -46,7 +46,7 @@ on_hosts() {
     --mca btl tcp,self --mca btl_tcp_if_include 10.77.0.0/24 --mca oob_tcp_if_include 10.77.0.0/24 \
     --mca oob_tcp_keepalive_time 2 --mca oob_tcp_keepalive_intvl 1 --mca oob_tcp_keepalive_probes 2 \
     --mca mpi_yield_when_idle 0 -x OMP_NUM_THREADS -x OMP_WAIT_POLICY -x REMAT_GEMM -x REMAT_RANK_DELAY \
-    -x REMAT_RANK_PATIENCE "$program" "${flags[@]}" --out "$out" "$@"
+    -x REMAT_RANK_PATIENCE -x REMAT_RANK_OVERLAP "$program" "${flags[@]}" --out "$out" "$@"
 }
 same() {
   cmp "$scratch/one/model.safetensors" "$scratch/$1/model.safetensors" ||
@@ -55,13 +55,16 @@ same() {
 }
 
 "$program" "${flags[@]}" --out "$scratch/one" >"$scratch/one.log"
-export REMAT_RANK_DELAY='' REMAT_RANK_PATIENCE=''
+export REMAT_RANK_DELAY='' REMAT_RANK_PATIENCE='' REMAT_RANK_OVERLAP=${REMAT_RANK_OVERLAP:-}
 for zero in 1 2; do
   on_hosts "zero_$zero" --zero "$zero" >"$scratch/log" || { cat "$scratch/log" && exit 1; }
   same "zero_$zero"
 done
 REMAT_RANK_DELAY=0.005 on_hosts late --zero 2 >"$scratch/log" || { cat "$scratch/log" && exit 1; }
 same late
+REMAT_RANK_DELAY=0.005 REMAT_RANK_OVERLAP=1 on_hosts beside --zero 2 >"$scratch/log" || { cat "$scratch/log" && exit 1; }
+grep "in communication" "$scratch/log"
+same beside
 
 # The host is cut off once there is a state of step 4.
 flags=("${flags[@]/#12/40}")
