@@ -48,6 +48,13 @@ TEST(StepsWithin, FollowTheTimeOfAStep) {
   EXPECT_EQ(calls, 1);  // patience is over
 }
 
+TEST(ReadableSeconds, AreMinutesAndHours) {
+  using remat::io::readable_seconds;
+  EXPECT_EQ(readable_seconds(59.4), "59s");
+  EXPECT_EQ(readable_seconds(185), "3m05s");
+  EXPECT_EQ(readable_seconds(3 * 3600 + 7 * 60 + 59), "3h07m");
+}
+
 // Protects logs: where the output is no terminal, fast steps print the first line and the last, not hundreds.
 TEST(ProgressLine, PrintsByTimeWithoutATerminal) {
   const auto lines = [](auto... how) {

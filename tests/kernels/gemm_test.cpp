@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <core/expect_error.hpp>
 #include <cstdint>
 #include <limits>
 #include <remat/core/eigen.hpp>
@@ -272,7 +273,18 @@ TEST(Gemm, RefusesImpossibleSizes) {
   EXPECT_THROW(remat::kernels::gemm({.m = -1, .n = 1, .k = 1}, &value, &value, &value), remat::Error);
   EXPECT_THROW(remat::kernels::gemm({.m = 1, .n = Index{1} << 31, .k = 1}, &value, &value, &value), remat::Error);
   EXPECT_THROW(remat::kernels::gemm({.m = 2, .n = 4, .k = 3, .lda = 2}, &value, &value, &value), remat::Error);
+  for (const Gemm& shape :
+       {Gemm{.m = 1, .n = 1, .k = 1, .lda = Index{1} << 31}, Gemm{.m = 1, .n = 1, .k = 1, .ldb = Index{1} << 31},
+        Gemm{.m = 1, .n = 1, .k = 1, .ldc = Index{1} << 31}})
+    EXPECT_THROW(remat::kernels::gemm(shape, &value, &value, &value), remat::Error);
 }
+
+#if defined(REMAT_GEMM_ONEDNN)
+TEST(Gemm, NamesTheProductThatOneDnnRefuses) {
+  remat_test::expect_error({"status", "on a product 2 x 3 x 5"},
+                           [] { remat::kernels::onednn::detail::check(dnnl_unimplemented, {.m = 2, .n = 3, .k = 5}); });
+}
+#endif
 
 // A and B of bfloat16; C of float, or of bfloat16, which is rounded once.
 template <class C>
