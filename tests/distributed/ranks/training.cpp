@@ -48,9 +48,11 @@ TEST(Ranks, TrainAsOneDoesForAnyNumberOfMicroBatches) {
   for (const Index count : {1, 2, 3, 4, 6, 9}) {
     const Outcome one = train<float>(Group(), {.dropout = 0.1, .micro_batches = count, .sums_in_backward = false}, 2);
     for (const int zero : {0, 1, 2}) {
-      Variant variant{.dropout = 0.1, .micro_batches = count, .zero = zero, .sums_in_backward = (zero + count) % 3 > 0};
-      expect_same(one, train<float>(world(), variant, 2), variant.text());
-      variant.overlaps = true;
+      const Variant variant{.dropout = 0.1,
+                            .micro_batches = count,
+                            .zero = zero,
+                            .sums_in_backward = (zero + count) % 3 > 0,
+                            .overlaps = (zero + count) % 2 == 0};
       expect_same(one, train<float>(world(), variant, 2), variant.text());
     }
   }
