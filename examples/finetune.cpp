@@ -80,10 +80,10 @@ Steps plan_steps(const Settings& s, const CLI::App& app, const Group& group, Mod
   // The first rank searches, for the one that holds most by now.
   const std::size_t memory = static_cast<std::size_t>(s.memory) << 20;
   const auto held = group.gather(static_cast<std::uint64_t>(remat::machine::process_memory().anonymous));
-  const std::size_t more = *std::max_element(held.begin(), held.end()) - held.front();
+  how.more_bytes = *std::max_element(held.begin(), held.end()) - held.front();
   remat::StepWithinMemory chosen;
   const remat::Policy policy = remat::distributed::agree_on_policy(group, [&] {
-    chosen = remat::plan_within_memory(memory - std::min(memory, more), parameters, s.batch, plan_of, how);
+    chosen = remat::plan_within_memory(memory, parameters, s.batch, plan_of, how);
     return chosen.policy.policy;
   });
   chosen.policy.policy = policy;

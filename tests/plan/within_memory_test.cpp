@@ -60,6 +60,10 @@ TEST(WithinMemory, TheStepKeepsToItsBudgetAndThePoolToTheMemory) {
   const StepWithinMemory fixed = plan_within_memory(room, parameters, 8, plan_of, of_four);
   EXPECT_EQ(fixed.parts, 4);
   EXPECT_GE(fixed.standing + (std::size_t{2} << 20), tight.standing + 8 * values);
+  // So has what another process holds more.
+  of_four.more_bytes = std::size_t{16} << 20;
+  const StepWithinMemory of_other = plan_within_memory(room + of_four.more_bytes, parameters, 8, plan_of, of_four);
+  EXPECT_GE(of_other.standing + (std::size_t{2} << 20), fixed.standing + of_four.more_bytes);
 
   gpt.set_remat(tight.policy.policy);
   for (int step = 0; step < 2; ++step)

@@ -37,6 +37,7 @@ struct MemorySearch {
   /// For each value that is trained, of gradients that wait for others where the batch is cut into so many parts, as
   /// those of `distributed::GradientSum` do (4 times `waiting_gradients` of floats). Empty: none.
   std::function<std::size_t(Index parts)> waiting_bytes{};
+  std::size_t more_bytes = 0;  // beside what this process holds: where it plans for one of several that holds more
   std::vector<Index> head_chunks{}, ffn_chunks{};  // sizes that are tried where nothing fits by those of the model
 };
 
@@ -109,7 +110,7 @@ void StepSearch::consider(const StepCut& cut, const Plan& plan, bool in_backward
   const Index parts = rows_ / cut.rows;
   const std::size_t each =
       (in_backward ? *how_.in_backward_bytes : how_.state_bytes) + (how_.waiting_bytes ? how_.waiting_bytes(parts) : 0);
-  const std::size_t standing = machine::process_memory().anonymous + slack +
+  const std::size_t standing = machine::process_memory().anonymous + how_.more_bytes + slack +
                                static_cast<std::size_t>(parameters_.trainable_count()) * each +
                                (in_backward ? plan.gradient_bytes_at_once() : 0);
   // The pool rounds blocks up; those of a model's sizes by little.
