@@ -208,6 +208,12 @@ TEST(RingAttention, RefusesByNameWhatItCannotHave) {
         "mine", {x}, [](Tape&, const std::vector<Var<float>>& in) { return attention(in[0], in[0], in[0]); },
         [](const CustomBackward<float>& of) { return std::vector<Var<float>>{of.gradient}; });
   });
+  const auto whole = [](X x, auto&& fn) { blockwise(x, 1, 3, policy::nothing, fn); };
+  refused({"rotary: inside blockwise", "give positions"},
+          [&](X x) { whole(x, [](X part, Index) { return rotary(part); }); });
+  refused({"add_positions: inside blockwise", "call it outside"}, [&](X x) {
+    whole(x, [](X part, Index) { return add_positions<float>(part, Tensor<float>({24, 2}, 0.5F)); });
+  });
   Tape begun({.seed = 1});
   sum(begun.input(Tensor<float>({2}, 1.0F)));
   expect_error({"set_ring", "before the first op"}, [&] { begun.set_ring(rank(0, 2)); });
@@ -227,6 +233,16 @@ TEST(RingAttention, LayersRefuseWhatIsOfWholeSequences) {
   const models::Gpt<float> gpt(parameters / "gpt", {.vocabulary = 9, .context = 7, .model_dims = 8});
   const Tensor<std::int32_t> ids({1, 4}, 1);  // of 8
   expect_error({"ids", "length <= context 7"}, [&] { gpt.logits(tape, ids); });
+  const models::Encoder<float> encoder(
+      parameters / "encoder", {.vocabulary = 9, .context = 8, .num_layers = 1, .model_dims = 8, .num_heads = 2});
+  expect_error({"encoder: its pooler reads token 0, which one rank of a ring alone has"}, [&] { encoder.pooled(x); });
+  nn::TransformerLayerConfig routed{.model_dims = 8, .hidden_dims = 8, .num_heads = 2};
+  routed.routed = {.num_experts = 2};
+  const nn::TransformerLayer<float> experts(parameters / "experts", routed);
+  Tape plan({.ring = rank(0, 2), .mode = Mode::plan});
+  expect_error({"experts: experts would take key_lengths, which are of whole sequences"}, [&] {
+    experts.with_auxiliary(plan.input(Tensor<float>({1, 4, 8}, 0.5F)), {.key_lengths = Tensor<std::int32_t>({1}, 4)});
+  });
 }
 
 // A ring's results are kept under every policy, and a plan says exactly what that takes.

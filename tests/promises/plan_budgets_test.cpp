@@ -160,6 +160,12 @@ TEST(Plans, KeepBatchesOfManyShapesToOneBudget) {
   EXPECT_EQ(plans.size(), 3U);
 }
 
+TEST(Plans, AreOfALoss) {
+  remat_test::expect_error({"plan: the step must return its loss, one number; it returned shape [2]"}, [] {
+    plan([](Tape& tape) { return sin(tape.input(Tensor<float>({2}, 1.0F), {.wants_gradient = true})); });
+  });
+}
+
 TEST(Plans, CannotReadValues) {
   remat_test::expect_error({"plan mode"}, [] {
     plan([](Tape& tape) {
