@@ -182,6 +182,14 @@ TEST(Masks, WhatCannotBeHonouredIsRefused) {
   remat_test::expect_error({"bias", "[1, 1, 3, 7]", "chunks/layer_0"}, [&] {
     chunks(x, {.bias = Tensor<double>({1, 1, 3, T}, 0)});
   });
+  remat_test::expect_error({"positions", "[2, 3]", "[B, 7]", "chunks/layer_0"}, [&] {
+    chunks(x, {.positions = Ids({B, 3}, 0)});
+  });
+  remat_test::expect_error({"query_offsets are of decoding", "chunks/layer_0"},
+                           [&] { chunks(x, {.query_offsets = Ids({B}, 0)}); });
+  Var<double> weights;
+  remat_test::expect_error({"attention weights exist whole", "chunks/layer_0"},
+                           [&] { chunks.layers[0](x, {.weights = &weights}); });
   const nn::StackedTransformer<double> decoder(parameters / "decoder", stack_config(true, false, 3));
   const auto memory = tape.input(random_tensor<double>({B, 3, D}, 2));
   remat_test::expect_error({"key_segments", "decoder/layer_0"}, [&] {

@@ -3,6 +3,7 @@
 
 #include <remat/models/decoder.hpp>
 #include <remat/nn/linear.hpp>
+#include <remat/ops/embedding.hpp>
 #include <remat/ops/reduce.hpp>
 #include <utility>
 
@@ -73,6 +74,8 @@ TEST(StoredMatrices, AreReadAsNumbersAndNeverWritten) {
   expect_error({"a/w", "cannot be trained"}, [&] { parameters.unfreeze("*"); });
   Tape tape;
   expect_error({"a/w", "floats", "load it as numbers"}, [&] { (void)sum(tape.parameter(w)); });
+  expect_error({"a/w: is stored transposed, so that its rows cannot be looked up"},
+               [&] { embedding(tape.input(Tensor<std::int32_t>({2}, 1)), w); });
   const ParameterRegistry copy(parameters);
   expect_near(copy.at<float>("a/w").value(), before, 0);
 }

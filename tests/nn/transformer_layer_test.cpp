@@ -129,6 +129,56 @@ TEST_F(TransformerLayers, RefuseWhatDoesNotFit) {
   const nn::MultiHeadAttention<double> fused(parameters_ / "fused",
                                              {.model_dims = D, .num_heads = 2, .combined_qkv = true});
   expect_error({"fused: ", "combined_qkv = false"}, [&] { fused(x_, x_); });
+  expect_error({"fused: queries are projected apart"}, [&] { fused.keys_values(x_); });
+  const nn::MultiHeadAttention<double> apart(parameters_ / "apart", {.model_dims = D, .num_heads = 2});
+  expect_error({"apart: x has shape [6, 8], [B, T, D] is needed"}, [&] { apart(x_.reshape({B * L, D}), x_); });
+  expect_error({"encoder: has no experts"}, [&] { encoder.with_auxiliary(x_); });
+  const nn::StackedTransformer<double> stack(parameters_ / "stack", {.layers = {config()}});
+  expect_error({"stack: no layer has experts"}, [&] { stack.with_auxiliary(x_); });
+  nn::TransformerLayerConfig routed = config();
+  routed.routed = {.num_experts = 2};
+  const nn::TransformerLayer<double> experts(parameters_ / "experts", routed);
+  expect_error({"experts: cross attention needs a memory, and a memory cross attention"},
+               [&] { experts.with_auxiliary(x_, {}, &memory_); });
+}
+
+TEST_F(TransformerLayers, RefuseWhatTheyCannotDecode) {
+  using Cache = nn::KeyValueCache<double>;
+  const nn::TransformerLayer<double> encoder(parameters_ / "encoder", config()),
+      decoder(parameters_ / "decoder", decoder_config());
+  Cache::Layer cache;
+  expect_error({"decoder: has cross attention, so it needs a memory: layer(x, memory, cache)"},
+               [&] { decoder(x_, cache); });
+  expect_error({"encoder: was given a memory, but its config has no cross_attention"},
+               [&] { encoder(x_, memory_, cache); });
+  const nn::MultiHeadAttention<double> both(parameters_ / "both", {.model_dims = D, .num_heads = 2, .causal = false}),
+      causal(parameters_ / "causal", {.model_dims = D, .num_heads = 2, .causal = true});
+  expect_error({"causal: decodes with a cache on a tape of Mode::evaluate only"}, [&] { causal.decode(x_, cache); });
+  Tape tape({.mode = Mode::evaluate});
+  const auto x = tape.input(random_tensor<double>({B, L, D}, 1));
+  expect_error({"both: decodes token by token, so causal must be true"}, [&] { both.decode(x, cache); });
+  expect_error({"causal: x has shape [6, 8], [B, T, D] is needed"}, [&] {
+    causal.decode(x.reshape({B * L, D}), cache);
+  });
+  expect_error({"capacity 0 must be > 0"}, [] { Cache(0); });
+  cache.capacity = 4;
+  cache.fresh = {1};
+  expect_error({"causal: the cache expects tokens of 1 rows, was given 2"}, [&] { causal.decode(x, cache); });
+  cache.fresh = {1, L + 1};
+  expect_error({"causal: row 1 was said to have 4 tokens, there are 3"}, [&] { causal.decode(x, cache); });
+  cache.fresh = {};
+  causal.decode(x, cache);
+  expect_error({"causal: the cache has room for 4 positions, 3 are taken and 3 more were given"},
+               [&] { causal.decode(x, cache); });
+  expect_error({"causal: the cache holds [2, ", "was given keys of shape [1, 3, 8]"},
+               [&] { causal.decode(slice(x, 0, 0, 1), cache); });
+}
+
+TEST(Norms, HaveSomethingToNormalize) {
+  const ParameterRegistry parameters;
+  expect_error({"layer: layer norm needs model_dims > 0, got 0"},
+               [&] { nn::LayerNorm<float>(parameters / "layer", {}); });
+  expect_error({"rms: RMS norm needs model_dims > 0, got 0"}, [&] { nn::RmsNorm<float>(parameters / "rms", {}); });
 }
 
 }  // namespace
