@@ -100,7 +100,7 @@ class Searches : public testing::Test {
   /// `state_bytes` for each value.
   StepWithinMemory within(std::size_t step, Index rows, const MemorySearch& how, std::size_t state_bytes = 12) {
     pool().trim();
-    const std::size_t beside = machine::process_memory().anonymous + detail::StepSearch::slack +
+    const std::size_t beside = machine::process_memory().anonymous + detail::StepSearch::slack() +
                                state_bytes * static_cast<std::size_t>(parameters_.trainable_count());
     const auto found = plan_within_memory(
         beside + step / 94 * 100, parameters_, 1,

@@ -1,6 +1,8 @@
 // A training step that keeps the whole process within a memory that was promised.
 #pragma once
 
+#include <omp.h>
+
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
@@ -92,7 +94,11 @@ class StepSearch {
   const std::optional<StepWithinMemory>& best() const { return best_; }
   std::size_t least() const { return least_; }
 
-  static constexpr std::size_t slack = std::size_t{20} << 20;  // stacks and buffers of threads, malloc's small blocks
+  /// What comes later and is not the pool's: malloc's small blocks; of each thread its stack, and what its products
+  /// keep.
+  static std::size_t slack() {
+    return (std::size_t{16} << 20) + (static_cast<std::size_t>(omp_get_max_threads()) << 21);
+  }
 
  private:
   std::size_t bytes_;
@@ -110,7 +116,7 @@ void StepSearch::consider(const StepCut& cut, const Plan& plan, bool in_backward
   const Index parts = rows_ / cut.rows;
   const std::size_t each =
       (in_backward ? *how_.in_backward_bytes : how_.state_bytes) + (how_.waiting_bytes ? how_.waiting_bytes(parts) : 0);
-  const std::size_t standing = machine::process_memory().anonymous + how_.more_bytes + slack +
+  const std::size_t standing = machine::process_memory().anonymous + how_.more_bytes + slack() +
                                static_cast<std::size_t>(parameters_.trainable_count()) * each +
                                (in_backward ? plan.gradient_bytes_at_once() : 0);
   // The pool rounds blocks up; those of a model's sizes by little.
@@ -145,7 +151,7 @@ void StepSearch::consider(const StepCut& cut, const Plan& plan, bool in_backward
 inline void hold_within(std::size_t bytes) {
   const std::size_t anonymous = machine::process_memory().anonymous;
   const std::size_t outside = anonymous - std::min(anonymous, pool().held_bytes());
-  pool().set_held_limit(bytes - std::min(bytes, outside + detail::StepSearch::slack));
+  pool().set_held_limit(bytes - std::min(bytes, outside + detail::StepSearch::slack()));
 }
 
 /// The fastest way to make the steps of a batch of `rows` rows while the process holds at most `bytes` without files:
