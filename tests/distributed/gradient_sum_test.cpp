@@ -118,6 +118,17 @@ TEST(GradientSum, RefusesWhatWouldBeCountedWrong) {
   EXPECT_THROW(sum.add(), Error);  // made after the sum
 }
 
+TEST(GradientSum, RefusesGradientsThatAnUpdateUsedUp) {
+  const ParameterRegistry parameters;
+  const auto w = made(parameters, "w", {2});
+  GradientSum all(parameters);
+  optim::AdamW adamw(parameters);
+  all.begin(1);
+  Tape tape;
+  tape.backward(sum(tape.parameter(w)), adamw.in_backward(1e-2));
+  EXPECT_THROW(all.add(), Error);
+}
+
 TEST(Shards, AreOfFloatsAndDoubles) {
   const ParameterRegistry parameters;
   (parameters / "model").parameter<bfloat16>("w", {2}, init::zeros());
