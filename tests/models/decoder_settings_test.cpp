@@ -332,6 +332,22 @@ TEST(GgufDecoderFiles, SayMultipliersAndSoftCaps) {
   });
 }
 
+TEST(GgufDecoderFiles, NameWhatIsMissingOrOfAnotherType) {
+  const std::string path = testing::TempDir() + "remat_settings_" + std::to_string(::getpid()) + ".gguf";
+  const auto refused = [&](std::map<std::string, io::GgufContent> metadata, std::string_view what) {
+    io::save_gguf({}, path, std::move(metadata));
+    expect_error({path, what}, [&] { (void)io::decoder_config(io::GgufFile(path)); });
+    std::filesystem::remove(path);
+  };
+  refused({{"general.architecture", std::string("mamba")}}, "is of architecture \"mamba\", those that are read are ");
+  refused({{"general.architecture", std::string("llama")}}, "has no metadata \"llama.");
+  std::map<std::string, io::GgufContent> texts{{"general.architecture", std::string("llama")}};
+  for (const char* name : {"block_count", "embedding_length", "attention.head_count", "feed_forward_length",
+                           "context_length", "vocab_size"})
+    texts["llama." + std::string(name)] = std::string("many");
+  refused(texts, "is string, not a number");
+}
+
 TEST(HuggingFaceConfig, FalconSaysHowItsBranchesAndHeadsLie) {
   const ConfigFolder seven("falcon"), forty("falcon_40b"), rw("falcon_rw");
   const auto layer_of = [](const models::DecoderConfig& config) { return config.layers[0]; };
