@@ -15,29 +15,29 @@ using namespace remat::distributed;
 using remat_test::message_of;
 using remat_test::world;
 
+/// The transport of all ranks, for other groups of them.
+struct Borrowed : Transport {
+  Group of = world();
+  int rank() const override { return of.rank(); }
+  int size() const override { return of.size(); }
+  void send(std::span<const std::byte> bytes, int to) override { of.transport().send(bytes, to); }
+  void receive(std::span<std::byte> bytes, int from) override { of.transport().receive(bytes, from); }
+  void exchange(std::span<const std::byte> out, int to, std::span<std::byte> in, int from) override {
+    of.transport().exchange(out, to, in, from);
+  }
+  void broadcast(std::span<std::byte> bytes, int from) override { of.transport().broadcast(bytes, from); }
+  std::shared_ptr<Transport> split(int color) override { return of.transport().split(color); }
+  std::shared_ptr<Transport> on_one_machine() override { return of.transport().on_one_machine(); }
+  [[noreturn]] void stop_all(int code) override {
+    of.transport().stop_all(code);
+    std::abort();
+  }
+};
+
 /// The same ranks with messages of a few bytes, as though memory were longer than an int counts; and with every call
 /// checked.
 std::vector<Group> groups() {
-  const auto over = [](const GroupOptions& options) {
-    struct Borrowed final : Transport {
-      Group of = world();
-      int rank() const override { return of.rank(); }
-      int size() const override { return of.size(); }
-      void send(std::span<const std::byte> bytes, int to) override { of.transport().send(bytes, to); }
-      void receive(std::span<std::byte> bytes, int from) override { of.transport().receive(bytes, from); }
-      void exchange(std::span<const std::byte> out, int to, std::span<std::byte> in, int from) override {
-        of.transport().exchange(out, to, in, from);
-      }
-      void broadcast(std::span<std::byte> bytes, int from) override { of.transport().broadcast(bytes, from); }
-      std::shared_ptr<Transport> split(int color) override { return of.transport().split(color); }
-      std::shared_ptr<Transport> on_one_machine() override { return of.transport().on_one_machine(); }
-      [[noreturn]] void stop_all(int code) override {
-        of.transport().stop_all(code);
-        std::abort();
-      }
-    };
-    return Group(std::make_shared<Borrowed>(), options);
-  };
+  const auto over = [](const GroupOptions& options) { return Group(std::make_shared<Borrowed>(), options); };
   return {world(), over({.piece_bytes = 7}), over({.check = true}), over({.piece_bytes = 1, .check = true})};
 }
 
@@ -127,24 +127,10 @@ TEST(Ranks, CallsThatDoNotMatchAreNamed) {
 
 // Bytes that change on the way to the last rank, as by a broken network.
 TEST(Ranks, OtherBytesThanTheFirstHasAreNoticed) {
-  struct Broken final : Transport {
-    Group of = world();
-    int rank() const override { return of.rank(); }
-    int size() const override { return of.size(); }
-    void send(std::span<const std::byte> bytes, int to) override { of.transport().send(bytes, to); }
-    void receive(std::span<std::byte> bytes, int from) override { of.transport().receive(bytes, from); }
-    void exchange(std::span<const std::byte> out, int to, std::span<std::byte> in, int from) override {
-      of.transport().exchange(out, to, in, from);
-    }
+  struct Broken final : Borrowed {
     void broadcast(std::span<std::byte> bytes, int from) override {
-      of.transport().broadcast(bytes, from);
+      Borrowed::broadcast(bytes, from);
       if (rank() == size() - 1) bytes.front() ^= std::byte{1};
-    }
-    std::shared_ptr<Transport> split(int color) override { return of.transport().split(color); }
-    std::shared_ptr<Transport> on_one_machine() override { return of.transport().on_one_machine(); }
-    [[noreturn]] void stop_all(int code) override {
-      of.transport().stop_all(code);
-      std::abort();
     }
   };
   if (world().size() == 1) return;
