@@ -248,6 +248,14 @@ TEST_F(Safetensors, WritesWhatWasSaid) {
 }
 
 // Protects matrices that stay in their file, and those who ask for a type that we have none of.
+// Each byte is written as six: no reader takes a header of more than 100 MB.
+TEST_F(Safetensors, WritesNoHeaderThatNobodyReads) {
+  const std::string text(17'000'000, '\x01');
+  expect_error({path, "the header has 102000032 bytes, above the limit 100000000"}, [&] {
+    io::save_safetensors(std::vector<io::SafetensorsOutput>{}, path, {{"text", text}});
+  });
+}
+
 TEST_F(Safetensors, RefusesWhatItCannotGive) {
   const std::string header =
       R"({"d":{"dtype":"F64","shape":[1,1],"data_offsets":[0,8]},"m":{"dtype":"F32","shape":[1,2],"data_offsets":[8,16]},)"

@@ -86,7 +86,15 @@ TEST_F(Generation, RefusesOptionsBeforeAnyWork) {
     expect_error({"gpt: generate: temperature"}, [&] { gpt_.generate(prompt, {.temperature = temperature}); });
   expect_error({"gpt: generate: prompt[1] is 16", "16 tokens"}, [&] { gpt_.generate({1, 16}, {}); });
   expect_error({"gpt: generate: prompt[0] is -1"}, [&] { gpt_.generate({-1, 2}, {}); });
+  for (const models::Generation& more : {models::Generation{.top_p = 1.5}, models::Generation{.min_p = 1.5}})
+    expect_error({"gpt: generate: top_p", "are parts of 1"}, [&] { gpt_.generate(prompt, more); });
   pool().set_limit();
+}
+
+TEST_F(Generation, LearnedPositionsAreNotOfPackedSequences) {
+  const Tensor<std::int32_t> ids({1, 4}, 1), segments({1, 4}, std::vector<std::int32_t>{0, 0, 1, 1});
+  Tape tape({.step = 1});
+  expect_error({"gpt: packed sequences begin at other positions than 0"}, [&] { gpt_.loss(tape, ids, ids, segments); });
 }
 
 TEST_F(Generation, NamesTheTokenWhoseLogitsAreNan) {
