@@ -288,6 +288,8 @@ TEST(LoraFiles, WhatDoesNotFitIsRefused) {
   expect_error({"no name for it"}, [&] { io::save_gguf_lora(lora, model, other, "gpt2"); });
   const std::string under = place.path + "/adapter_config.json/x";
   expect_error({under + ": cannot be made"}, [&] { io::save_peft(lora, model, under); });
+  expect_error({"the base model's name is not valid UTF-8"},
+               [&] { io::save_peft(lora, model, place.path + "/named", "\xFF"); });
 
   const auto of_gguf = [&](const std::vector<io::GgufOutput>& tensors, const std::vector<std::string>& parts = {}) {
     std::map<std::string, io::GgufContent> metadata{{"general.architecture", "llama"},
