@@ -281,6 +281,15 @@ TEST(Tape, AMillionOpsFitASmallStack) {
   EXPECT_EQ(plain_gradient, replayed_gradient);
 }
 
+TEST(Tape, VarsAreCutWhereTheyHaveRows) {
+  Tape tape;
+  const auto x = tape.input(Tensor<float>({4, 2}, 1.0F));
+  EXPECT_EQ(x.slice(1, 4).shape(), (Shape{3, 2}));
+  expect_error({"slice: rows [1, 5) of shape [4, 2]"}, [&] { x.slice(1, 5); });
+  expect_error({"slice: rows [3, 2) of shape [4, 2]"}, [&] { x.slice(3, 2); });
+  expect_error({"slice: rows [-1, 2)"}, [&] { x.slice(-1, 2); });
+}
+
 TEST(Tape, Prints) {
   ParameterRegistry parameters;
   const auto w = (parameters / "layer").parameter<double>("w", {2}, init::constant(3));
