@@ -142,6 +142,17 @@ TYPED_TEST(GemmTest, EqualsPlainLoopsAcrossTiles) {
   check_all<TypeParam>(1, 1000, 33, 0);
 }
 
+// Two threads have as much to do: 768 rows are no three tiles of 256.
+TEST(GemmTiling, IsEven) {
+  using remat::kernels::detail::Tiling;
+  const Tiling rows({.m = 768, .n = 128, .k = 128}), columns({.m = 64, .n = 1536, .k = 128});
+  EXPECT_EQ(rows.grid_rows, 4);
+  EXPECT_EQ(rows.rows, 192);
+  EXPECT_EQ(columns.grid_columns, 4);
+  EXPECT_EQ(columns.columns, 384);
+  EXPECT_EQ(Tiling({.m = 17, .n = 9, .k = 5}).count(), 1);
+}
+
 // A few tokens against a large matrix, as in decoding, go a way of their own.
 TYPED_TEST(GemmTest, EqualsPlainLoopsForAFewRows) {
   EXPECT_TRUE(remat::kernels::detail::has_few_rows({.m = 1, .n = 300, .k = 219, .lda = 219}));

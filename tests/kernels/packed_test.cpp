@@ -2,6 +2,7 @@
 // compilers then make of what there is.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <remat/core/eigen.hpp>
@@ -125,6 +126,24 @@ TEST(PackedProduct, HasAGridForEveryShape) {
           EXPECT_GE(grid.rows, packed::blocks_of(m, 288));
           EXPECT_GE(grid.columns, packed::blocks_of(n, 1024));
         }
+}
+
+// Parts of whole panels cover all, and none has more than one panel more than another.
+TEST(PackedProduct, IsCutEvenly) {
+  for (const Index size : {1, 6, 61, 768, 2048, 8191})
+    for (const Index most : {1, 2, 3, 6, 8, 200}) {
+      const packed::Cuts cuts(size, 12, most);
+      EXPECT_EQ(cuts.begin(0), 0);
+      EXPECT_EQ(cuts.begin(cuts.parts), size);
+      Index least = size, greatest = 0;
+      for (Index part = 0; part < cuts.parts; ++part) {
+        const Index panels = packed::blocks_of(cuts.begin(part + 1) - cuts.begin(part), 12);
+        least = std::min(least, panels), greatest = std::max(greatest, panels);
+        EXPECT_EQ(cuts.begin(part) % 12, 0);
+      }
+      EXPECT_GE(least, 1);
+      EXPECT_LE(greatest - least, 1);
+    }
 }
 
 }  // namespace

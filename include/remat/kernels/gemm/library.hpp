@@ -28,7 +28,8 @@ struct Tiling {
   Index rows, columns, grid_rows, grid_columns;
 
   /// Tiles that a cache holds with what they read, each of which packs its operands anew; smaller ones, by halves of
-  /// the longer side, until there are enough for some threads or too small for one.
+  /// the longer side, until there are enough for some threads or too small for one; then as many for each of two
+  /// threads, all of one size.
   explicit Tiling(const Gemm& shape) : rows(std::min<Index>(shape.m, 256)), columns(std::min<Index>(shape.n, 512)) {
     constexpr double least_flops = 16e6;
     constexpr Index enough = 8, least_side = 128;
@@ -36,12 +37,19 @@ struct Tiling {
       Index& side = rows >= columns ? rows : columns;
       const double flops = 2.0 * static_cast<double>(rows) * static_cast<double>(columns);
       if (flops * static_cast<double>(shape.k) < least_flops || side < least_side) break;
-      side = (side / 2 + 15) / 16 * 16;  // whole vectors
+      side = whole_vectors(side / 2);
     }
+    if (grid_rows > 1)
+      rows = even_part(shape.m, grid_rows);
+    else if (grid_columns > 1)
+      columns = even_part(shape.n, grid_columns);
+    count_tiles(shape);
   }
   Index count() const { return grid_rows * grid_columns; }
 
  private:
+  static Index whole_vectors(Index size) { return (size + 15) / 16 * 16; }
+  static Index even_part(Index size, Index parts) { return whole_vectors((size - 1) / (parts + parts % 2) + 1); }
   void count_tiles(const Gemm& shape) {
     grid_rows = rows == 0 ? 0 : (shape.m - 1) / rows + 1;
     grid_columns = columns == 0 ? 0 : (shape.n - 1) / columns + 1;

@@ -21,6 +21,14 @@ constexpr Index blocks_of(Index size, Index block) { return (size + block - 1) /
 /// The least multiple of `unit` of which `parts` cover `size`.
 constexpr Index part_of(Index size, Index parts, Index unit) { return blocks_of(blocks_of(size, parts), unit) * unit; }
 
+/// `size` rows or columns in parts that differ by no more than one panel of `unit`, so that threads end together.
+struct Cuts {
+  Index size, unit, panels, parts;
+  Cuts(Index all, Index width, Index most)
+      : size(all), unit(width), panels(blocks_of(all, width)), parts(std::max<Index>(1, std::min(most, panels))) {}
+  Index begin(Index part) const { return std::min(size, panels * part / parts * unit); }
+};
+
 /// How C is cut into tiles, one thread each, and whether all of B is packed before, for all of them.
 struct Grid {
   Index rows = 1, columns = 1;  // of tiles
@@ -135,12 +143,11 @@ class Product {
 
   /// What a piece adds to C, by tiles; from B in panels if they are given.
   void tiles(const Grid& grid, const Piece& piece, const T* panels) const {
-    const Index high = part_of(g_.m, grid.rows, Kernel::rows), rows = blocks_of(g_.m, high);
-    const Index cuts = std::max<Index>(1, blocks_of(grid.columns * piece.width, g_.n));
-    const Index wide = part_of(piece.width, cuts, Kernel::columns), columns = blocks_of(piece.width, wide);
-    parallel_for(rows * columns, 1, [&](Index item, Index) {
-      const Index i = item / columns * high, j = item % columns * wide;
-      tile(piece, i, std::min(high, g_.m - i), j, std::min(wide, piece.width - j), panels);
+    const Cuts down(g_.m, Kernel::rows, grid.rows);
+    const Cuts across(piece.width, Kernel::columns, blocks_of(grid.columns * piece.width, g_.n));
+    parallel_for(down.parts * across.parts, 1, [&](Index item, Index) {
+      const Index r = item / across.parts, s = item % across.parts, i = down.begin(r), j = across.begin(s);
+      tile(piece, i, down.begin(r + 1) - i, j, across.begin(s + 1) - j, panels);
     });
   }
 
