@@ -33,25 +33,52 @@ inline constexpr bool blocks_are_used_again = false;
 inline constexpr bool blocks_are_used_again = true;
 #endif
 
+/// Blocks of so many bytes are mapped, each apart: freed ones leave no holes in malloc's heap, which a process that
+/// trained within a memory held up to 100 MiB of. AddressSanitizer sees what malloc gives.
+#if defined(REMAT_ASAN)
+inline constexpr std::size_t least_mapped = SIZE_MAX;
+#else
+inline constexpr std::size_t least_mapped = std::size_t{512} << 10;
+#endif
+
+inline std::size_t whole_pages(std::size_t bytes) {
+  static const auto page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+  return (bytes + page - 1) / page * page;
+}
+
+/// `bytes`, whole pages, at a multiple of `unit`; null where memory is out.
+template <class = void>
+std::byte* map_memory(std::size_t bytes, std::size_t unit) {
+  const std::size_t more = unit - std::min(unit, whole_pages(1)), all = bytes + more;
+  void* const mapped = mmap(nullptr, all, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (mapped == MAP_FAILED) return nullptr;
+  auto* const begin = static_cast<std::byte*>(mapped);
+  const std::size_t before = (unit - reinterpret_cast<std::uintptr_t>(begin) % unit) % unit;
+  if (before > 0) munmap(begin, before);
+  if (before < more) munmap(begin + before + bytes, more - before);
+  return begin + before;
+}
+
 /// `bytes` that nobody has written to yet, of a block that may be used for up to `most`; both are multiples of 64. Null
 /// where memory is out.
 template <class = void>
 void* take_memory([[maybe_unused]] std::size_t bytes, [[maybe_unused]] std::size_t most) {
 #if defined(REMAT_POOL_GUARD)
-  const auto page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+  const std::size_t page = whole_pages(1);
   if (bytes > SIZE_MAX - 2 * page) return nullptr;
-  const std::size_t used = (bytes + page - 1) / page * page;
-  void* const begin = mmap(nullptr, used + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (begin == MAP_FAILED) return nullptr;
-  if (mprotect(static_cast<std::byte*>(begin) + used, page, PROT_NONE) != 0) {
+  const std::size_t used = whole_pages(bytes);
+  std::byte* const begin = map_memory(used + page, page);
+  if (begin == nullptr) return nullptr;
+  if (mprotect(begin + used, page, PROT_NONE) != 0) {
     munmap(begin, used + page);
     return nullptr;
   }
-  return static_cast<std::byte*>(begin) + (used - bytes);
+  return begin + (used - bytes);
 #else
+  if (most < least_mapped) return std::aligned_alloc(alignment, most);
   constexpr std::size_t huge = std::size_t{2} << 20;
   const bool is_huge = most >= 2 * huge;
-  void* const memory = std::aligned_alloc(is_huge ? huge : alignment, is_huge ? (most + huge - 1) / huge * huge : most);
+  void* const memory = map_memory(whole_pages(most), is_huge ? huge : alignment);
   if (memory != nullptr && is_huge) madvise(memory, most, MADV_HUGEPAGE);  // a hint: failure costs speed only
   return memory;
 #endif
@@ -59,12 +86,15 @@ void* take_memory([[maybe_unused]] std::size_t bytes, [[maybe_unused]] std::size
 
 /// Gives back what `take_memory` gave for as many bytes.
 template <class = void>
-void give_memory(void* memory, [[maybe_unused]] std::size_t bytes) {
+void give_memory(void* memory, [[maybe_unused]] std::size_t bytes, [[maybe_unused]] std::size_t most) {
 #if defined(REMAT_POOL_GUARD)
-  const auto page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE)), used = (bytes + page - 1) / page * page;
+  const std::size_t page = whole_pages(1), used = whole_pages(bytes);
   munmap(static_cast<std::byte*>(memory) - (used - bytes), used + page);
 #else
-  std::free(memory);
+  if (most < least_mapped)
+    std::free(memory);
+  else
+    munmap(memory, whole_pages(most));
 #endif
 }
 

@@ -70,12 +70,21 @@
 #define REMAT_ABI_LIBRARY plain
 #endif
 // Builds that look for mistakes, see core/block_memory.hpp.
+#if defined(__SANITIZE_ADDRESS__)
+#define REMAT_ASAN 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define REMAT_ASAN 1
+#endif
+#endif
 #if defined(REMAT_POOL_FILL) && defined(REMAT_POOL_GUARD)
 #define REMAT_ABI_BLOCKS filled_guarded
 #elif defined(REMAT_POOL_FILL)
 #define REMAT_ABI_BLOCKS filled
 #elif defined(REMAT_POOL_GUARD)
 #define REMAT_ABI_BLOCKS guarded
+#elif defined(REMAT_ASAN)
+#define REMAT_ABI_BLOCKS addressed
 #else
 #define REMAT_ABI_BLOCKS reused
 #endif

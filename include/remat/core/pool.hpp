@@ -16,13 +16,6 @@
 #include <remat/core/memory_log.hpp>
 #include <utility>
 
-#if defined(__SANITIZE_ADDRESS__)
-#define REMAT_ASAN 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define REMAT_ASAN 1
-#endif
-#endif
 #if defined(REMAT_ASAN)
 #include <sanitizer/asan_interface.h>
 #endif
@@ -286,7 +279,7 @@ void Pool::release(Block* block) {
   live_bytes_ -= bytes;
   if (held_bytes_ > held_limit_ || !detail::blocks_are_used_again) {
     held_bytes_ -= class_bytes(size_class);
-    detail::give_memory(block, sizeof(Block) + bytes);
+    detail::give_memory(block, sizeof(Block) + bytes, sizeof(Block) + class_bytes(size_class));
     return;
   }
   cached_bytes_ += class_bytes(size_class);
@@ -299,12 +292,12 @@ void Pool::free_unused(std::size_t most) {
   for (auto list = free_.rbegin(); list != free_.rend(); ++list)
     while (cached_bytes_ > most && *list != nullptr) {
       Block* const block = std::exchange(*list, (*list)->next);
-      detail::give_memory(block, sizeof(Block) + block->bytes);
       const std::size_t bytes = class_bytes(static_cast<int>(free_.rend() - list) - 1);
+      detail::give_memory(block, sizeof(Block) + block->bytes, sizeof(Block) + bytes);
       cached_bytes_ -= bytes, held_bytes_ -= bytes;
     }
 #if defined(__GLIBC__)
-  malloc_trim(0);  // free() alone keeps blocks below its threshold, which grows up to 32 MB
+  malloc_trim(0);  // free() alone keeps small blocks
 #endif
 }
 
