@@ -98,41 +98,39 @@ class TrainingState : public testing::Test {
     return states.resume();
   }
 
-  const std::string folder_ =
-      (fs::temp_directory_path() / ("remat_training_state_" + std::to_string(::getpid()))).string();
+  // Saved a hundred times: in memory, where there is such a folder.
+  const std::string folder_ = (fs::is_directory("/dev/shm") ? "/dev/shm" : fs::temp_directory_path().string()) +
+                              "/remat_training_state_" + std::to_string(::getpid());
 };
 
-TEST_F(TrainingState, GoesOnWithTheSameBitsFromEveryStep) {
-  constexpr Index steps = 6;
+// Steps of two micro-batches each, saved behind every one: half of the states hold gradients that are still summed.
+TEST_F(TrainingState, GoesOnWithTheSameBitsFromEverySavePoint) {
+  constexpr Index points = 20;
+  const auto micro_batch = [](Model& model, Index number) {
+    model.add_gradients(number);
+    if (number % 2 == 1) model.update();
+  };
   Model whole(1);
-  for (Index step = 0; step < steps; ++step) {
-    whole.add_gradients(step);
-    whole.update();
-  }
+  for (Index number = 0; number <= points; ++number) micro_batch(whole, number);
   for (const bool in_background : {false, true})
-    for (Index stop = 1; stop < steps; ++stop) {
+    for (Index stop = 1; stop <= points; ++stop) {
       fs::remove_all(folder_);
       Model before(1);
       {
         io::TrainingStates states(before.parameters, {.folder = folder_, .in_background = in_background});
         add(states, before);
-        for (Index step = 0; step < stop; ++step) {
-          before.add_gradients(step);
-          before.update();
-          states.save(step + 1);
+        for (Index number = 0; number < stop; ++number) {
+          micro_batch(before, number);
+          if (number + 2 >= stop) states.save(number + 1);
         }
-        before.add_gradients(stop);  // after it was saved: no matter of the state
-        before.update();
+        micro_batch(before, stop);  // after it was saved: no matter of the state
       }
       Model after(2);  // begins as another
       const auto resumed = resume(after);
       ASSERT_TRUE(resumed.has_value());
       EXPECT_EQ(resumed->step, stop);
       EXPECT_TRUE(resumed->notes.empty());
-      for (Index step = stop; step < steps; ++step) {
-        after.add_gradients(step);
-        after.update();
-      }
+      for (Index number = stop; number <= points; ++number) micro_batch(after, number);
       EXPECT_TRUE(same(after, whole)) << "stopped at " << stop;
     }
 }
