@@ -7,6 +7,7 @@
 #include <cmath>
 #include <functional>
 #include <limits>
+#include <remat/autodiff/gradient_check.hpp>
 #include <remat/nn/stacked_transformer.hpp>
 #include <remat/ops/attention.hpp>
 #include <remat/ops/concat.hpp>
@@ -108,15 +109,25 @@ Config config_with(const std::function<void(Config&)>& change) {
   return config;
 }
 
-/// The loss, then the gradients of x and of every parameter, of two layers.
-std::vector<Tensor<double>> step(const Config& config, const Policy& policy, int every = 1) {
+/// The direction in which the i-th of x and the parameters is moved.
+Tensor<double> direction(const Shape& shape, std::size_t i) { return random_tensor<double>(shape, 100 + i); }
+
+/// The loss, then the gradients of x and of every parameter, of two layers; x and parameters are moved by `distance`.
+std::vector<Tensor<double>> step(const Config& config, const Policy& policy, int every = 1, double distance = 0) {
+  const auto moved = [distance](const Shape& shape, std::uint64_t seed, std::size_t i) {
+    Tensor<double> value = random_tensor<double>(shape, seed);
+    const Tensor<double> to = direction(shape, i);
+    for (Index k = 0; k < value.size(); ++k) value.write()[k] += distance * to[k];
+    return value;
+  };
   ParameterRegistry parameters(3);
   const nn::StackedTransformer<double> stack(parameters / "net",
                                              {.layers = {config, config}, .remat = policy, .remat_every = every});
+  std::size_t i = 1;
   for (const auto& entry : parameters.entries())  // biases and scales, too
-    Parameter<double>(entry).set_value(random_tensor<double>(entry->value.shape, entry->path.size()));
+    Parameter<double>(entry).set_value(moved(entry->value.shape, entry->path.size(), i++));
   Tape tape({.seed = 5, .step = 2});
-  const auto x = tape.input(random_tensor<double>({B, T, D}, 1), {.wants_gradient = true});
+  const auto x = tape.input(moved({B, T, D}, 1, 0), {.wants_gradient = true});
   const auto y = stack(x * 1.0);
   const auto loss = sum(y * tape.input(random_tensor<double>({B, T, D}, 4)));
   std::vector<Tensor<double>> all{loss.value()};
@@ -148,6 +159,21 @@ TEST_P(LayerOption, GivesTheSameBitsUnderEveryPolicy) {
     for (std::size_t i = 0; i < plain.size(); ++i)
       EXPECT_TRUE(same_bits(plain[i], other[i])) << "tensor " << i << ", policy " << p;
   }
+}
+
+// As the loss grows along one direction of x and of all parameters, to a ten-millionth.
+TEST_P(LayerOption, HasTheGradientsOfDifferences) {
+  Config config = config_with(GetParam().change);
+  config.dropout = 0.1;
+  const auto loss_at = [&](double distance) { return step(config, policy::nothing, 1, distance)[0]; };
+  const double numeric = remat::detail::derivative(loss_at, 1e-4)[0];
+  const auto all = step(config, policy::nothing);
+  double analytic = 0, squares = 0;
+  for (std::size_t i = 1; i < all.size(); ++i) {
+    const Tensor<double> to = direction(all[i].shape(), i - 1);
+    for (Index k = 0; k < to.size(); ++k) analytic += all[i][k] * to[k], squares += std::pow(all[i][k] * to[k], 2);
+  }
+  EXPECT_NEAR(analytic, numeric, 1e-7 * std::sqrt(squares));
 }
 
 TEST_P(LayerOption, ByChunksOfQueriesIsTheWhole) {
