@@ -1,5 +1,5 @@
 // Promise: remat changes no bit. Every policy of the phrase book and some of our own, on three kinds of models, with
-// and without dropout, on 1 and 2 threads.
+// and without dropout, on 1 and 2 threads, by each backend of products.
 #include <gtest/gtest.h>
 
 #include "promises/small_models.hpp"
@@ -78,6 +78,37 @@ TEST_P(RematChangesNoBit, InRegionsOfSeveralLayers) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Dropout, RematChangesNoBit, cases, name_of_case);
+
+/// Products are made by `backend` while it lives.
+struct ProductsBy {
+  explicit ProductsBy(kernels::Backend backend) { kernels::set_gemm_choice(kernels::GemmChoice(backend)); }
+  ProductsBy(const ProductsBy&) = delete;
+  ProductsBy& operator=(const ProductsBy&) = delete;
+  ~ProductsBy() { kernels::set_gemm_choice(before); }
+  const kernels::GemmChoice before = kernels::gemm_choice();
+};
+
+template <class Model>
+void expect_equal_trainings_by_each_backend() {
+  const Threads threads(2);
+  for (const kernels::Backend backend : kernels::backends) {
+    const ProductsBy products(backend);
+    const auto plain = remat_test::train<Model>({.dropout = 0.1}, 3);
+    for (const auto& [name, policy] : every_policy(Model::first_matrix)) {
+      const SmallConfig config{.dropout = 0.1, .remat = policy};
+      EXPECT_EQ(remat_test::count_differences(plain, remat_test::train<Model>(config, 3)), 0)
+          << name << ", by " << name_of(backend);
+    }
+  }
+}
+
+TEST(RematChangesNoBitByEachBackend, OfAGpt) { expect_equal_trainings_by_each_backend<remat_test::SmallGpt>(); }
+TEST(RematChangesNoBitByEachBackend, OfAnEncoderDecoder) {
+  expect_equal_trainings_by_each_backend<remat_test::SmallEncoderDecoder>();
+}
+TEST(RematChangesNoBitByEachBackend, OfARoutedFeedForward) {
+  expect_equal_trainings_by_each_backend<remat_test::SmallRouted>();
+}
 
 // The tests above would pass if dropout were dead, the policies did nothing, or all tokens went to one expert.
 template <class Model>
