@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <cstdlib>
 #include <limits>
 #include <remat/autodiff/tape.hpp>
@@ -10,6 +11,7 @@
 #include <remat/ops/dropout.hpp>
 #include <remat/ops/reduce.hpp>
 #include <remat/ops/unary.hpp>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -146,6 +148,47 @@ TEST(FindNan, NamesTheFirstOpInBackward) {
   const auto here = tape.layer("net/layer_2");
   const auto loss = sum(sqrt(x) * 0.0);  // 0 times the infinite slope at 0
   expect_error({"sqrt", "net/layer_2", "backward"}, [&] { tape.backward(loss); });
+}
+
+/// Gives its operand, but NaN as value or as gradient where it is told to.
+struct Faulty final : Op {
+  static constexpr In<double> x{0};
+  static constexpr Out<double> y{0};
+  Faulty(const char* name, bool in_value, bool in_gradient) : Op(name), value(in_value), slope(in_gradient) {}
+  Specs infer(const Operands& in) const override { return {y(in[x].shape)}; }
+  Residuals residuals(const Wanted&) const override { return {}; }
+  void forward(Frame& f) const override { pass(f[x], f[y].data(), value); }
+  void backward(Frame& f) const override { pass(f.grad(y), f.grad(x).data(), slope); }
+  template <class From>
+  static void pass(const From& from, double* to, bool is_nan) {
+    std::copy_n(from.data(), from.size(), to);
+    if (is_nan) to[from.size() - 1] = std::nan("");
+  }
+  bool value, slope;
+};
+
+// At whichever of 50 places NaN begins, the op and the layer there are named: in forward, and in backward behind a
+// replay.
+TEST(FindNan, NamesAnyOfFiftyOps) {
+  for (const bool in_forward : {true, false})
+    for (int at = 0; at < 50; ++at) {
+      Tape tape({.find_nan = true});
+      const auto x = tape.input(Tensor<double>({3}, 0.5), {.wants_gradient = true});
+      const auto work = [&] {
+        auto y = x;
+        for (int layer = 0; layer < 50; ++layer) {
+          const auto here = tape.layer("net/layer_" + std::to_string(layer));
+          y = tape.checkpoint(policy::nothing, [&] {
+            const bool is_faulty = layer == at;
+            return sin(
+                record(Faulty(is_faulty ? "faulty" : "sound", is_faulty && in_forward, is_faulty), y)[Faulty::y]);
+          });
+        }
+        tape.backward(sum(y));
+      };
+      expect_error({"nan: faulty in net/layer_" + std::to_string(at) + " ", in_forward ? "in forward" : "in backward"},
+                   work);
+    }
 }
 
 TEST(FindNan, ByEnvironment) {

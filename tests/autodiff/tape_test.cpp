@@ -2,6 +2,8 @@
 #include <gtest/gtest.h>
 #include <pthread.h>
 
+#include <cmath>
+#include <functional>
 #include <remat/autodiff/report.hpp>
 #include <remat/autodiff/tape.hpp>
 #include <remat/ops/arithmetic.hpp>
@@ -247,6 +249,21 @@ TEST(Tape, AFailingAllocationLeavesTheTapeWhole) {
   }
 }
 
+/// Runs `work` on a stack of 256 KiB.
+void on_small_stack(const std::function<void()>& work) {
+  pthread_attr_t attributes;
+  pthread_attr_init(&attributes);
+  ASSERT_EQ(pthread_attr_setstacksize(&attributes, 256 * 1024), 0);
+  const auto call = [](void* given) -> void* {
+    (*static_cast<const std::function<void()>*>(given))();
+    return nullptr;
+  };
+  pthread_t thread;
+  ASSERT_EQ(pthread_create(&thread, &attributes, call, const_cast<std::function<void()>*>(&work)), 0);
+  pthread_join(thread, nullptr);
+  pthread_attr_destroy(&attributes);
+}
+
 // Depth costs no stack: recording, backward, replay and destruction walk lists.
 TEST(Tape, AMillionOpsFitASmallStack) {
 #if defined(REMAT_POOL_GUARD)
@@ -254,8 +271,8 @@ TEST(Tape, AMillionOpsFitASmallStack) {
 #else
   constexpr int count = 1'000'000;
 #endif
-  static double plain_gradient = 0, replayed_gradient = 0;
-  const auto work = [](void*) -> void* {
+  double plain_gradient = 0, replayed_gradient = 0;
+  on_small_stack([&] {
     for (double* gradient : {&plain_gradient, &replayed_gradient}) {
       Tape tape;
       const auto x = tape.input(values({0.5}), {.wants_gradient = true});
@@ -268,17 +285,42 @@ TEST(Tape, AMillionOpsFitASmallStack) {
       tape.backward(sum(y));
       *gradient = tape.grad(x)[0];
     }
-    return nullptr;
-  };
-  pthread_attr_t attributes;
-  pthread_attr_init(&attributes);
-  ASSERT_EQ(pthread_attr_setstacksize(&attributes, 256 * 1024), 0);
-  pthread_t thread;
-  ASSERT_EQ(pthread_create(&thread, &attributes, work, nullptr), 0);
-  pthread_join(thread, nullptr);
-  pthread_attr_destroy(&attributes);
+  });
   EXPECT_GT(plain_gradient, 0);
   EXPECT_EQ(plain_gradient, replayed_gradient);
+}
+
+// Nor do layers, each a region, or regions in regions, but for the user's own calls; a tape may be left half recorded.
+TEST(Tape, TenThousandLayersAndNestedRegionsFitASmallStack) {
+  double gradient_of_layers = 0, gradient_of_nest = 0;
+  on_small_stack([&] {
+    Tape tape, left;
+    const auto x = tape.input(values({0.5}), {.wants_gradient = true});
+    auto y = x, z = left.input(values({0.5}), {.wants_gradient = true});
+    for (int i = 0; i < 10'000; ++i) {
+      y = tape.checkpoint(policy::nothing, [&] { return sin(sin(y)); });
+      z = left.checkpoint(policy::everything, [&] { return sin(sin(z)); });
+    }
+    tape.backward(sum(y));
+    gradient_of_layers = tape.grad(x)[0];
+  });
+  on_small_stack([&] {
+    Tape tape;
+    const auto nest = [&](const auto& self, const Var<double>& x, int depth) -> Var<double> {
+      if (depth == 0) return sin(x);
+      return tape.checkpoint(policy::nothing, [&] { return sin(self(self, sin(x), depth - 1)); });
+    };
+    const auto x = tape.input(values({0.5}), {.wants_gradient = true});
+    tape.backward(sum(nest(nest, x, 64)));
+    gradient_of_nest = tape.grad(x)[0];
+  });
+  const auto gradient_of_sines = [](int count) {
+    double gradient = 1;
+    for (double y = 0.5; count > 0; --count) gradient *= std::cos(y), y = std::sin(y);
+    return gradient;
+  };
+  EXPECT_NEAR(gradient_of_layers / gradient_of_sines(20'000), 1, 1e-9);
+  EXPECT_NEAR(gradient_of_nest / gradient_of_sines(129), 1, 1e-12);
 }
 
 TEST(Tape, VarsAreCutWhereTheyHaveRows) {
