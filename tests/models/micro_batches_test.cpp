@@ -2,7 +2,9 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <numeric>
 #include <remat/data.hpp>
 #include <vector>
 
@@ -46,7 +48,8 @@ Outcome in_parts(int parts, const Policy& policy, double dropout = 0) {
 }
 
 /// The largest difference of two tensors, as a part of the largest number in the first.
-double distance(const Tensor<float>& a, const Tensor<float>& b) {
+template <class T>
+double distance(const Tensor<T>& a, const Tensor<T>& b) {
   double difference = 0, largest = 1e-30;
   for (Index i = 0; i < a.size(); ++i) {
     difference = std::max(difference, std::abs(double{a[i]} - double{b[i]}));
@@ -75,6 +78,38 @@ TEST(MicroBatches, AddUpToTheWholeBatchInBfloat16) { expect_equal_gradients<bflo
 
 // A row drops what it drops in the whole batch, in every layer: embeddings, probabilities, branches.
 TEST(MicroBatches, AddUpToTheWholeBatchWithDropout) { expect_equal_gradients<float>(1e-5, 0.3); }
+
+// Sequences that end early leave parts with unequal numbers of tokens: each part counts by its own, as `token_shares`
+// has it.
+TEST(MicroBatches, OfUnequalTokenCountsAddUpToTheWholeBatch) {
+  const models::GptConfig config = remat_test::small_gpt();
+  auto all = remat_test::tokens(6, config.context, config.vocabulary);
+  const auto ends = std::to_array<Index>({13, 2, 7, 1, 0, 11});
+  std::vector<double> counts;
+  for (Index row = 0; row < 6; ++row) {
+    counts.push_back(static_cast<double>(ends[static_cast<std::size_t>(row)]));
+    for (Index t = ends[static_cast<std::size_t>(row)]; t < 13; ++t) all.targets.write()[row * 13 + t] = -1;
+  }
+  const data::Batch batch{all.inputs, all.targets};
+  const auto gradients = [&](Index rows) {
+    ParameterRegistry parameters(5);
+    const models::Gpt<double> gpt(parameters / "gpt", config);
+    const double total = std::accumulate(counts.begin(), counts.end(), 0.0);
+    for (Index begin = 0; begin < 6; begin += rows) {
+      const double own = std::accumulate(counts.begin() + begin, counts.begin() + begin + rows, 0.0);
+      Tape tape({.step = 3, .first_row = begin, .rows = rows});
+      tape.backward(gpt.loss(tape, batch.rows(begin, begin + rows)) * (own / total));
+    }
+    std::vector<Tensor<double>> found;
+    for (const auto& entry : parameters.entries()) found.push_back(Parameter<double>(entry).grad().copy());
+    return found;
+  };
+  const auto whole = gradients(6);
+  for (const Index rows : {1, 2, 3}) {
+    const auto sum = gradients(rows);
+    for (std::size_t i = 0; i < whole.size(); ++i) EXPECT_LT(distance(whole[i], sum[i]), 1e-12) << rows << ", " << i;
+  }
+}
 
 TEST(MicroBatches, TakeTheMemoryOfAPart) {
   const double whole = static_cast<double>(in_parts<float>(1, policy::everything).peak_bytes);

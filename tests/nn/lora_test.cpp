@@ -11,6 +11,8 @@
 #include <remat/optim/adamw.hpp>
 #include <remat/optim/gradient_watch.hpp>
 #include <remat/policy/parse.hpp>
+#include <remat/policy/phrase_book.hpp>
+#include <string>
 #include <vector>
 
 #include "nn/adapted_llama.hpp"
@@ -87,9 +89,12 @@ TEST(Lora, BeginsAsTheModelIsAndThenEveryAdapterIsTrained) {
 }
 
 TEST(Lora, NoPolicyChangesABit) {
+  std::vector<std::string> policies{"everything", "dots", "names(query_proj,ffn2)"};
+  for (const policy::Phrase& phrase : policy::phrase_book()) policies.emplace_back(phrase.name);
   for (const bool is_stored : {false, true}) {
     std::vector<Tensor<float>> first;
-    for (const char* policy : {"everything", "save_nothing", "dots", "names(query_proj,ffn2)"}) {
+    for (const std::string& policy : policies) {
+      SCOPED_TRACE(policy);
       ParameterRegistry parameters(3);
       auto config = small_llama();
       config.remat = policy::parse(policy);

@@ -12,6 +12,7 @@
 #include <set>
 #include <sstream>
 #include <string>
+#include <vector>
 
 #include "core/expect_error.hpp"
 
@@ -60,7 +61,10 @@ TYPED_TEST_SUITE(Freeze, Types);
 
 // Protects fine-tuning: the others' gradients have the bits they had, under every policy, and frozen ones have none.
 TYPED_TEST(Freeze, TheGradientsOfTheOthersKeepTheirBits) {
-  for (const Policy& policy : {policy::everything, policy::nothing, policy::dots}) {
+  std::vector<Policy> policies{policy::everything, policy::nothing, policy::dots};
+  for (const policy::Phrase& phrase : policy::phrase_book()) policies.push_back(phrase.policy);
+  for (const Policy& policy : policies) {
+    SCOPED_TRACE(policy::to_string(policy));
     const Net<TypeParam> whole, part;
     EXPECT_EQ(part.parameters.freeze("net/embedding*"), 1);
     EXPECT_EQ(part.parameters.freeze("*/layer_?/b"), layers);
