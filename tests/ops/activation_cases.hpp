@@ -27,7 +27,8 @@ inline void activation_cases(const AddCase& row) {
          .is_random = true});
     row({.name = "gated_activate " + std::string(to_string(kind)),
          .fn = [kind](const auto& in) { return gated_activate(in[0], in[1], kind); },
-         .inputs = {on({{}, {}}), on({{0, 3}, {0, 3}}), on({{3, 100}, {3, 100}})},
+         .inputs = {on({{}, {}}), on({{1}, {1}}), on({{0, 3}, {0, 3}}), on({{7, 33}, {7, 33}}),
+                    on({{3, 100}, {3, 100}})},
          .has_kinks = has_kinks});
   }
   row({.name = "gated_activate with dropout",
@@ -39,15 +40,15 @@ inline void activation_cases(const AddCase& row) {
        .inputs = {on({{3, 7}})}});
   row({.name = "jitter",
        .fn = [](const auto& in) { return jitter(in[0], 0.3); },
-       .inputs = {on({{7, 33}}), on({{41, 1001}}), on({{0, 3}})},
+       .inputs = {on({{1}}), on({{7, 33}}), on({{2, 3, 5}}), on({{3, 100}}), on({{41, 1001}}), on({{0, 3}})},
        .is_random = true});
   row({.name = "drop_path",
        .fn = [](const auto& in) { return drop_path(in[0], 0.4); },
-       .inputs = {on({{6, 3, 2}}), on({{41, 1001}}), on({{0, 3}}), on({{3, 0}})},
+       .inputs = {on({{7}}), on({{1, 33}}), on({{6, 3, 2}}), on({{41, 1001}}), on({{0, 3}}), on({{3, 0}})},
        .is_random = true});
   row({.name = "dropout",
        .fn = [](const auto& in) { return dropout(in[0], 0.3); },
-       .inputs = {on({{0}}), on({{7}}), on({{3, 100}}), on({{41, 1001}})},
+       .inputs = {on({{0}}), on({{1}}), on({{7}}), on({{2, 3, 33}}), on({{3, 100}}), on({{41, 1001}})},
        .is_random = true});
 }
 

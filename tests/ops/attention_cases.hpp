@@ -119,7 +119,10 @@ inline void attention_cases(const AddCase& row) {
              return weights;
            },
        .inputs = {
-           on({{2, 5, 2, 3}, {2, 7, 1, 3}}, {{.shape = {2}, .values = {3, 0}}, {.shape = {2}, .values = {0, 3}}})}});
+           on({{2, 5, 2, 3}, {2, 7, 1, 3}}, {{.shape = {2}, .values = {3, 0}}, {.shape = {2}, .values = {0, 3}}}),
+           on({{1, 1, 2, 2}, {1, 1, 1, 2}}, {{.shape = {1}, .values = {0}}, {.shape = {1}, .values = {0}}}),
+           on({{1, 7, 1, 4}, {1, 7, 1, 4}}, {{.shape = {1}, .values = {2}}, {.shape = {1}, .values = {0}}}),
+           on({{1, 33, 1, 2}, {1, 33, 1, 2}}, {{.shape = {1}, .values = {3}}, {.shape = {1}, .values = {0}}})}});
   row({.name = "attention with a head mask",
        .fn = [](const auto& in) { return attention(in[0], in[1], in[2], {.causal = true}, {.head_mask = in[3]}); },
        .inputs = {on({{2, 5, 4, 3}, {2, 5, 2, 3}, {2, 5, 2, 3}, {4}})}});
@@ -132,7 +135,7 @@ inline void attention_cases(const AddCase& row) {
              auto weights = in[0];
              return attention_qkv(in[0], 2, 1, {.causal = true}, {.weights = &weights});
            },
-       .inputs = {on({{2, 7, 16}})}});
+       .inputs = {on({{2, 7, 16}}), on({{1, 1, 8}}), on({{1, 33, 4}}), on({{0, 3, 8}})}});
   row({.name = "rotary by pairs of factors, interleaved",
        .fn =
            [](const auto& in) {

@@ -57,7 +57,7 @@ inline void gather_cases(const AddCase& row) {
        .fn = [](const auto& in) { return embedding(in.integers[0], in[0]); },
        .inputs = {on({{5, 7}}, {{.shape = {3, 4}, .limit = 5}}), on({{9, 130}}, {{.shape = {6}, .limit = 9}}),
                   on({{5, 3}}, {{.shape = {}, .limit = 5}}), on({{4, 3}}, {{.shape = {0}, .limit = 4}}),
-                  on({{4, 0}}, {{.shape = {2}, .limit = 4}})}});
+                  on({{4, 0}}, {{.shape = {2}, .limit = 4}}), on({{1, 1}}, {{.shape = {1}, .limit = 1}})}});
   row({.name = "take_rows",
        .fn = [](const auto& in) { return take_rows(in[0], in.integers[0]); },
        .inputs = {on({{5, 7}}, {{.shape = {2, 3}, .values = {4, -1, 0, 4, 2, -1}}}),
@@ -107,10 +107,13 @@ inline void gather_cases(const AddCase& row) {
        .fn = [](const auto& in) { return grouped_matmul(in[0], in[1], in.integers[0]); },
        .inputs = {on({{7, 3}, {3, 3, 4}}, {{.shape = {3}, .values = {2, 0, 4}}}),
                   on({{40, 33}, {2, 33, 17}}, {{.shape = {2}, .values = {31, 9}}}),
+                  on({{1, 1}, {1, 1, 1}}, {{.shape = {1}, .values = {1}}}),
+                  on({{5, 7}, {1, 7, 3}}, {{.shape = {1}, .values = {5}}}),
                   on({{0, 3}, {2, 3, 2}}, {{.shape = {2}, .values = {0, 0}}})}});
   row({.name = "router_z_loss",
        .fn = [](const auto& in) { return router_z_loss(in[0], in.integers[0]); },
-       .inputs = {on({{6, 4}}, {{.shape = {6, 1}, .values = {0, 1, -1, 0, 0, -1}}}),
+       .inputs = {on({{6, 4}}, {{.shape = {6, 1}, .values = {0, 1, -1, 0, 0, -1}}}), on({{1, 1}}, {{.shape = {1, 1}}}),
+                  on({{7, 5}}, {{.shape = {7, 1}, .limit = 5}}), on({{33, 2}}, {{.shape = {33, 2}, .limit = 2}}),
                   on({{500, 33}}, {{.shape = {500, 1}, .limit = 33}}), on({{0, 3}}, {{.shape = {0, 1}}})}});
   row({.name = "load_balancing_loss of all choices",
        .fn = [](const auto& in) { return load_balancing_loss(in[0], in.integers[0], remat::BalancedChoices::all); },
@@ -118,10 +121,12 @@ inline void gather_cases(const AddCase& row) {
   row({.name = "load_balancing_loss",
        .fn = [](const auto& in) { return load_balancing_loss(in[0], in.integers[0]); },
        .inputs = {on({{6, 4}}, {{.shape = {6, 2}, .limit = 4}}), on({{1, 1}}, {{.shape = {1, 1}, .limit = 1}}),
-                  on({{500, 33}}, {{.shape = {500, 1}, .limit = 33}}), on({{0, 3}}, {{.shape = {0, 1}, .limit = 3}})}});
+                  on({{7, 5}}, {{.shape = {7, 1}, .limit = 5}}), on({{500, 33}}, {{.shape = {500, 1}, .limit = 33}}),
+                  on({{0, 3}}, {{.shape = {0, 1}, .limit = 3}})}});
   row({.name = "add_positions",
        .fn = [](const auto& in) { return add_positions(in[0], in[1], 2); },
-       .inputs = {on({{3, 4, 5}, {6, 5}}), on({{4, 33}, {9, 33}}), on({{0, 4, 5}, {6, 5}}), on({{2, 0, 5}, {2, 5}})}});
+       .inputs = {on({{3, 4, 5}, {6, 5}}), on({{4, 33}, {9, 33}}), on({{1, 1, 1}, {3, 1}}), on({{2, 7, 33}, {9, 33}}),
+                  on({{0, 4, 5}, {6, 5}}), on({{2, 0, 5}, {2, 5}})}});
 }
 
 }  // namespace remat_test

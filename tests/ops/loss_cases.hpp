@@ -53,9 +53,11 @@ inline void loss_cases(const AddCase& row) {
            },
        .inputs = head_inputs});
 
-  const std::vector<OpInputs> pair_inputs = {on({{2, 7}, {2, 7}}), on({{}, {}}), on({{0, 3}, {0, 3}})};
-  const std::vector<OpInputs> row_inputs = {on({{2, 2, 5}, {2, 2, 5}}), on({{7}, {7}}), on({{3, 1}, {3, 1}}),
-                                            on({{0, 5}, {0, 5}}), on({{2, 0}, {2, 0}})};
+  const std::vector<OpInputs> pair_inputs = {
+      on({{2, 7}, {2, 7}}),       on({{}, {}}),        on({{1}, {1}}), on({{33}, {33}}),
+      on({{3, 4, 5}, {3, 4, 5}}), on({{0, 3}, {0, 3}})};
+  const std::vector<OpInputs> row_inputs = {on({{2, 2, 5}, {2, 2, 5}}), on({{7}, {7}}),       on({{3, 1}, {3, 1}}),
+                                            on({{0, 5}, {0, 5}}),       on({{2, 0}, {2, 0}}), on({{7, 33}, {7, 33}})};
   for (const Reduction reduction : {Reduction::mean, Reduction::sum, Reduction::none})
     for (const bool is_weighted : {false, true}) {
       const std::string text = std::string(reduction == Reduction::mean  ? ""

@@ -27,7 +27,8 @@ inline void norm_cases(const AddCase& row) {
        .inputs = {on({{7}, {7}}), on({{2, 3, 33}, {33}}), on({{70, 5}, {5}}), on({{4, 1}, {1}}), on({{0, 5}, {5}}),
                   on({{3, 0}, {0}})}});
   row({.name = "rms_norm alone", .fn = [](const auto& in) { return rms_norm(in[0]); }, .inputs = {on({{3, 33}})}});
-  const std::vector<OpInputs> skip_inputs = {on({{7}, {7}, {7}, {7}}), on({{2, 3, 33}, {2, 3, 33}, {33}, {33}}),
+  const std::vector<OpInputs> skip_inputs = {on({{7}, {7}, {7}, {7}}),       on({{2, 3, 33}, {2, 3, 33}, {33}, {33}}),
+                                             on({{4, 1}, {4, 1}, {1}, {1}}), on({{3, 0}, {3, 0}, {0}, {0}}),
                                              on({{0, 5}, {0, 5}, {5}, {5}}), on({{21, 300}, {21, 300}, {300}, {300}})};
   row({.name = "skip_layer_norm",
        .fn =
@@ -56,7 +57,8 @@ inline void norm_cases(const AddCase& row) {
              const auto both = skip_rms_norm(in[0], in[1], 0.25, in[2]);
              return both.sum - both.normal;
            },
-       .inputs = {on({{7}, {7}, {7}}), on({{2, 3, 33}, {2, 3, 33}, {33}}), on({{0, 5}, {0, 5}, {5}})},
+       .inputs = {on({{7}, {7}, {7}}), on({{2, 3, 33}, {2, 3, 33}, {33}}), on({{4, 1}, {4, 1}, {1}}),
+                  on({{3, 100}, {3, 100}, {100}}), on({{0, 5}, {0, 5}, {5}}), on({{3, 0}, {3, 0}, {0}})},
        .is_random = true});
   for (const double rate : {0.0, 0.25})  // the op itself: of one type `skip_add` is an addition
     row({.name = rate > 0 ? "skip_add with dropout" : "skip_add",
@@ -66,7 +68,8 @@ inline void norm_cases(const AddCase& row) {
                using O = remat::ops::SkipAdd<T, T>;
                return record(O(remat::ops::next_mask(in.tape, rate, in[1].shape())), in[0], in[1])[O::y];
              },
-         .inputs = {on({{7}, {7}}), on({{2, 3, 33}, {2, 3, 33}}), on({{0, 5}, {0, 5}}), on({{21, 300}, {21, 300}})},
+         .inputs = {on({{1}, {1}}), on({{7}, {7}}), on({{2, 3, 33}, {2, 3, 33}}), on({{4, 1, 5}, {4, 1, 5}}),
+                    on({{0, 5}, {0, 5}}), on({{21, 300}, {21, 300}})},
          .is_random = rate > 0});
 }
 

@@ -94,7 +94,8 @@ inline void pointwise_cases(const AddCase& row) {
              const auto even = where(greater_equal(in[0], 0) * less_equal(0, in[1]), 3, in[0]);
              return odd * even + where(greater(in[1], in[0]), in[0], 0.5);
            },
-       .inputs = {on({{}, {}}), on({{33}, {5, 33}}), on({{7, 1}, {5}}), on({{0, 3}, {3}}), on({{130, 300}, {300}})},
+       .inputs = {on({{}, {}}), on({{1}, {1}}), on({{33}, {5, 33}}), on({{7, 1}, {5}}), on({{0, 3}, {3}}),
+                  on({{130, 300}, {300}})},
        .has_kinks = true});
   row({.name = "where of a condition that is stretched",
        .fn = [](const auto& in) { return where(in.integers[0], in[0], in[1]); },
@@ -108,7 +109,9 @@ inline void pointwise_cases(const AddCase& row) {
              return masked_fill(in[0], equal(in[0], in[0] * 1), 2) +
                     masked_fill(in[0], not_equal(in.integers[0], 0), 0.25);
            },
-       .inputs = {on({{2, 3, 33}}, {{.shape = {3, 1}, .limit = 2}}), on({{}}, {{.shape = {}, .limit = 2}})}});
+       .inputs = {on({{2, 3, 33}}, {{.shape = {3, 1}, .limit = 2}}), on({{}}, {{.shape = {}, .limit = 2}}),
+                  on({{1}}, {{.shape = {1}, .limit = 2}}), on({{7}}, {{.shape = {7}, .limit = 2}}),
+                  on({{0, 3}}, {{.shape = {3}, .limit = 2}}), on({{4, 100}}, {{.shape = {4, 1}, .limit = 2}})}});
   row({.name = "one_hot",
        .fn =
            [](const auto& in) {
@@ -116,7 +119,8 @@ inline void pointwise_cases(const AddCase& row) {
              return in[0] * remat::one_hot<T>(in.integers[0], 5);
            },
        .inputs = {on({{3, 4, 5}}, {{.shape = {3, 4}, .limit = 5}}), on({{5}}, {{.shape = {}, .limit = 5}}),
-                  on({{0, 5}}, {{.shape = {0}, .limit = 5}})}});
+                  on({{1, 5}}, {{.shape = {1}, .limit = 5}}), on({{33, 5}}, {{.shape = {33}, .limit = 5}}),
+                  on({{2, 1, 5}}, {{.shape = {2, 1}, .limit = 5}}), on({{0, 5}}, {{.shape = {0}, .limit = 5}})}});
   row({.name = "arithmetic with numbers",
        .fn = [](const auto& in) { return maximum(2 / in[0] + 1, in[0] * 3 - 4.5) + (1 - in[0] / 2); },
        .inputs = {on({{}}), on({{33}})},

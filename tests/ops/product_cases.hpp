@@ -87,7 +87,8 @@ inline void product_cases(const AddCase& row) {
                                          of({4, in[0].shape().back()}))[Norms::norms];
              return record(O(parts), in[0], in[1], in.x.size() > 2 ? Argument<T>(in[2]) : Argument<T>(), norms)[O::y];
            },
-       .inputs = {on({{5, 7}, {2}, {7}}), on({{3, 4, 3}, {2}}), on({{300, 33}, {2}, {33}}), on({{0, 4}, {2}, {4}})}});
+       .inputs = {on({{5, 7}, {2}, {7}}), on({{3, 4, 3}, {2}}), on({{9}, {2}, {9}}), on({{1, 100}, {2}}),
+                  on({{300, 33}, {2}, {33}}), on({{0, 4}, {2}, {4}})}});
 }
 
 }  // namespace remat_test

@@ -88,7 +88,7 @@ inline void reduction_cases(const AddCase& row) {
              const auto x = all_apart(in[0]);
              return take_rows(in[0], argmax(x, 0)) * take_rows(in[0], argmin(x, 1, true).reshape({-1}));
            },
-       .inputs = {on({{5, 5}}), on({{1, 1}}), on({{70, 70}})}});
+       .inputs = {on({{5, 5}}), on({{1, 1}}), on({{3, 3}}), on({{7, 7}}), on({{33, 33}}), on({{70, 70}})}});
 
   for (const int axis : {0, 1, -1})
     row({.name = "cumulative_sum on axis " + std::to_string(axis),

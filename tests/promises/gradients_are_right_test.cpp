@@ -3,6 +3,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <ops/op_cases.hpp>
 #include <promises/op_bench.hpp>
 #include <promises/op_outcome.hpp>
@@ -297,26 +298,38 @@ TEST(GradientCheck, AgreesWithRightGradients) {
 }
 
 TEST(GradientsAreRight, EveryOpHasARow) {
-  std::set<std::string> tried;
-  for (const OpRun& run : op_runs()) for_each_op<float>(run, [&](OpBench& bench) { tried.insert(bench.op().name()); });
-  // An op's name is a literal given to Op(...), or the `name` of a function object.
+  std::map<std::string, std::set<std::string>> tried;  // shapes of operands by op
+  for (const OpRun& run : op_runs())
+    for_each_op<float>(run, [&](OpBench& bench) {
+      std::string shapes;
+      for (const remat::OperandSpec& operand : bench.specs())
+        shapes += operand.present ? operand.spec.shape.to_string() : "-";
+      tried[bench.op().name()].insert(shapes);
+    });
+  // An op's name is a literal given to Op(...) or to an op of several names, or the `name` of a function object.
+  const auto names_an_op = [](const std::string& line) {
+    for (const char* before : {"Op(", "char* name =", "record(O(\"", "compare({.name = \"", " : Base("})
+      if (line.find(before) != std::string::npos) return true;
+    return false;
+  };
   int found = 0;
   for (const auto& file : std::filesystem::directory_iterator(REMAT_SOURCE_DIR "/include/remat/ops")) {
     std::ifstream text(file.path());
     for (std::string line; std::getline(text, line);) {
-      if (line.find("Op(") == std::string::npos && line.find("char* name =") == std::string::npos) continue;
+      if (!names_an_op(line)) continue;
       for (std::size_t quote = line.find('"'); quote != std::string::npos;) {
         const std::size_t end = line.find('"', quote + 1);
         ASSERT_NE(end, std::string::npos) << line;
         const std::string name = line.substr(quote + 1, end - quote - 1);
         EXPECT_TRUE(tried.contains(name))
             << file.path().filename() << ": op \"" << name << "\" has no row in tests/ops/*_cases.hpp";
+        EXPECT_GE(tried[name].size(), 6U) << name << " is tried on too few shapes of its operands";
         ++found;
         quote = line.find('"', end + 1);
       }
     }
   }
-  EXPECT_GE(found, 30);
+  EXPECT_GE(found, 70);
 }
 
 }  // namespace
