@@ -298,6 +298,8 @@ TEST_F(TrainingState, RefusesSettingsThatCannotHold) {
   states.add("adamw", model.adamw);
   for (const char* name : {"adamw", "gradients", "a/b", ""})
     expect_error({"cannot be the name of a part"}, [&] { states.add(name, model.adamw); });
+  for (const Index step : {Index{-1}, Index{100'000'000'000'000}})  // which nobody would find again
+    expect_error({"training states: step " + std::to_string(step)}, [&] { states.save(step); });
   EXPECT_FALSE(states.resume().has_value());
 }
 

@@ -177,6 +177,9 @@ TYPED_TEST(EachOptimizer, RefusesAStateThatIsNotItsOwn) {
   refused([](StateDict& s) { s.numbers.erase("steps"); }, {"the saved state has", "belong to"});
   refused([](StateDict& s) { s.numbers["other"] = 1; }, {"the saved state has", "of another model"});
   refused([](StateDict& s) { s.numbers["other"] = 1, s.numbers.erase("steps"); }, {"the saved state has no \"steps\""});
+  for (const double number : {-1.0, 0.5, 0x1p60, std::nan(""), HUGE_VAL})  // by -1 the next step would divide by zero
+    for (const auto& known : good.numbers)
+      refused([&](StateDict& s) { s.numbers[known.first] = number; }, {known.first + "\" as ", "counts nothing"});
   refused([](StateDict& s) { s.tensors["other"] = Tensor<float>({2}, 1.0F).any(); }, {"of another model"});
   for (const auto& [name, tensor] : good.tensors) {
     refused([&, name = name](StateDict& s) { s.tensors.erase(name); }, {"has no \"" + name});

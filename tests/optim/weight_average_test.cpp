@@ -123,6 +123,9 @@ TEST(WeightAverage, RefusesStatesOfOthersAndWhileItIsSwappedIn) {
   refuses("2 averages, of which 1 are of parameters here",
           [](StateDict& state) { state.tensors["l/v"] = Tensor<float>({2}, 1.0F).any(); });
   refuses("it is of another model", [](StateDict& state) { state.numbers.clear(); });
+  for (const double number : {-1.0, 0.5, 1e300, std::nan("")})
+    refuses("the saved state has \"updates\" as ", [&](StateDict& state) { state.numbers["updates"] = number; });
+  EXPECT_EQ(average.update_count(), 1);
   average.swap();
   expect_error({"weight_average: state_dict was called while"}, [&] { average.state_dict(); });
   expect_error({"weight_average: load_state_dict was called while"}, [&] { average.load_state_dict(right); });

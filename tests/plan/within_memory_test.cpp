@@ -6,6 +6,7 @@
 #include <remat/optim/adamw.hpp>
 #include <remat/plan/within_memory.hpp>
 #include <remat/policy/parse.hpp>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -216,6 +217,20 @@ TEST_F(Searches, UpdateInBackwardWhereNothingElseFits) {
   EXPECT_EQ(most, at_once);
   EXPECT_EQ(parameters_.grad_bytes(), 0U);
   EXPECT_LE(machine::process_memory().anonymous, chosen.promised);
+}
+
+// None of these fits into any memory, which no sentence about memory says.
+TEST(WithinMemory, RefusesBatchesAndPartsThatAreNone) {
+  const ParameterRegistry parameters;
+  const auto within = [&](Index rows, Index parts) {
+    plan_within_memory(std::size_t{1} << 40, parameters, rows,
+                       [](Index) -> Plan { throw std::logic_error("there is nothing to plan"); }, {.parts = parts});
+  };
+  expect_error({"plan_within_memory: a batch of 0 rows"}, [&] { within(0, 0); });
+  expect_error({"plan_within_memory: a batch of -3 rows"}, [&] { within(-3, 0); });
+  expect_error({"3 parts do not divide a batch of 4 rows"}, [&] { within(4, 3); });
+  expect_error({"8 parts do not divide a batch of 4 rows"}, [&] { within(4, 8); });
+  expect_error({"-2 parts do not divide a batch of 4 rows"}, [&] { within(4, -2); });
 }
 
 TEST(ProcessMemory, SeesWhatIsTakenAndWhatIsMapped) {

@@ -164,6 +164,15 @@ TEST(Plans, AreOfALoss) {
   remat_test::expect_error({"plan: the step must return its loss, one number; it returned shape [2]"}, [] {
     plan([](Tape& tape) { return sin(tape.input(Tensor<float>({2}, 1.0F), {.wants_gradient = true})); });
   });
+  // Whose backward there is none of: it would be looked for behind the end of what was recorded.
+  const auto one = [](Tape& tape) { return tape.input(Tensor<float>({1}, 1.0F), {.wants_gradient = true}); };
+  remat_test::expect_error({"plan: the step returned an input or a parameter"}, [&] { plan(one); });
+  remat_test::expect_error({"plan: the loss is a slice"}, [] {
+    plan([](Tape& tape) { return sin(tape.input(Tensor<float>({2}, 1.0F), {.wants_gradient = true})).slice(0, 1); });
+  });
+  Tape other({.mode = Mode::plan});
+  remat_test::expect_error({"plan: the step returned a loss that lies on another tape"},
+                           [&] { plan([&](Tape& tape) { return sin(one(tape)), sin(one(other)); }); });
 }
 
 TEST(Plans, CannotReadValues) {

@@ -75,6 +75,7 @@ class TrainingStates {
   /// The state behind `step` steps, as it is now. `loss` is what the best is chosen by, the held-out one. In the
   /// background, errors are those of the next `save` or `wait`; states that were complete stay so.
   void save(Index step, std::optional<double> loss = {}) {
+    require(step >= 0 && step < last_step, "training states: step ", step, " is not in [0, ", last_step, ")");
     wait();
     Snapshot state = snapshot(step, loss);
     if (!config_.in_background) return write(state);
@@ -120,6 +121,7 @@ class TrainingStates {
   }
 
  private:
+  static constexpr Index last_step = 100'000'000'000'000;  // folders with longer numbers are not looked for
   // What names in the file of what is no parameter begin with, beside those of the parts.
   static constexpr const char *gradients = "gradients", *numbers = "numbers";
 

@@ -328,7 +328,7 @@ void Optimizer<Self, Settings, Rule>::load_state(const StateDict& saved) {
   const auto number = [&](const std::string& name) {
     const auto found = saved.numbers.find(name);
     require(found != saved.numbers.end(), Self::name, ": the saved state has no \"", name, '"');
-    return found->second;
+    return remat::detail::require_count(found->second, Self::name, name);
   };
   for (const auto& entry : parameters_->entries()) {
     if (saved.numbers.count(entry->path + "/steps") == 0) continue;  // had no gradient yet
@@ -352,7 +352,8 @@ void Optimizer<Self, Settings, Rule>::load_state(const StateDict& saved) {
   require(tensors == saved.tensors.size() && numbers == saved.numbers.size(), Self::name, ": the saved state has ",
           saved.tensors.size(), " tensors and ", saved.numbers.size(), " numbers, of which ", tensors, " and ", numbers,
           " belong to parameters of this optimizer; it is of another model or optimizer");
-  steps_ = number("steps");
+  const double all_steps = number("steps");  // before anything changes
+  steps_ = all_steps;
   states_ = std::move(states);
 }
 /// @endcond

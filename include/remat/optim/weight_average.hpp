@@ -135,8 +135,9 @@ inline void WeightAverage::load_state_dict(const StateDict& saved) {
   require(averages.size() == saved.tensors.size() && updates != saved.numbers.end(),
           "weight_average: the saved state has ", saved.tensors.size(), " averages, of which ", averages.size(),
           " are of parameters here; it is of another model");
+  const auto count = static_cast<Index>(remat::detail::require_count(updates->second, "weight_average", "updates"));
   averages_ = std::move(averages);
-  updates_ = static_cast<Index>(updates->second);
+  updates_ = count;
 }
 
 }}}  // namespace remat::optim

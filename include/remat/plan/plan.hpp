@@ -200,7 +200,7 @@ PlannedPolicy Plan::planned(std::string name, const Policy& policy, const std::o
 
 /// Records `step(tape)`, which returns the loss, without computing anything, and predicts it under every policy. The
 /// step runs once. It may carry the policy of an older plan: its regions are planned anew. An `Error` when it reads a
-/// value: what depends on data cannot be planned.
+/// value, for what depends on data cannot be planned, or returns what is no loss: not one number, or of no op.
 template <class Step>
 Plan plan(Step&& step, const CostModel& model = CostModel::of_this_machine()) {
   auto tape = std::make_shared<Tape>(TapeOptions{.mode = Mode::plan});
@@ -208,6 +208,10 @@ Plan plan(Step&& step, const CostModel& model = CostModel::of_this_machine()) {
   const auto loss = std::forward<Step>(step)(*tape);
   require(loss.shape().size() == 1, "plan: the step must return its loss, one number; it returned shape ",
           loss.shape());
+  require(&loss.program() == &tape->program(), "plan: the step returned a loss that lies on another tape");
+  const Slot& slot = tape->program().slot(loss.where().slot);
+  require(!slot.is_leaf(), "plan: the step returned an input or a parameter; a loss is what an op gave");
+  require(slot.spec.shape.size() == 1, "plan: the loss is a slice; sum it first");
   return Plan(tape, loss.where().slot, model);
 }
 

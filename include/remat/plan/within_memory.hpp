@@ -162,6 +162,9 @@ inline void hold_within(std::size_t bytes) {
 template <class PlanOf>
 StepWithinMemory plan_within_memory(std::size_t bytes, const ParameterRegistry& parameters, Index rows,
                                     PlanOf&& plan_of, const MemorySearch& how = {}) {
+  require(rows > 0, "plan_within_memory: a batch of ", rows, " rows; it must have one at least");
+  require(how.parts >= 0 && (how.parts == 0 || rows % how.parts == 0), "plan_within_memory: ", how.parts,
+          " parts do not divide a batch of ", rows, " rows");
   detail::StepSearch search(bytes, parameters, rows, how);
   using Resort = detail::StepSearch::Resort;
   for (const Resort resort : {Resort::none, Resort::chunks, Resort::in_backward}) {
