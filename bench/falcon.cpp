@@ -37,7 +37,7 @@ void add_options(CLI::App& app, Settings& s) {
       ->delimiter(',')
       ->check(CLI::IsMember({"products", "memory", "rotary", "lora"}));
   app.add_option("--rounds", s.rounds, "measurements of everything")->check(positive);
-  app.add_option("--threads", s.threads, "OpenMP threads; 0: the system's choice")->check(CLI::Range(0, 1 << 16));
+  app.add_option("--threads", s.threads, "OpenMP threads; 0: the system's choice")->check(programs::threads());
   app.add_option("--out", s.out, "folder for CSV files and pictures");
 }
 

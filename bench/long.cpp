@@ -57,8 +57,8 @@ void add_options(CLI::App& app, Settings& s) {
       ->check(positive);
   app.add_flag("--full", s.full, "contexts 16384 and 32768 and the edge of 544 MiB too: many minutes more");
   app.add_option("--limit", s.limit, "MiB; steps that take more are not run")->check(positive);
-  app.add_option("--threads", s.threads, "OpenMP threads; 0: the system's choice")->check(not_negative);
-  app.add_option("--seed", s.seed, "of initial values and batches");
+  app.add_option("--threads", s.threads, "OpenMP threads; 0: the system's choice")->check(programs::threads());
+  app.add_option("--seed", s.seed, "of initial values and batches")->check(programs::seed());
   app.add_option("--out", s.out, "folder for CSV files and pictures");
 }
 

@@ -36,8 +36,8 @@ void add_options(CLI::App& app, Settings& s) {
       ->check(CLI::Range(0, 64));
   app.add_option("--steps", s.steps, "steps to time; one more comes first to warm up")->check(positive);
   app.add_option("--repeat", s.repeat, "trainings, each from the beginning")->check(positive);
-  app.add_option("--threads", s.threads, "OpenMP threads; 0: the system's choice")->check(CLI::Range(0, 1 << 16));
-  app.add_option("--seed", s.seed, "of initial values, tokens and dropout");
+  app.add_option("--threads", s.threads, "OpenMP threads; 0: the system's choice")->check(programs::threads());
+  app.add_option("--seed", s.seed, "of initial values, tokens and dropout")->check(programs::seed());
   app.add_option("--out", s.out, "folder for CSV files and pictures");
 }
 

@@ -56,11 +56,12 @@ void add_options(CLI::App& app, Settings& s) {
       ->check(programs::between(1e-12, 1e12));
   app.add_option("--lr", s.lr, "highest learning rate")->check(programs::between(1e-12, 1e12));
   app.add_option("--dropout", s.dropout, "everywhere")->check(fraction);
-  app.add_option("--held-out", s.held_out, "part of the passages that is not learned")->check(fraction);
+  app.add_option("--held-out", s.held_out, "part of the passages that is not learned but evaluated")
+      ->check(programs::between(1e-9, 0.999999));
   app.add_option("--checkpointing", s.checkpointing, "recompute each n-th layer in backward; 0: none")
       ->check(not_negative);
-  app.add_option("--threads", s.threads, "OpenMP threads; 0: the system's choice")->check(not_negative);
-  app.add_option("--seed", s.seed, "of the split, batches, dropout and the head")->check(programs::between(0, 0x1p64));
+  app.add_option("--threads", s.threads, "OpenMP threads; 0: the system's choice")->check(programs::threads());
+  app.add_option("--seed", s.seed, "of the split, batches, dropout and the head")->check(programs::seed());
   app.add_option("--out", s.out, "folder for the model, and states to resume from");
   programs::add_state_options(app, s.states);
 }
@@ -182,6 +183,10 @@ int classify(const Settings& given, const CLI::App& app, const Group& group) {
   Model model = remat::models::load_bert<Model>(
       parameters / "bert", s.model,
       {.new_head = true, .classes = static_cast<Index>(all.names.size()), .dropout = s.dropout});
+  for (const auto& ids : all.ids)
+    remat::require(static_cast<Index>(ids.size()) <= model.encoder.config.context, "--length ", s.length,
+                   " lets a passage of ", ids.size(), " tokens be, where the model knows ",
+                   model.encoder.config.context, " positions");
   if (s.checkpointing > 0) model.enable_gradient_checkpointing({.every_n_layers = s.checkpointing});
   std::cout << text_of("%s: %.1f million parameters; %zu passages of %zu texts to learn, %zu held out\n",
                        s.model.c_str(), 1e-6 * static_cast<double>(parameters.count()), split.train.size(),

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <cstdint>
 #include <filesystem>
 #include <iomanip>
 #include <iostream>
@@ -126,7 +127,11 @@ int choose_steps(const Settings& s, const Group& group, programs::RankTraining& 
                  const Steps& how) {
   if (s.steps > 0) return s.steps;
   const auto epoch = static_cast<int>(batches.steps_per_epoch());
-  if (s.epochs > 0) return s.epochs * epoch;
+  if (s.epochs > 0) {
+    const std::int64_t all = std::int64_t{s.epochs} * epoch;
+    remat::require(all <= 1 << 30, "--epochs ", s.epochs, " of ", epoch, " steps are more than ", 1 << 30, " steps");
+    return static_cast<int>(all);
+  }
   const double seconds = programs::median_of_ranks(
       group,
       [&] {
@@ -148,7 +153,11 @@ int finetune_model(const Settings& s, const CLI::App& app, const Group& group) {
                  " is chosen by the plan where --memory is given; with --memory 0 it counts");
   remat::require(!s.merge || (!s.full && !std::filesystem::is_directory(s.model)),
                  "--merge writes a GGUF model with adapters merged: give a GGUF file, and no --full");
-  remat::require(!s.dora || !s.full, "--dora is of adapters, of which --full has none");
+  if (s.full) {
+    programs::refuse_flags(app, {"--dora", "--lora", "--rank", "--alpha", "--rank-stabilized", "--dropout"},
+                           "is of adapters, of which --full has none");
+    programs::refuse_flags(app, {"--base"}, "is of matrices that are not trained, of which --full has none");
+  }
   remat::require(s.dtype == "float32" || s.full, "--dtype ", s.dtype,
                  " is of --full; adapters are trained beside activations in float32");
   remat::require(!s.lossy || s.memory > 0,

@@ -46,8 +46,8 @@ void add_options(CLI::App& app, Settings& s) {
   app.add_option("--repetition-penalty", s.repetition_penalty, "above 1: tokens that were there are less likely")
       ->check(programs::between(1e-3, 1e3));
   app.add_option("--stop", s.stop, "texts at which to end, beside the model's own end");
-  app.add_option("--threads", s.threads, "OpenMP threads; 0: the system's choice")->check(CLI::Range(0, 1 << 20));
-  app.add_option("--seed", s.seed, "of the choices")->check(programs::between(0, 0x1p64));
+  app.add_option("--threads", s.threads, "OpenMP threads; 0: the system's choice")->check(programs::threads());
+  app.add_option("--seed", s.seed, "of the choices")->check(programs::seed());
   auto* const beams =
       app.add_option("--beams", s.beams, "search for the likeliest text with so many beams; 0: draw one")
           ->check(CLI::Range(0, 1 << 10));
@@ -70,6 +70,7 @@ remat::text::ChatFormat format_of(const std::string& chat_template) try {
 }
 
 int generate(const Settings& s) {
+  remat::require(!s.raw || s.system.empty(), "--system is of conversations, of which a --raw prompt is none");
   if (s.threads > 0) omp_set_num_threads(s.threads);
   auto start = std::chrono::steady_clock::now();
   remat::ParameterRegistry parameters;

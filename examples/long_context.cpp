@@ -52,8 +52,8 @@ void add_options(CLI::App& app, Settings& s) {
       ->check(not_negative);
   app.add_option("--lr", s.lr, "learning rate")->check(programs::between(1e-12, 1e12));
   app.add_option("--offload-directory", s.offload_directory, "for `offloaded`; the system's temporary folder if empty");
-  app.add_option("--threads", s.threads, "OpenMP threads; 0: the system's choice")->check(not_negative);
-  app.add_option("--seed", s.seed, "of initial values and batches")->check(programs::between(0, 0x1p64));
+  app.add_option("--threads", s.threads, "OpenMP threads; 0: the system's choice")->check(programs::threads());
+  app.add_option("--seed", s.seed, "of initial values and batches")->check(programs::seed());
   app.add_option("--out", s.out, "folder for train.jsonl, and states to resume from");
   programs::add_state_options(app, s.states);
 }

@@ -141,8 +141,8 @@ void add_options(CLI::App& app, Settings& s) {
   app.add_option("--batch", s.batch, "sequences of a step")->check(positive);
   app.add_option("--steps", s.steps, "optimizer steps of each of three runs")->check(positive);
   app.add_option("--lr", s.lr, "highest learning rate")->check(programs::between(1e-12, 1e12));
-  app.add_option("--threads", s.threads, "OpenMP threads; 0: the system's choice")->check(CLI::Range(0, 1 << 30));
-  app.add_option("--seed", s.seed, "of initial values and batches")->check(programs::between(0, 0x1p64));
+  app.add_option("--threads", s.threads, "OpenMP threads; 0: the system's choice")->check(programs::threads());
+  app.add_option("--seed", s.seed, "of initial values and batches")->check(programs::seed());
 }
 
 }  // namespace

@@ -2,10 +2,15 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <charconv>
+#include <cstdint>
 #include <cstdlib>
 #include <exception>
+#include <initializer_list>
 #include <iostream>
+#include <remat/core/error.hpp>
 #include <string>
+#include <system_error>
 #include <type_traits>
 
 #include "text_of.hpp"
@@ -21,6 +26,25 @@ inline CLI::Validator between(double low, double high) {
     return fits ? std::string() : text + text_of(" is not a number between %g and %g", low, high);
   };
   return {check, text_of("[%g - %g]", low, high), "between"};
+}
+
+/// A number of OpenMP threads, 0 for the system's choice. Far more than any machine has would end the OpenMP library.
+inline CLI::Validator threads() { return CLI::Range(0, 4096); }
+
+/// A seed: any number that 64 bits hold. What is larger would become the largest of them.
+inline CLI::Validator seed() {
+  const auto check = [](const std::string& text) {
+    std::uint64_t value = 0;
+    const auto [end, failure] = std::from_chars(text.data(), text.data() + text.size(), value);
+    const bool fits = failure == std::errc() && end == text.data() + text.size();
+    return fits ? std::string() : text + " is not a whole number from 0 to 18446744073709551615";
+  };
+  return {check, "[0 - 2^64)", "seed"};
+}
+
+/// An `Error` for each of `flags` that is given where it has no effect; `why` says so behind its name.
+inline void refuse_flags(const CLI::App& app, std::initializer_list<const char*> flags, const char* why) {
+  for (const char* flag : flags) remat::require(app.count(flag) == 0, flag, ' ', why);
 }
 
 /// What was refused, in words of our own where CLI11 speaks of its inner counts and types.

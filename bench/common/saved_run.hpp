@@ -75,6 +75,8 @@ class ChosenNumbers {
       const auto found = state.numbers.find(name);
       if (found == state.numbers.end() && may_lack_.count(name) > 0) continue;
       remat::require(found != state.numbers.end(), "the saved state has no number \"", name, '"');
+      remat::require(found->second >= 0 && found->second <= 1 << 30, "the saved state has \"", name, "\" as ",
+                     found->second, ", which no run has chosen");
       *number = static_cast<int>(found->second);
     }
   }

@@ -70,16 +70,16 @@ inline void add_options(CLI::App& app, Settings& s) {
                  "largest gradient norm; 0: any. With --full, where nothing else fits into --memory and this flag is "
                  "not given, weights are updated in backward and not clipped")
       ->check(programs::between(0, 1e12));
-  app.add_option("--held-out", s.held_out, "part of the data that is not learned but evaluated")->check(fraction);
+  app.add_option("--held-out", s.held_out, "part of the data that is not learned but evaluated")
+      ->check(programs::between(1e-9, 0.999999));
   app.add_option("--eval-batches", s.eval_batches, "batches of the held-out loss")->check(positive);
   app.add_option("--questions", s.questions, "held-out questions that are answered before and after")
       ->check(not_negative);
   programs::add_state_options(app, s.states);
   app.add_option("--answer-length", s.answer_length, "tokens of an answer at most")->check(positive);
   app.add_flag("--merge", s.merge, "also write the model with its adapters merged, as floats");
-  app.add_option("--threads", s.threads, "OpenMP threads; 0: the system's choice")->check(not_negative);
-  app.add_option("--seed", s.seed, "of adapters, batches, dropout and the held-out part")
-      ->check(programs::between(0, 0x1p64));
+  app.add_option("--threads", s.threads, "OpenMP threads; 0: the system's choice")->check(programs::threads());
+  app.add_option("--seed", s.seed, "of adapters, batches, dropout and the held-out part")->check(programs::seed());
   app.add_option("--export", s.exported,
                  "folder for the batches of --steps and of the held-out loss, and for the adapters as they begin; then "
                  "stop: for comparisons with other programs");

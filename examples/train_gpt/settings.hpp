@@ -63,7 +63,7 @@ inline void add_options(CLI::App& app, Settings& s) {
   app.add_option("--clip", s.clip, "largest gradient norm")->check(above_zero);
   app.add_option("--dropout", s.dropout, "probability of dropping")->check(fraction);
   app.add_flag("--bias,!--no-bias", s.bias, "biases in linear layers and norms");
-  app.add_option("--seed", s.seed, "of initial values, batches, dropout and the sample")->check(between(0, 0x1p64));
+  app.add_option("--seed", s.seed, "of initial values, batches, dropout and the sample")->check(programs::seed());
   app.add_option("--remat", s.remat, "remat policy: \"nothing\", \"dots & !batched\", \"save_out_proj\", ...");
   app.add_option("--remat-every", s.remat_every, "layers to a checkpoint region")->check(positive);
   app.add_option(
@@ -80,7 +80,7 @@ inline void add_options(CLI::App& app, Settings& s) {
   app.add_option("--sample-length", s.sample_length, "characters to generate")->check(not_negative);
   app.add_option("--temperature", s.temperature, "of the sample; 0: always the likeliest")->check(between(0, 100));
   app.add_option("--prompt", s.prompt, "beginning of the sample; without it the first character of the text");
-  app.add_option("--threads", s.threads, "OpenMP threads; 0: the system's choice")->check(not_negative);
+  app.add_option("--threads", s.threads, "OpenMP threads; 0: the system's choice")->check(programs::threads());
   app.add_option("--trace", s.trace, "file for a time line of the last step, for ui.perfetto.dev");
   app.add_option("--out", s.out, "folder for train.jsonl, model.safetensors, sample.txt, and states to resume from");
   programs::add_state_options(app, s.states);

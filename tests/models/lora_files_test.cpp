@@ -250,6 +250,22 @@ TEST(LoraFiles, WhatDoesNotFitIsRefused) {
   expect_error({"alpha_pattern gives", "q_proj another factor"}, [&] {
     load([](auto& c) { c["alpha_pattern"] = {{"q_proj", 2}}; });
   });
+  // Which PEFT would take for other modules than a name; of two names it takes the first in the file.
+  expect_error({"alpha_pattern", "q_proj|k_proj", "regular expression"}, [&] {
+    load([](auto& c) { c["alpha_pattern"] = {{"q_proj|k_proj", 2}}; });
+  });
+  expect_error({"rank_pattern", "regular expression"}, [&] {
+    load([](auto& c) { c["rank_pattern"] = {{"^model.layers.0.self_attn.q_proj", 3}}; });
+  });
+  expect_error({"alpha_pattern gives model.layers.0.self_attn.q_proj both"}, [&] {
+    load([](auto& c) { c["alpha_pattern"] = {{"q_proj", 5}, {"self_attn.q_proj", 7}}; });
+  });
+  // Beside the base as it is, these adapters are of another model.
+  for (const char* how : {"pissa", "pissa_niter_4", "olora", "corda", "loftq"})
+    expect_error({"init_lora_weights", "leaves the base's weights as they are"},
+                 [&] { load([&](auto& c) { c["init_lora_weights"] = how; }); });
+  EXPECT_EQ(load([](auto& c) { c["init_lora_weights"] = "gaussian"; }), 10U);
+  expect_error({"arrow_config", "null"}, [&] { load([](auto& c) { c["arrow_config"] = {{"top_k", 2}}; }); });
   expect_error({"modules_to_save", "null"}, [&] { load([](auto& c) { c["modules_to_save"] = {"lm_head"}; }); });
   expect_error({"peft_type", "\"LORA\""}, [&] { load([](auto& c) { c["peft_type"] = "LOHA"; }); });
   expect_error({"lacks the field \"lora_alpha\""}, [&] { load([](auto& c) { c.erase("lora_alpha"); }); });

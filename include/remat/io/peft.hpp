@@ -7,6 +7,7 @@
 #include <iterator>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <remat/io/decoder_save.hpp>
 #include <remat/io/lora_names.hpp>
 #include <remat/io/safetensors.hpp>
@@ -168,10 +169,22 @@ nn::Lora<T> load_peft(const ParameterRegistry& parameters, const Scope& where, c
     only("bias", place.text("bias", "none") == "none", "\"none\"");
     for (const auto& [name, to] : {std::pair{"rank_pattern", &ranks}, std::pair{"alpha_pattern", &alphas}})
       if (place.has(name))
-        place[name].each_member([to = to](const auto& module, const auto& v) { to->emplace(module, v.number()); });
-    for (const char* name : {"modules_to_save", "layer_replication", "trainable_token_indices", "target_parameters",
-                             "use_bdlora", "alora_invocation_tokens", "velora_config", "kasa_config"})
+        place[name].each_member([to = to](const auto& module, const auto& v) {
+          if (module.find_first_of("\\*+?()[]{}|^$") != std::string::npos)
+            v.refuse("is of a regular expression; only names of modules are supported");
+          to->emplace(module, v.number());
+        });
+    for (const char* name :
+         {"modules_to_save", "layer_replication", "trainable_token_indices", "target_parameters", "use_bdlora",
+          "alora_invocation_tokens", "velora_config", "kasa_config", "arrow_config", "monteclora_config"})
       only(name, !place.has(name), "null");
+    // PiSSA, OLoRA, CorDA and LoftQ put other weights in the base's place, before they train and whenever they are
+    // read.
+    if (place.has("init_lora_weights") && json["init_lora_weights"].is_string()) {
+      const std::string how = place["init_lora_weights"].text();
+      only("init_lora_weights", how == "gaussian" || how == "eva" || how == "orthogonal",
+           "a way that leaves the base's weights as they are");
+    }
     config.alpha = place["lora_alpha"].number();
     config.dropout = place.has("lora_dropout") ? place["lora_dropout"].number() : 0;
     config.rank_stabilized = place.flag("use_rslora", false);
@@ -225,15 +238,20 @@ nn::Lora<T> load_peft(const ParameterRegistry& parameters, const Scope& where, c
       std::istringstream pieces(parts->second);
       for (std::string piece; pieces >> piece;) adapter.pieces.push_back(piece);
     }
-    const auto pattern_or = [&](const std::map<std::string, double>& pattern, double otherwise) {
-      for (const auto& [name, value] : pattern)
-        if (layer == name || layer.ends_with("." + name)) return value;
-      return otherwise;
+    const auto pattern_or = [&](const char* what, const std::map<std::string, double>& pattern, double otherwise) {
+      std::optional<double> found;
+      for (const auto& [name, value] : pattern) {
+        if (layer != name && !layer.ends_with("." + name)) continue;
+        require(!found || *found == value, path, ": ", what, " gives ", layer, " both ", found.value_or(0), " and ",
+                value);
+        found = value;
+      }
+      return found.value_or(otherwise);
     };
     const auto rank = static_cast<double>(adapter.a.shape().rank() == 2 ? adapter.a.shape()[0] : 0);
-    require(pattern_or(ranks, rank) == rank, path, ": rank_pattern gives ", layer, " a rank of ",
-            pattern_or(ranks, rank), ", but its adapter has ", rank);
-    adapter.alpha = pattern_or(alphas, config.alpha);
+    const double said = pattern_or("rank_pattern", ranks, rank);
+    require(said == rank, path, ": rank_pattern gives ", layer, " a rank of ", said, ", but its adapter has ", rank);
+    adapter.alpha = pattern_or("alpha_pattern", alphas, config.alpha);
     adapter.alpha /= detail::peft_alpha(1, adapter.count(), config.rank_stabilized);
     require(all.empty() || std::abs(adapter.alpha - all.front().alpha) <= 1e-6 * adapter.alpha, path,
             ": alpha_pattern gives ", layer, " another factor than ", all.empty() ? layer : all.front().name,
