@@ -94,10 +94,10 @@ class StepSearch {
   const std::optional<StepWithinMemory>& best() const { return best_; }
   std::size_t least() const { return least_; }
 
-  /// What comes later and is not the pool's: malloc's small blocks; of each thread its stack, and what its products
-  /// keep.
+  /// What comes later and is not the pool's: malloc's small blocks and what libraries compute in; of each thread its
+  /// stack, and what its products keep.
   static std::size_t slack() {
-    return (std::size_t{16} << 20) + (static_cast<std::size_t>(omp_get_max_threads()) << 21);
+    return (std::size_t{24} << 20) + (static_cast<std::size_t>(omp_get_max_threads()) << 21);
   }
 
  private:
