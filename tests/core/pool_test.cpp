@@ -104,14 +104,16 @@ TEST(Pool, FreedBlocksAreTheSystems) {
   { const Storage first = pool().allocate(8'000'000); }  // malloc then takes blocks of up to this size from its heap
   pool().trim();
   pool().set_held_limit(0);
-  std::vector<Storage> blocks(64);
-  for (Storage& block : blocks) {
-    block = pool().allocate(1'000'000);
-    std::memset(block->data(), 1, 1'000'000);
+  for (const std::size_t bytes : {200'000UL, 1'000'000UL}) {
+    std::vector<Storage> blocks(64'000'000 / bytes);
+    for (Storage& block : blocks) {
+      block = pool().allocate(bytes);
+      std::memset(block->data(), 1, bytes);
+    }
+    const std::size_t before = machine::process_memory().anonymous;
+    for (std::size_t i = 0; i < blocks.size(); i += 2) blocks[i] = {};
+    EXPECT_LT(machine::process_memory().anonymous + 30'000'000, before) << bytes;
   }
-  const std::size_t before = machine::process_memory().anonymous;
-  for (std::size_t i = 0; i < blocks.size(); i += 2) blocks[i] = {};
-  EXPECT_LT(machine::process_memory().anonymous + 30'000'000, before);
   pool().set_held_limit();
 }
 #endif

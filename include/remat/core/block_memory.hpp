@@ -38,7 +38,7 @@ inline constexpr bool blocks_are_used_again = true;
 #if defined(REMAT_ASAN)
 inline constexpr std::size_t least_mapped = SIZE_MAX;
 #else
-inline constexpr std::size_t least_mapped = std::size_t{512} << 10;
+inline constexpr std::size_t least_mapped = std::size_t{128} << 10;
 #endif
 
 inline std::size_t whole_pages(std::size_t bytes) {

@@ -97,7 +97,7 @@ class StepSearch {
   /// What comes later and is not the pool's: malloc's small blocks and what libraries compute in; of each thread its
   /// stack, and what its products keep.
   static std::size_t slack() {
-    return (std::size_t{24} << 20) + (static_cast<std::size_t>(omp_get_max_threads()) << 21);
+    return (std::size_t{32} << 20) + (static_cast<std::size_t>(omp_get_max_threads()) << 21);
   }
 
  private:
