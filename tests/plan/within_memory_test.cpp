@@ -40,8 +40,8 @@ TEST(WithinMemory, TheStepKeepsToItsBudgetAndThePoolToTheMemory) {
   const std::size_t least = whole.frontier().front().stats.peak_bytes;
   const auto anonymous = [] { return machine::process_memory().anonymous; };
   ASSERT_GT(anonymous(), 0U);
-  const std::size_t beside =
-      anonymous() + (std::size_t{24} << 20) + 12 * static_cast<std::size_t>(parameters.trainable_count());
+  const std::size_t beside = anonymous() + detail::StepSearch::slack() + (std::size_t{4} << 20) +
+                             12 * static_cast<std::size_t>(parameters.trainable_count());
 
   // Room for the whole batch; then for less than that takes under any policy.
   const StepWithinMemory roomy =
