@@ -1,6 +1,9 @@
 // Products of floats and of bfloat16 by oneDNN.
 #pragma once
 
+#include <pthread.h>
+#include <signal.h>
+
 #include <remat/core/dtype.hpp>
 #include <remat/kernels/gemm/onednn_matmul.hpp>
 #include <string>
@@ -30,15 +33,42 @@ bool has_matmul(const Gemm& shape) {
          static_cast<double>(shape.m) * static_cast<double>(shape.n) * static_cast<double>(shape.k) >= small;
 }
 
+namespace detail {
+
+/// While it lives, the calling thread handles no signal but those of faults. oneDNN's kernels of floats use a block of
+/// the heap as their stack, and a handler that ran meanwhile would write to what lies below that block.
+class SignalsHeld {
+ public:
+  SignalsHeld() {
+    static const sigset_t held = [] {
+      sigset_t all;
+      sigfillset(&all);
+      for (const int fault : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT}) sigdelset(&all, fault);
+      return all;
+    }();
+    pthread_sigmask(SIG_BLOCK, &held, &before_);
+  }
+  ~SignalsHeld() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+  SignalsHeld(const SignalsHeld&) = delete;
+  SignalsHeld& operator=(const SignalsHeld&) = delete;
+
+ private:
+  sigset_t before_;
+};
+
+}  // namespace detail
+
 /// One product with k > 0 in the calling thread (its OpenMP thread limit is 1), all leading dimensions given; `bias`
 /// [n] or null is added to each row.
 template <class T, class C>
 void product(const Gemm& shape, const T* a, const T* b, const float* bias, C* c) {
+  const detail::SignalsHeld guard;
   matmul({shape, std::is_same_v<T, bfloat16>, std::is_same_v<C, bfloat16>, bias != nullptr})(a, b, bias, c);
 }
 
 /// The same of floats, without a primitive and without bias.
 inline void sgemm(const Gemm& shape, const float* a, const float* b, float* c) {
+  const detail::SignalsHeld guard;
   const auto letter = [](Trans trans) { return trans == Trans::no ? 'N' : 'T'; };
   detail::check(dnnl_sgemm(letter(shape.a), letter(shape.b), shape.m, shape.n, shape.k, 1.0F, a, shape.lda, b,
                            shape.ldb, shape.accumulate ? 1.0F : 0.0F, c, shape.ldc),
