@@ -14,6 +14,7 @@
 #include <remat/io/chosen_products.hpp>
 #include <remat/io/file_hash.hpp>
 #include <remat/io/jsonl.hpp>
+#include <remat/io/state_folder.hpp>
 #include <remat/io/stop_signal.hpp>
 #include <set>
 #include <string>
@@ -200,14 +201,24 @@ class SavedRun {
     failure = group_.broadcast(std::move(failure));
     remat::require(failure.empty(), failure);
   }
+  /// Not in the place of a run that went further: two starts without --resume would cost it.
   void put_aside() const {
     std::error_code failure;
     if (!std::filesystem::exists(folder_, failure)) return;
-    std::filesystem::remove_all(folder_ + ".before", failure);
-    std::filesystem::rename(folder_, folder_ + ".before", failure);
+    std::string aside = folder_ + ".before";
+    for (int n = 2; newest(aside) > newest(folder_); ++n) aside = folder_ + ".before-" + std::to_string(n);
+    std::filesystem::remove_all(aside, failure);
+    std::filesystem::rename(folder_, aside, failure);
     remat::require(!failure, folder_, ": cannot be renamed: ", failure.message());
-    std::cout << "states of an earlier run are in " << folder_ << ".before now; --resume would have gone on from them"
+    std::cout << "states of an earlier run are in " << aside << " now; --resume would have gone on from them"
               << std::endl;
+  }
+  /// The last step of which `folder` has a state; -1 where there is none.
+  static remat::Index newest(const std::string& folder) {
+    const remat::io::detail::StateFolder states(folder);
+    for (const remat::Index step : states.steps())
+      if (states.is_written(step)) return step;
+    return -1;
   }
 
   StateSettings s_;
