@@ -115,7 +115,7 @@ def random_kills(bench, count):
 
 
 def told_to_stop(bench):
-    for which in (signal.SIGINT, signal.SIGTERM):
+    for which in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         for delay in (0.05, 0.1, 0.2, 0.3):
             run = subprocess.Popen(bench.command("stopped"), env=bench.environment, stdout=subprocess.PIPE,
                                    stderr=subprocess.PIPE, text=True)
@@ -261,7 +261,7 @@ def main():
     with tempfile.TemporaryDirectory() as scratch:
         bench = Bench(options.program, scratch)
         kinds = {"kills at every call": kills, "kills at random": lambda b: random_kills(b, options.random),
-                 "Ctrl-C and SIGTERM": told_to_stop, "full and broken disks": errors, "a disk of 1 MB": small_disk,
+                 "signals to stop": told_to_stop, "full and broken disks": errors, "a disk of 1 MB": small_disk,
                  "power failures": power_failures}
         for name, kind in kinds.items():
             if options.only not in name:

@@ -303,17 +303,45 @@ TEST_F(TrainingState, RefusesSettingsThatCannotHold) {
   EXPECT_FALSE(states.resume().has_value());
 }
 
+// As a program finds them that no background job and no nohup began.
+void default_signals() {
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) ::signal(signal, SIG_DFL);
+}
+
 TEST(StopSignal, TellsOfTheFirst) {
-  const io::StopSignal stop;
-  EXPECT_FALSE(stop.received());
-  ::raise(SIGTERM);
-  EXPECT_TRUE(stop.received());
+  default_signals();
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) {
+    const io::StopSignal stop;
+    EXPECT_FALSE(stop.received());
+    ::raise(signal);
+    EXPECT_TRUE(stop.received());
+    ::raise(SIGHUP);  // a terminal that is closed sends two
+  }
+}
+
+TEST(StopSignal, LeavesWhatIsIgnored) {
+  default_signals();
+  ::signal(SIGHUP, SIG_IGN);
+  ::signal(SIGINT, SIG_IGN);
+  {
+    const io::StopSignal stop;
+    ::raise(SIGHUP);
+    ::raise(SIGINT);
+    EXPECT_FALSE(stop.received());
+    ::raise(SIGTERM);
+    EXPECT_TRUE(stop.received());
+    ::raise(SIGINT);  // still
+  }
+  EXPECT_EQ(::signal(SIGHUP, SIG_DFL), SIG_IGN);
+  EXPECT_EQ(::signal(SIGINT, SIG_DFL), SIG_IGN);
+  EXPECT_EQ(::signal(SIGTERM, SIG_DFL), SIG_DFL);
 }
 
 TEST(StopSignalDeathTest, EndsAtTheSecond) {
   testing::FLAGS_gtest_death_test_style = "threadsafe";
   EXPECT_EXIT(
       {
+        default_signals();
         const io::StopSignal stop;
         ::raise(SIGTERM);
         ::raise(SIGINT);
