@@ -5,6 +5,7 @@
 #include <cmath>
 #include <core/expect_error.hpp>
 #include <cstdint>
+#include <kernels/with_each_backend.hpp>
 #include <limits>
 #include <remat/core/eigen.hpp>
 #include <remat/core/random.hpp>
@@ -21,6 +22,7 @@ using remat::Index;
 using remat::kernels::Batch;
 using remat::kernels::Gemm;
 using remat::kernels::Trans;
+using remat_test::with_each_backend;
 
 template <class T>
 std::vector<T> random_values(Index count, std::uint64_t seed) {
@@ -76,18 +78,6 @@ struct Case {
     }
   }
 };
-
-// With each backend of this program in turn.
-template <class F>
-void with_each_backend(F&& run) {
-  const remat::kernels::GemmChoice before = remat::kernels::gemm_choice();
-  for (const remat::kernels::Backend backend : remat::kernels::backends) {
-    SCOPED_TRACE(std::string(name_of(backend)));
-    set_gemm_choice(remat::kernels::GemmChoice(backend));
-    run();
-  }
-  set_gemm_choice(before);
-}
 
 template <class T>
 void check_all_by_one(Index m, Index n, Index k, Index gap) {

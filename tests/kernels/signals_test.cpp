@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <kernels/with_each_backend.hpp>
 #include <remat/core/parallel.hpp>
 #include <remat/kernels/gemm.hpp>
 #include <string>
@@ -54,12 +55,10 @@ TEST(GemmSignals, AreHandledOnTheStackOfTheThreadWhoeverMultiplies) {
   }, before{};
   action.sa_handler = note_where;
   ASSERT_EQ(sigaction(SIGUSR1, &action, &before), 0);
-  const remat::kernels::GemmChoice choice = remat::kernels::gemm_choice();
-  for (const remat::kernels::Backend backend : remat::kernels::backends) {
-    set_gemm_choice(remat::kernels::GemmChoice(backend));
+  remat_test::with_each_backend([&] {
     for (const Index m : {Index{48}, Index{256}}) {  // by SGEMM, and large enough for a primitive
       for (const Trans trans : {Trans::no, Trans::yes}) {
-        SCOPED_TRACE(std::string(name_of(backend)) + ", " + std::to_string(m) + (trans == Trans::no ? " nt" : " tn"));
+        SCOPED_TRACE(std::to_string(m) + (trans == Trans::no ? " nt" : " tn"));
         const Gemm shape{.a = trans, .b = trans == Trans::no ? Trans::yes : Trans::no, .m = m, .n = 256, .k = 384};
         const std::vector<float> a(static_cast<std::size_t>(shape.m * shape.k), 0.5F);
         const std::vector<float> b(static_cast<std::size_t>(shape.n * shape.k), 0.25F);
@@ -81,8 +80,7 @@ TEST(GemmSignals, AreHandledOnTheStackOfTheThreadWhoeverMultiplies) {
         EXPECT_EQ(elsewhere, 0) << "of " << handled << " signals";
       }
     }
-  }
-  set_gemm_choice(choice);
+  });
   sigaction(SIGUSR1, &before, nullptr);
 }
 
